@@ -1,0 +1,76 @@
+"""Every error that hwnas raises on purpose.
+
+    HwnasError
+    ├── ConfigError          an experiment file or an option is wrong
+    ├── SpaceError           a search space or an architecture is wrong
+    ├── DataError            a dataset is missing, unreadable or unusable
+    ├── StoreError           a run folder or an artefact cannot be read or written
+    │   └── ChecksumError    an artefact is not what was written
+    ├── TableError           a latency table is wrong or does not fit
+    ├── DeviceError          a device cannot be used or gave unusable timings
+    ├── TrainingError        training cannot go on
+    ├── SearchError          a search cannot go on
+    │   └── InfeasibleError  nothing satisfies the constraints
+    ├── ExportError          an exported model is not equal to the one it came from
+    └── MissingExtraError    an optional dependency is not installed
+
+A message says which value, which limit, and what to do about it. The command prints the message alone
+and exits with 1; anything that is not an HwnasError is a defect of hwnas and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class HwnasError(Exception):
+    """Base of every error that hwnas raises on purpose."""
+
+
+class ConfigError(HwnasError):
+    """An experiment file or an option is wrong."""
+
+
+class SpaceError(HwnasError):
+    """A search space or an architecture is wrong."""
+
+
+class DataError(HwnasError):
+    """A dataset is missing, unreadable or unusable."""
+
+
+class StoreError(HwnasError):
+    """A run folder or an artefact cannot be read or written."""
+
+
+class ChecksumError(StoreError):
+    """An artefact is not what was written."""
+
+
+class TableError(HwnasError):
+    """A latency table is wrong or does not fit."""
+
+
+class DeviceError(HwnasError):
+    """A device cannot be used or gave unusable timings."""
+
+
+class TrainingError(HwnasError):
+    """Training cannot go on."""
+
+
+class SearchError(HwnasError):
+    """A search cannot go on."""
+
+
+class InfeasibleError(SearchError):
+    """Nothing satisfies the constraints; the message holds the smallest reachable value."""
+
+
+class ExportError(HwnasError):
+    """An exported model is not equal to the one it came from."""
+
+
+class MissingExtraError(HwnasError):
+    """An optional dependency is not installed; the message holds the install command."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'hwnas[{extra}]'")

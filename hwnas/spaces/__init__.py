@@ -1,0 +1,54 @@
+"""Search spaces: what can be built. No torch in here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hwnas.errors import SpaceError
+from hwnas.spaces.base import (
+    Architecture,
+    Architectures,
+    Choice,
+    NetworkSpace,
+    OperatorSum,
+    SearchSpace,
+    Slot,
+)
+from hwnas.spaces.mobilenetv3 import MobileNetV3Space
+from hwnas.spaces.operators import Operator
+
+SPACES: dict[str, Callable[..., NetworkSpace]] = {
+    "mobilenetv3": MobileNetV3Space,
+}
+
+
+def get_space(name: str, **parameters: Any) -> NetworkSpace:
+    """The space of this name; `parameters` are those of its class. SpaceError for an unknown one."""
+    if name not in SPACES:
+        raise SpaceError(f"unknown space {name!r}; known: {', '.join(SPACES)}")
+    try:
+        return SPACES[name](**parameters)
+    except TypeError as error:
+        raise SpaceError(f"space {name!r}: {error}") from None
+
+
+def space_of(definition: Mapping[str, Any]) -> NetworkSpace:
+    """The space that `space.definition` was taken from."""
+    parameters = dict(definition)
+    return get_space(parameters.pop("name"), **parameters)
+
+
+__all__ = [
+    "SPACES",
+    "Architecture",
+    "Architectures",
+    "Choice",
+    "NetworkSpace",
+    "Operator",
+    "OperatorSum",
+    "SearchSpace",
+    "Slot",
+    "get_space",
+    "space_of",
+]

@@ -1,0 +1,561 @@
+"""Search spaces as data: choices, the conditions under which they are active, and what follows from both.
+
+A genotype is an array of integers, one a choice: the index of the chosen value. Choices whose conditions
+do not hold are inactive and carry index 0, so equal networks are equal genotypes. Everything here is
+vectorised over n architectures and none of it needs torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, cast, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.errors import SpaceError
+from hwnas.spaces.operators import Operator
+
+Rng = int | np.random.Generator
+Genotypes = NDArray[np.int64]
+Hook = Callable[[Genotypes], NDArray[Any]]
+
+ENUMERATION_LIMIT = 2**20
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One searchable decision.
+
+    `requires` holds (name of another choice, values of it) pairs: the choice is active only while every
+    one of those choices is active itself and has one of the values. Choices of one `group` are alike
+    (the kernels of one stage, say): features also count each value over the group.
+    """
+
+    name: str
+    values: tuple[Any, ...]
+    requires: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    group: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(self.values))
+        object.__setattr__(self, "requires", tuple((name, tuple(values)) for name, values in self.requires))
+        if not self.values:
+            raise SpaceError(f"choice {self.name!r} has no values; give at least one")
+        for value in self.values:
+            if not isinstance(value, (str, int, float, bool)):
+                raise SpaceError(f"choice {self.name!r}: value {value!r} is not a string, number or boolean")
+        if len(set(self.values)) != len(self.values):
+            raise SpaceError(f"choice {self.name!r} has a value twice: {self.values}")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One point of a search space: canonical, hashable, equal if and only if the networks are equal."""
+
+    space: str
+    genotype: tuple[int, ...]
+    origin: SearchSpace = field(repr=False, compare=False)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The chosen values by choice name, active choices only."""
+        active = self.origin.active(np.array([self.genotype]))[0]
+        return {
+            choice.name: choice.values[index]
+            for choice, index, on in zip(self.origin.choices, self.genotype, active, strict=True)
+            if on
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """Eight hexadecimal digits that name the architecture within its space."""
+        return _digest({"space": self.space, "values": self.values})[:8]
+
+    def __str__(self) -> str:
+        return json.dumps(self.values)
+
+
+class Architectures(Sequence[Architecture]):
+    """An immutable sequence of architectures of one space, backed by one (n, g) array of genotypes."""
+
+    def __init__(self, space: SearchSpace, genotypes: Genotypes) -> None:
+        """`genotypes` are taken as canonical: make one by `space.architectures`, not by hand."""
+        self.origin = space
+        self.genotypes = genotypes
+        self.genotypes.setflags(write=False)
+
+    @property
+    def space(self) -> str:
+        """The space's name and digest."""
+        return self.origin.id
+
+    def column(self, name: str) -> NDArray[Any]:
+        """The values of one choice, shape (n,); inactive ones show the choice's first value."""
+        index = self.origin.index(name)
+        return np.array(self.origin.choices[index].values)[self.genotypes[:, index]]
+
+    def __len__(self) -> int:
+        return len(self.genotypes)
+
+    @overload
+    def __getitem__(self, item: int) -> Architecture: ...
+    @overload
+    def __getitem__(self, item: slice | NDArray[Any]) -> Architectures: ...
+    def __getitem__(self, item: int | slice | NDArray[Any]) -> Architecture | Architectures:
+        if isinstance(item, (slice, np.ndarray)):
+            return Architectures(self.origin, self.genotypes[item])
+        return Architecture(self.space, tuple(self.genotypes[item].tolist()), self.origin)
+
+    def __iter__(self) -> Iterator[Architecture]:
+        for genotype in self.genotypes.tolist():
+            yield Architecture(self.space, tuple(genotype), self.origin)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, Architectures)
+            and self.space == other.space
+            and np.array_equal(self.genotypes, other.genotypes)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Architectures({self.space}, n={len(self)})"
+
+
+class SearchSpace:
+    """What can be chosen. Concrete: a list of choices alone makes a searchable space.
+
+    Two optional hooks, both vectorised, are for what conditions cannot say. `canonical` maps genotypes
+    (n, g) to the representative of each one's class of equal networks, (n, g). `valid` says which
+    genotypes are allowed, (n,) booleans; it sees canonical ones only.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        choices: Sequence[Choice],
+        canonical: Hook | None = None,
+        valid: Hook | None = None,
+    ) -> None:
+        self.name = name
+        self.choices: tuple[Choice, ...] = tuple(choices)
+        self._canonical_hook = canonical
+        self._valid_hook = valid
+        if not self.choices:
+            raise SpaceError(f"space {name!r} has no choices; give at least one")
+        self._index = {choice.name: i for i, choice in enumerate(self.choices)}
+        if len(self._index) != len(self.choices):
+            names = [choice.name for choice in self.choices]
+            twice = sorted({n for n in names if names.count(n) > 1})
+            raise SpaceError(f"space {name!r}: two choices have the name {twice[0]!r}; names must differ")
+        self.cardinalities = np.array([len(choice.values) for choice in self.choices])
+        self._conditions = self._resolve_conditions()
+
+    # ---- identity -------------------------------------------------------------------------------
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """Plain data that says all about the space; the digest in `id` is taken over it."""
+        return {
+            "name": self.name,
+            "choices": [
+                {"name": c.name, "values": c.values, "requires": c.requires, "group": c.group}
+                for c in self.choices
+            ],
+        }
+
+    @cached_property
+    def id(self) -> str:
+        """Name and digest, such as ``macro-1a2b3c4d``: spaces are the same when their ids are equal."""
+        return f"{self.name}-{_digest(self.definition)[:8]}"
+
+    def index(self, name: str) -> int:
+        """The position of a choice; SpaceError names it if there is none."""
+        if name not in self._index:
+            raise SpaceError(f"space {self.name!r} has no choice {name!r}; it has {', '.join(self._index)}")
+        return self._index[name]
+
+    # ---- architectures --------------------------------------------------------------------------
+
+    def architecture(self, values: Mapping[str, Any]) -> Architecture:
+        """The architecture with these values by choice name.
+
+        Values of inactive choices are ignored; a missing active one, an unknown name or a value that a
+        choice does not have is a SpaceError that names it.
+        """
+        for name in values:
+            self.index(name)
+        genotype = np.zeros(len(self.choices), dtype=np.int64)
+        active = np.zeros(len(self.choices), dtype=bool)
+        for i in self._order:
+            choice = self.choices[i]
+            active[i] = all(active[j] and allowed[genotype[j]] for j, allowed in self._conditions[i])
+            if not active[i]:
+                continue
+            if choice.name not in values:
+                raise SpaceError(f"{choice.name} is missing; give one of {choice.values}")
+            value = values[choice.name]
+            matches = [
+                k
+                for k, v in enumerate(choice.values)
+                if v == value and isinstance(v, bool) == isinstance(value, bool)
+            ]
+            if not matches:
+                raise SpaceError(f"{choice.name} cannot be {value!r}; give one of {choice.values}")
+            genotype[i] = matches[0]
+        return self.architectures(genotype[None])[0]
+
+    def architectures(self, genotypes: Any) -> Architectures:
+        """The architectures of an (n, g) integer array, made canonical; SpaceError if any is not valid."""
+        canonical = self.canonical(genotypes)
+        valid = self.valid(canonical)
+        if not valid.all():
+            bad = Architecture(self.id, tuple(canonical[int(np.argmin(valid))].tolist()), self)
+            raise SpaceError(f"space {self.name!r} does not allow {bad.values}")
+        return Architectures(self, canonical)
+
+    def genotypes(self, archs: Any) -> Genotypes:
+        """(n, g) genotypes of Architectures, of a sequence of Architecture, or of an integer array."""
+        if isinstance(archs, Architectures):
+            self._check_origin(archs.space)
+            return archs.genotypes
+        if isinstance(archs, Architecture):
+            raise SpaceError("expected a sequence of architectures, got one; write [arch]")
+        if not isinstance(archs, np.ndarray):
+            archs = list(archs)
+            if archs and isinstance(archs[0], Architecture):
+                for arch in archs:
+                    self._check_origin(arch.space)
+                archs = [arch.genotype for arch in archs]
+        array = np.asarray(archs)
+        if array.size == 0:
+            return np.zeros((0, len(self.choices)), dtype=np.int64)
+        if array.ndim != 2 or array.shape[1] != len(self.choices) or array.dtype.kind not in "iu":
+            raise SpaceError(
+                f"genotypes of space {self.name!r} are integers of shape (n, {len(self.choices)}), "
+                f"got {array.dtype} of shape {array.shape}"
+            )
+        array = array.astype(np.int64, copy=False)
+        wrong = (array < 0) | (array >= self.cardinalities)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            choice = self.choices[column]
+            raise SpaceError(
+                f"{choice.name} has {len(choice.values)} values, "
+                f"index {array[row, column]} is not one of them"
+            )
+        return array
+
+    def _check_origin(self, space: str) -> None:
+        if space != self.id:
+            raise SpaceError(f"these architectures are of space {space}, not of {self.id}")
+
+    # ---- canonical form -------------------------------------------------------------------------
+
+    def active(self, archs: Any) -> NDArray[np.bool_]:
+        """Which choices are active, (n, g)."""
+        genotypes = self.genotypes(archs)
+        active = np.ones(genotypes.shape, dtype=bool)
+        for i in self._order:
+            for j, allowed in self._conditions[i]:
+                active[:, i] &= active[:, j] & allowed[genotypes[:, j]]
+        return active
+
+    def canonical(self, archs: Any) -> Genotypes:
+        """The genotypes with inactive choices at index 0, then through the canonical hook; idempotent."""
+        genotypes = self.genotypes(archs)
+        genotypes = np.where(self.active(genotypes), genotypes, 0)
+        if self._canonical_hook is None or len(genotypes) == 0:
+            return genotypes
+        hooked = self.genotypes(np.asarray(self._canonical_hook(genotypes)))
+        if hooked.shape != genotypes.shape:
+            raise SpaceError(
+                f"the canonical hook of space {self.name!r} returned shape {hooked.shape}, "
+                f"expected {genotypes.shape}"
+            )
+        return np.where(self.active(hooked), hooked, 0)
+
+    def valid(self, archs: Any) -> NDArray[np.bool_]:
+        """Which architectures the valid hook allows, (n,); all of them without one."""
+        genotypes = self.genotypes(archs)
+        if self._valid_hook is None or len(genotypes) == 0:
+            return np.ones(len(genotypes), dtype=bool)
+        valid = np.asarray(self._valid_hook(genotypes), dtype=bool)
+        if valid.shape != (len(genotypes),):
+            raise SpaceError(
+                f"the valid hook of space {self.name!r} returned shape {valid.shape}, "
+                f"expected ({len(genotypes)},)"
+            )
+        return valid
+
+    # ---- drawing and counting -------------------------------------------------------------------
+
+    def sample(self, n: int, rng: Rng) -> Architectures:
+        """n architectures, active choices uniform and independent; repeats are possible.
+
+        With a valid hook, draws that it refuses are drawn again; SpaceError when hardly any is valid.
+        """
+        generator = np.random.default_rng(rng)
+        parts: list[Genotypes] = []
+        missing, tries = n, 0
+        while missing > 0:
+            drawn = self.canonical(generator.integers(0, self.cardinalities, (missing, len(self.choices))))
+            parts.append(drawn[self.valid(drawn)])
+            missing -= len(parts[-1])
+            tries += 1
+            if tries == 1000:
+                found = n - missing
+                raise SpaceError(
+                    f"space {self.name!r}: 1000 rounds of drawing gave {found} of {n} valid architectures; "
+                    "loosen its valid hook, or say what it forbids by conditions"
+                )
+        return Architectures(self, np.concatenate(parts) if parts else self.genotypes([]))
+
+    @cached_property
+    def size(self) -> int:
+        """The number of different architectures, exact.
+
+        With hooks the space is enumerated, which is refused (SpaceError) above 2^20 combinations.
+        """
+        if self._canonical_hook is None and self._valid_hook is None:
+            return self._count(frozenset(range(len(self.choices))), {})
+        return len(self.enumerate())
+
+    def enumerate(self, limit: int = ENUMERATION_LIMIT) -> Architectures:
+        """Every architecture once, in the order of genotypes; SpaceError above `limit` combinations."""
+        combinations = self._count(frozenset(range(len(self.choices))), {})
+        if combinations > limit:
+            raise SpaceError(
+                f"space {self.name!r} has {combinations:.3g} combinations; at most {limit} can be enumerated"
+            )
+        genotypes = np.zeros((1, len(self.choices)), dtype=np.int64)
+        for i in self._order:
+            on = self.active(genotypes)[:, i]
+            extended = np.repeat(genotypes[on], self.cardinalities[i], axis=0)
+            extended[:, i] = np.tile(np.arange(self.cardinalities[i]), int(on.sum()))
+            genotypes = np.concatenate([genotypes[~on], extended])
+        genotypes = np.unique(self.canonical(genotypes), axis=0)
+        return Architectures(self, genotypes[self.valid(genotypes)])
+
+    def _count(self, choices: frozenset[int], fixed: dict[int, int]) -> int:
+        """Assignments of `choices`, conditions on `fixed` ones decided: product over independent parts."""
+        total, left = 1, set(choices)
+        while left:
+            part = self._connected(next(iter(left)), choices)
+            left -= part
+            total *= self._count_part(part, fixed)
+        return total
+
+    def _count_part(self, part: frozenset[int], fixed: dict[int, int]) -> int:
+        root = min(part, key=self._order.index)
+        decided = all(fixed.get(j, -1) >= 0 and allowed[fixed[j]] for j, allowed in self._conditions[root])
+        values = range(self.cardinalities[root]) if decided else [-1]  # -1: inactive
+        if len(part) == 1:
+            return len(values)
+        return sum(self._count(part - {root}, {**fixed, root: value}) for value in values)
+
+    def _connected(self, start: int, choices: frozenset[int]) -> frozenset[int]:
+        seen, stack = {start}, [start]
+        while stack:
+            i = stack.pop()
+            for j in self._linked[i] & choices - seen:
+                seen.add(j)
+                stack.append(j)
+        return frozenset(seen)
+
+    # ---- features -------------------------------------------------------------------------------
+
+    @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """One name a column of `features`."""
+        names = [f"{c.name}={value}" for c in self.choices for value in c.values]
+        return (*names, *(f"{group}={value}" for group, value in self._group_columns))
+
+    def features(self, archs: Any) -> NDArray[np.float64]:
+        """(n, d): one-hot values, zero where inactive, then how often each value occurs in each group."""
+        genotypes = self.genotypes(archs)
+        one_hot = np.zeros((len(genotypes), int(self.cardinalities.sum())))
+        columns = genotypes + np.concatenate([[0], np.cumsum(self.cardinalities)[:-1]])
+        np.put_along_axis(one_hot, columns, self.active(genotypes).astype(float), axis=1)
+        return np.concatenate([one_hot, one_hot @ self._group_matrix], axis=1)
+
+    @cached_property
+    def _group_columns(self) -> tuple[tuple[str, Any], ...]:
+        pairs = [(c.group, value) for c in self.choices if c.group is not None for value in c.values]
+        return tuple(dict.fromkeys(pairs))
+
+    @cached_property
+    def _group_matrix(self) -> NDArray[np.float64]:
+        position = {pair: i for i, pair in enumerate(self._group_columns)}
+        matrix = np.zeros((int(self.cardinalities.sum()), len(position)))
+        rows = [(c.group, value) for c in self.choices for value in c.values]
+        for row, (group, value) in enumerate(rows):
+            if group is not None:
+                matrix[row, position[group, value]] = 1.0
+        return matrix
+
+    # ---- conditions -----------------------------------------------------------------------------
+
+    def _resolve_conditions(self) -> tuple[tuple[tuple[int, NDArray[np.bool_]], ...], ...]:
+        """For each choice its (index of the required choice, which of its values will do) pairs."""
+        resolved = []
+        for choice in self.choices:
+            pairs = []
+            for name, values in choice.requires:
+                if name not in self._index:
+                    raise SpaceError(f"choice {choice.name!r} requires {name!r}, which does not exist")
+                required = self.choices[self._index[name]]
+                for value in values:
+                    if value not in required.values:
+                        raise SpaceError(
+                            f"choice {choice.name!r} requires {name} to be {value!r}, "
+                            f"which is not one of {required.values}"
+                        )
+                pairs.append((self._index[name], np.array([v in values for v in required.values])))
+            resolved.append(tuple(pairs))
+        graph = {i: [j for j, _ in pairs] for i, pairs in enumerate(resolved)}
+        try:
+            self._order = list(TopologicalSorter(graph).static_order())
+        except CycleError as error:
+            names = " → ".join(self.choices[i].name for i in error.args[1])
+            raise SpaceError(
+                f"space {self.name!r}: choices require each other in a circle: {names}"
+            ) from None
+        linked: dict[int, set[int]] = {i: set(others) for i, others in graph.items()}
+        for i, others in graph.items():
+            for j in others:
+                linked[j].add(i)
+        self._linked = {i: frozenset(neighbours) for i, neighbours in linked.items()}
+        return tuple(resolved)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SearchSpace) and self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.id}, {len(self.choices)} choices)"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place in the network: the operator there depends on these choices and no others."""
+
+    name: str
+    choices: tuple[str, ...]
+
+
+class NetworkSpace(SearchSpace, ABC):
+    """A space whose architectures can be built, timed and exported. Abstract: one subclass a file.
+
+    A network is a chain of slots. A subclass gives `slots` and `operator`; `operators` is the only
+    lowering, from which MACs, parameters, table keys, static networks and ONNX graphs come.
+    """
+
+    slots: tuple[Slot, ...]
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the largest input."""
+
+    @abstractmethod
+    def operator(self, slot: str, values: Mapping[str, Any], precision: str = "fp32") -> Operator | None:
+        """The operator in a slot, given at least the values of the slot's choices; None if it is skipped."""
+
+    def lower(self, arch: Architecture, precision: str = "fp32") -> dict[str, Operator]:
+        """The operators of an architecture by slot, in the order in which they run."""
+        self._check_origin(arch.space)
+        values = {c.name: c.values[i] for c, i in zip(self.choices, arch.genotype, strict=True)}
+        found = {slot.name: self.operator(slot.name, values, precision) for slot in self.slots}
+        return {name: operator for name, operator in found.items() if operator is not None}
+
+    def operators(self, arch: Architecture, precision: str = "fp32") -> list[Operator]:
+        """The operators of an architecture in the order in which they run."""
+        return list(self.lower(arch, precision).values())
+
+    def resolution(self, arch: Architecture) -> int:
+        """The height (and width) that inputs of this architecture are resized to."""
+        return self.operators(arch)[0].in_shape[1]
+
+    def slot_operators(self, slot: Slot, precision: str = "fp32") -> dict[tuple[int, ...], Operator | None]:
+        """What a slot holds for each combination of value indices of its choices."""
+        choices = [self.choices[self.index(name)] for name in slot.choices]
+        return {
+            index: self.operator(
+                slot.name, {c.name: c.values[i] for c, i in zip(choices, index, strict=True)}, precision
+            )
+            for index in np.ndindex(*(len(c.values) for c in choices))
+        }
+
+    def all_operators(self, precision: str = "fp32") -> tuple[Operator, ...]:
+        """Every operator that some architecture asks for, each once."""
+        found: dict[Operator, None] = {}
+        for slot in self.slots:
+            found.update(dict.fromkeys(op for op in self.slot_operators(slot, precision).values() if op))
+        return tuple(found)
+
+    def macs(self, archs: Any) -> NDArray[np.float64]:
+        """Multiply-accumulates of one input, (n,)."""
+        return self._macs(archs)
+
+    def params(self, archs: Any) -> NDArray[np.float64]:
+        """Trainable parameters, (n,)."""
+        return self._params(archs)
+
+    @cached_property
+    def _macs(self) -> OperatorSum:
+        return OperatorSum(self, lambda op: op.macs)
+
+    @cached_property
+    def _params(self) -> OperatorSum:
+        return OperatorSum(self, lambda op: op.params)
+
+
+class OperatorSum:
+    """A value of each operator, summed over the operators of n architectures by array look-ups.
+
+    The value of every slot is tabulated once over the slot's choices; `space.operators` is still the only
+    lowering, so the sum is the same as a loop over it.
+    """
+
+    def __init__(
+        self, space: NetworkSpace, value: Callable[[Operator], float], precision: str = "fp32"
+    ) -> None:
+        self.space = space
+        self._tables: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
+        for slot in space.slots:
+            held = space.slot_operators(slot, precision)
+            table = np.array([0.0 if op is None else float(value(op)) for op in held.values()])
+            columns = np.array([space.index(name) for name in slot.choices], dtype=np.int64)
+            sizes = space.cardinalities[columns]
+            strides = np.array(
+                [math.prod(sizes[i + 1 :].tolist()) for i in range(len(sizes))], dtype=np.int64
+            )
+            self._tables.append((columns, strides, table))
+
+    def __call__(self, archs: Any) -> NDArray[np.float64]:
+        """(n,) sums."""
+        genes = np.ascontiguousarray(self.space.genotypes(archs).T)
+        total = np.zeros(genes.shape[1])
+        for columns, strides, table in self._tables:
+            index = np.zeros(genes.shape[1], dtype=np.int64)
+            for column, stride in zip(columns.tolist(), strides.tolist(), strict=True):
+                index += genes[column] if stride == 1 else genes[column] * stride
+            total += table[index]
+        return total
+
+
+def _digest(data: object) -> str:
+    text = json.dumps(cast(Any, data), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
