@@ -1,0 +1,282 @@
+"""What a run leaves behind: artefacts written whole or not at all, and run.db with every evaluation.
+
+Artefacts are written to a temporary name in the same folder, flushed to the disk, and renamed; the folder
+is flushed too, so that a file which exists is complete. JSON artefacts carry a `sha256` of the rest.
+
+run.db is SQLite in WAL mode and holds plain rows. Only values that cost something are stored, one row a
+metric, keyed by where they come from (`source`, a digest of all that the value depends on), so that every
+search and every device that asks for the same value shares it:
+
+    measurements  architecture, metric, source → value, or why it failed
+    rounds        search, number → the architectures that were asked for, written before they are evaluated
+    stages        stage → the digest of its inputs and of what it made
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwnas.errors import ChecksumError, StoreError
+
+SCHEMA = 1
+
+
+# ---- artefacts ----------------------------------------------------------------------------------
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file whole or not at all, and return when it is on the disk. StoreError names what failed."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write {path}: {error.strerror or error}; what was there before stands"
+        ) from None
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """`write_bytes` of UTF-8 text."""
+    write_bytes(path, text.encode())
+
+
+def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` with a `sha256` of the rest as its last entry."""
+    rest = {key: value for key, value in data.items() if key != "sha256"}
+    return {**rest, "sha256": digest(rest)}
+
+
+def check_seal(data: Mapping[str, Any], path: str | Path, remedy: str) -> None:
+    """ChecksumError, naming the file and the remedy, unless `sha256` fits the rest of `data`."""
+    if "sha256" not in data:
+        raise ChecksumError(f"{path} has no sha256; {remedy}")
+    if sealed(data)["sha256"] != data["sha256"]:
+        raise ChecksumError(f"{path} was changed after it was written (its sha256 does not fit); {remedy}")
+
+
+def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
+    """A JSON artefact, sealed. NaN and infinity are refused (ValueError)."""
+    write_text(path, json.dumps(sealed(data), indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path, remedy: str = "make it again, or restore it from a copy") -> dict[str, Any]:
+    """A sealed JSON artefact. StoreError if it is missing or not JSON, ChecksumError if it was changed."""
+    data = parse_json(path, read_bytes(path))
+    check_seal(data, path, remedy)
+    return data
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of a file; StoreError names what is missing or unreadable."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def parse_json(path: str | Path, data: bytes) -> dict[str, Any]:
+    """The JSON object in the bytes of a file; StoreError if they are anything else."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not allowed")
+
+    try:
+        parsed = json.loads(data, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise StoreError(f"{path} holds {type(parsed).__name__}, not a JSON object")
+    return parsed
+
+
+def digest(data: Any) -> str:
+    """SHA-256, in hexadecimal digits, of plain data as canonical JSON."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256, in hexadecimal digits, of a file's bytes."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()
+
+
+# ---- run.db -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One true value of an architecture, or the error that stood in its way."""
+
+    architecture: str  # id
+    metric: str
+    source: str
+    value: float | None
+    error: str | None
+    seconds: float
+
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS architectures (
+    id TEXT PRIMARY KEY, space TEXT NOT NULL, choices TEXT NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS measurements (
+    architecture TEXT NOT NULL REFERENCES architectures(id), metric TEXT NOT NULL, source TEXT NOT NULL,
+    value REAL, error TEXT, seconds REAL NOT NULL, created REAL NOT NULL,
+    PRIMARY KEY (architecture, metric, source), CHECK ((value IS NULL) <> (error IS NULL))
+) STRICT;
+CREATE TABLE IF NOT EXISTS rounds (
+    search TEXT NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL,
+    architecture TEXT NOT NULL REFERENCES architectures(id),
+    PRIMARY KEY (search, number, position)
+) STRICT;
+CREATE TABLE IF NOT EXISTS stages (
+    name TEXT PRIMARY KEY, inputs TEXT NOT NULL, outputs TEXT NOT NULL, created REAL NOT NULL
+) STRICT;
+"""
+
+
+class Store:
+    """run.db. Every method that writes has committed when it returns."""
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        """Open or create; without a path the store lives in memory. StoreError for a file that is no store."""
+        self.path = None if path is None else Path(path)
+        try:
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = sqlite3.connect(self.path or ":memory:", timeout=30, isolation_level=None)
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA:
+                raise StoreError(
+                    f"{self.path} has schema {version}, this hwnas reads up to {SCHEMA}; use a newer hwnas"
+                )
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_TABLES)
+            self._db.execute(f"PRAGMA user_version={SCHEMA}")
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"cannot open {self.path}: {error}") from None
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot write {self.path}: {error}; nothing of this step was stored") from None
+
+    def add_round(self, search: str, space: str, architectures: Mapping[str, Mapping[str, Any]]) -> None:
+        """The next batch of a search, id → values by choice name, in the order asked."""
+        with self._transaction() as db:
+            number = len(self.rounds(search))
+            db.executemany(
+                "INSERT OR IGNORE INTO architectures VALUES (?, ?, ?)",
+                [(key, space, json.dumps(values)) for key, values in architectures.items()],
+            )
+            db.executemany(
+                "INSERT INTO rounds VALUES (?, ?, ?, ?)",
+                [(search, number, position, key) for position, key in enumerate(architectures)],
+            )
+
+    def rounds(self, search: str) -> list[list[dict[str, Any]]]:
+        """The batches of a search so far: values by choice name, in the order asked."""
+        found: list[list[dict[str, Any]]] = []
+        for number, choices in self._db.execute(
+            "SELECT number, choices FROM rounds JOIN architectures ON id = architecture "
+            "WHERE search = ? ORDER BY number, position",
+            (search,),
+        ):
+            if number == len(found):
+                found.append([])
+            found[-1].append(json.loads(choices))
+        return found
+
+    def add_measurement(self, measurement: Measurement) -> None:
+        """A true value, or a failure. A second one of the same key takes the place of a failed one only."""
+        value = measurement.value
+        if value is not None and not math.isfinite(value):
+            raise StoreError(f"{measurement.metric} of {measurement.architecture} is {value}, not a number")
+        with self._transaction() as db:
+            db.execute(
+                "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "value = excluded.value, error = excluded.error, seconds = excluded.seconds, "
+                "created = excluded.created WHERE measurements.value IS NULL",
+                (
+                    measurement.architecture,
+                    measurement.metric,
+                    measurement.source,
+                    value,
+                    measurement.error,
+                    measurement.seconds,
+                    time.time(),
+                ),
+            )
+
+    def measurements(self, metric: str, source: str) -> dict[str, Measurement]:
+        """All that is known of one metric from one source, by architecture id."""
+        rows = self._db.execute(
+            "SELECT architecture, metric, source, value, error, seconds FROM measurements "
+            "WHERE metric = ? AND source = ?",
+            (metric, source),
+        )
+        return {row[0]: Measurement(*row) for row in rows}
+
+    def forget_search(self, search: str) -> None:
+        """Drop the rounds of a search; its measurements stay, they are true of their source."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM rounds WHERE search = ?", (search,))
+
+    # ---- stages -----------------------------------------------------------------------------
+
+    def stage(self, name: str) -> dict[str, Any] | None:
+        """What a finished stage was made from and made: {"inputs": …, "outputs": …}; None if unfinished."""
+        row = self._db.execute("SELECT inputs, outputs FROM stages WHERE name = ?", (name,)).fetchone()
+        return None if row is None else {"inputs": json.loads(row[0]), "outputs": json.loads(row[1])}
+
+    def finish_stage(self, name: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Mark a stage as finished, with plain data on what it was made from and made."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?)",
+                (name, json.dumps(inputs), json.dumps(outputs), time.time()),
+            )
+
+    def reopen_stages(self, names: Sequence[str]) -> None:
+        """Mark stages as unfinished."""
+        with self._transaction() as db:
+            db.executemany("DELETE FROM stages WHERE name = ?", [(name,) for name in names])
