@@ -1,0 +1,183 @@
+"""Operators as ONNX graphs: what the profiler times is what export ships. No torch in here.
+
+Batch norm is folded, so every convolution has a bias and an operator's weights are, by name,
+
+    <layer>.weight  <layer>.bias                     convolution (out, in per group, k, k); linear (out, in)
+    <layer>.reduce.weight  .bias  <layer>.expand.…   the two 1×1 convolutions of squeeze-and-excite
+
+Graphs are of opset 18 (torch's exporter's default); `HardSwish` and `HardSigmoid` are the operators of that
+name, ReLU6 is a `Clip`. ONNX Runtime fuses activations and
+the addition of a residual into the convolution before them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from hwnas.errors import SpaceError
+from hwnas.spaces import Operator
+from hwnas.spaces.base import Rng
+from hwnas.spaces.operators import Conv, GlobalPool, Layer, Linear, SqueezeExcite
+
+OPSET = 18
+IR_VERSION = 8  # the one that came with opset 18
+INPUT, OUTPUT = "input", "logits"
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+
+def weight_shapes(operator: Operator) -> dict[str, tuple[int, ...]]:
+    """The shape of each weight of an operator, by name."""
+    return {name: shape for layer in operator.layers for name, shape in _layer_shapes(layer)}
+
+
+def _layer_shapes(layer: Layer) -> Iterator[tuple[str, tuple[int, ...]]]:
+    match layer:
+        case Conv():
+            yield f"{layer.name}.weight", layer.weight_shape
+            yield f"{layer.name}.bias", (layer.out_channels,)
+        case SqueezeExcite():
+            yield f"{layer.name}.reduce.weight", (layer.reduced, layer.channels, 1, 1)
+            yield f"{layer.name}.reduce.bias", (layer.reduced,)
+            yield f"{layer.name}.expand.weight", (layer.channels, layer.reduced, 1, 1)
+            yield f"{layer.name}.expand.bias", (layer.channels,)
+        case Linear():
+            yield f"{layer.name}.weight", (layer.out_features, layer.in_features)
+            yield f"{layer.name}.bias", (layer.out_features,)
+
+
+def random_weights(operator: Operator, rng: Rng) -> dict[str, NDArray[np.float32]]:
+    """Weights by name at He scale (https://arxiv.org/abs/1502.01852), so that no activation is denormal."""
+    generator = np.random.default_rng(rng)
+    weights = {}
+    for name, shape in weight_shapes(operator).items():
+        scale = 0.1 if len(shape) == 1 else np.sqrt(2.0 / np.prod(shape[1:]))
+        weights[name] = np.float32(scale) * generator.standard_normal(shape, dtype=np.float32)
+    return weights
+
+
+def onnx_model(
+    operators: Sequence[Operator],
+    weights: Sequence[Weights],
+    batch_size: int | None = 1,
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """A chain of operators as one ONNX model with its weights inside, checked.
+
+    Input ``input`` is (batch, channels, height, width) float32, output ``logits`` is what the last operator
+    gives: (batch, classes) after a head, otherwise (batch, channels, height, width). `weights` holds one
+    mapping an operator. `batch_size` None leaves the batch open (dimension ``batch``). `metadata` goes into
+    the model's properties. SpaceError if operators do not follow on each other, for weights that are missing
+    or of another shape, and for a precision other than fp32 (quantise the model instead).
+    """
+    if not operators:
+        raise SpaceError("a model needs at least one operator")
+    for before, after in pairwise(operators):
+        if before.out_shape != after.in_shape:
+            raise SpaceError(f"{after.key} cannot follow {before.key}: the shapes between them differ")
+    graph = _Graph()
+    value = INPUT
+    for i, (operator, given) in enumerate(zip(operators, weights, strict=True)):
+        value = graph.add_operator(str(i), operator, given, value)
+    graph.nodes[-1].output[0] = OUTPUT
+    batch: int | str = "batch" if batch_size is None else batch_size
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "hwnas",
+            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, *operators[0].in_shape])],
+            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch, *operators[-1].out_shape])],
+            graph.initializers,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="hwnas",
+    )
+    if metadata:
+        helper.set_model_props(model, dict(metadata))
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+class _Graph:
+    """Nodes and initialisers as they are added, in topological order."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def add_operator(self, prefix: str, operator: Operator, weights: Weights, value: str) -> str:
+        """The name of the operator's output, given that of its input."""
+        if operator.precision != "fp32":
+            raise SpaceError(f"{operator.key}: graphs are built in fp32 only; quantise the fp32 model")
+        shapes = weight_shapes(operator)
+        if weights.keys() != shapes.keys():
+            odd = sorted(weights.keys() ^ shapes.keys())[0]
+            raise SpaceError(
+                f"{operator.key}: weight {odd!r} is {'not its' if odd in weights else 'missing'}"
+            )
+        for name, shape in shapes.items():
+            if weights[name].shape != shape:
+                raise SpaceError(f"{operator.key}: {name} has shape {weights[name].shape}, expected {shape}")
+            array = np.ascontiguousarray(weights[name], dtype=np.float32)
+            self.initializers.append(numpy_helper.from_array(array, f"{prefix}.{name}"))
+        start = value
+        for layer in operator.layers:
+            value = self._add_layer(f"{prefix}.{layer.name}", layer, value)
+        return self._node("Add", f"{prefix}.residual", [value, start]) if operator.residual else value
+
+    def _add_layer(self, name: str, layer: Layer, value: str) -> str:
+        match layer:
+            case Conv():
+                value = self._node(
+                    "Conv",
+                    name,
+                    [value, f"{name}.weight", f"{name}.bias"],
+                    kernel_shape=[layer.kernel] * 2,
+                    strides=[layer.stride] * 2,
+                    pads=[layer.kernel // 2] * 4,
+                    group=layer.in_channels if layer.depthwise else 1,
+                )
+                return self._activation(f"{name}.{layer.activation}", layer.activation, value)
+            case SqueezeExcite():
+                scale = self._node("GlobalAveragePool", f"{name}.pool", [value])
+                for part, activation in (("reduce", "Relu"), ("expand", "HardSigmoid")):
+                    part_name = f"{name}.{part}"
+                    inputs = [scale, f"{part_name}.weight", f"{part_name}.bias"]
+                    scale = self._node("Conv", part_name, inputs, kernel_shape=[1, 1])
+                    options = {"alpha": 1 / 6, "beta": 0.5} if activation == "HardSigmoid" else {}
+                    scale = self._node(activation, f"{part_name}.{activation.lower()}", [scale], **options)
+                return self._node("Mul", f"{name}.scale", [value, scale])
+            case GlobalPool():
+                return self._node("GlobalAveragePool", name, [value])
+            case Linear():
+                value = self._node("Flatten", f"{name}.flatten", [value], axis=1)
+                return self._node("Gemm", name, [value, f"{name}.weight", f"{name}.bias"], transB=1)
+
+    def _activation(self, name: str, activation: str, value: str) -> str:
+        match activation:
+            case "identity":
+                return value
+            case "relu":
+                return self._node("Relu", name, [value])
+            case "relu6":
+                return self._node("Clip", name, [value, self._scalar("zero", 0.0), self._scalar("six", 6.0)])
+            case "hswish":
+                return self._node("HardSwish", name, [value])
+        raise SpaceError(f"unknown activation {activation!r}")
+
+    def _scalar(self, name: str, value: float) -> str:
+        if all(known.name != name for known in self.initializers):
+            self.initializers.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))
+        return name
+
+    def _node(self, kind: str, name: str, inputs: list[str], **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [f"{name}.out"], name=name, **attributes))
+        return f"{name}.out"
