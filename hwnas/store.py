@@ -166,7 +166,7 @@ class Store:
     """run.db. Every method that writes has committed when it returns."""
 
     def __init__(self, path: str | Path | None = None) -> None:
-        """Open or create; without a path the store lives in memory. StoreError for a file that is no store."""
+        """Open or create; without a path it lives in memory. StoreError for a file that is no store."""
         self.path = None if path is None else Path(path)
         try:
             if self.path is not None:

@@ -1,0 +1,153 @@
+"""An experiment: what one YAML file may say, checked, with unknown keys refused.
+
+load_config("configs/digits.yaml", {"search.evaluations": 50})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from hwnas.errors import ConfigError
+
+
+class Section(BaseModel):
+    """A part of an experiment: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Named(BaseModel):
+    """A thing chosen by name; the other keys are the parameters of its class, which checks them."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All keys but the name."""
+        return dict(self.model_extra or {})
+
+
+class Training(Section):
+    """How the supernet is trained: the sandwich rule with in-place distillation (BigNAS)."""
+
+    steps: int = Field(1500, ge=1)  # optimiser steps; each trains four subnets
+    batch_size: int = Field(64, ge=2)  # images a step
+    learning_rate: float = Field(0.1, gt=0)  # peak of the cosine schedule
+    warmup_steps: int = Field(50, ge=0)  # steps of linear warm-up
+    momentum: float = Field(0.9, ge=0, lt=1)  # Nesterov momentum of SGD
+    weight_decay: float = Field(1e-5, ge=0)  # of weights; batch norm and biases have none
+    label_smoothing: float = Field(0.1, ge=0, lt=1)  # of the largest subnet's hard labels
+    random_subnets: int = Field(2, ge=0)  # random subnets a step, beside the largest and the smallest
+    clip_value: float = Field(1.0, gt=0)  # gradients are clipped to ± this
+    crop_padding: int = Field(0, ge=0)  # pixels of random shift; 0: none
+    flip: bool = False  # random horizontal flip
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: whichever a short measurement finds faster
+    threads: int = Field(2, ge=1)  # torch's threads
+
+
+class Latency(Section):
+    """The device, how its table is measured, and the budgets."""
+
+    device: str = "onnxruntime"  # see `hwnas list devices`
+    threads: int = Field(1, ge=1)  # threads of one inference
+    budgets_ms: tuple[float, ...] = ()  # latency budgets; the loosest bounds the search
+    table: str | None = None  # a table to use instead of measuring one
+    rounds: int | None = Field(None, ge=4)  # shuffled rounds of visits; none: the protocol's own
+    calibration_networks: int = Field(12, ge=3)  # whole networks a resolution that calibrate the table
+    held_out_networks: int = Field(12, ge=3)  # further ones that judge it
+    verify_rounds: int = Field(48, ge=8)  # shuffled rounds of the final campaign over the front's models
+
+    @field_validator("budgets_ms")
+    @classmethod
+    def _positive(cls, budgets: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 < budget < float("inf") for budget in budgets):
+            raise ValueError("budgets are positive numbers of milliseconds")
+        return tuple(sorted(set(budgets)))
+
+
+class Search(Section):
+    """How the Pareto front is searched."""
+
+    strategy: str = "linas"  # see `hwnas list strategies`
+    evaluations: int = Field(200, ge=1)  # true evaluations of accuracy
+    predictor: str | None = None  # of accuracy; none: the strategy's own, see `hwnas list predictors`
+    calibration_images: int = Field(1024, ge=1)  # training images that batch-norm statistics are taken from
+    random_baseline: bool = False  # also spend the same evaluations at random, for the report
+
+
+class Experiment(Section):
+    """One experiment file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # names the run's folder
+    seed: int = Field(0, ge=0)  # of everything that is drawn
+    data: Named  # a dataset and its parameters
+    space: Named  # a search space and its parameters; classes and channels come from the data
+    training: Training = Training()
+    latency: Latency = Latency()
+    search: Search = Search()
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment in a YAML file, `overrides` by dotted key applied; ConfigError says what is wrong."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} is not an experiment: it holds {type(data).__name__}, not keys and values")
+    for key, value in (overrides or {}).items():
+        _set(data, key, value)
+    return parse_config(data, str(path))
+
+
+def parse_config(data: Mapping[str, Any], origin: str = "the experiment") -> Experiment:
+    """The experiment in plain data; ConfigError names each wrong field and its value."""
+    try:
+        return Experiment.model_validate(data)
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            given = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+            message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "extra_forbidden":
+                message = f"unknown key; known: {', '.join(_known(problem['loc']))}"
+                given = ""
+            problems.append(f"{where}: {message}{given}")
+        raise ConfigError(f"{origin}: " + "; ".join(problems)) from None
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``search.evaluations=50`` as a dotted key and a YAML value; ConfigError if it is not of that form."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes key.sub=value, got {text!r}")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {key}: {value!r} is not a YAML value") from None
+
+
+def _set(data: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        if not isinstance(data.setdefault(parent, {}), dict):
+            raise ConfigError(f"--set {key}: {parent} is not a section")
+        data = data[parent]
+    data[last] = value
+
+
+def _known(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Experiment
+    for part in location[:-1]:
+        model = model.model_fields[part].annotation
+    return list(model.model_fields)

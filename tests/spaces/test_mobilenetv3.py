@@ -1,0 +1,181 @@
+"""The stage-table space, its operators and the look-ups over them."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwnas.errors import SpaceError
+from hwnas.spaces import NetworkSpace, Operator, OperatorSum, get_space, space_of
+
+SMALL: dict[str, Any] = {
+    "resolutions": (16, 20, 24),
+    "channels": 1,
+    "classes": 10,
+    "stem": {"width": [8, 16], "activation": "relu"},
+    "stages": [
+        {"block": "fused", "width": [8, 12, 16], "depth": [1, 2], "kernel": 3, "expand": [1, 2, 3]},
+        {
+            "block": "mbconv",
+            "width": [16, 24],
+            "depth": [1, 2, 3],
+            "kernel": [3, 5],
+            "expand": [2, 3],
+            "stride": 2,
+            "se": True,
+            "activation": "hswish",
+        },
+    ],
+    "head": {"width": 96, "activation": "relu"},
+}
+
+
+def small() -> NetworkSpace:
+    return get_space("mobilenetv3", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("width", "index", "params", "macs"),
+    [(1.0, -1, 7.665, 566.2), (1.0, 0, 3.411, 121.3), (1.2, -1, 10.702, 843.1), (1.2, 0, 4.602, 193.1)],
+)
+def test_once_for_all_counts(width: float, index: int, params: float, macs: float) -> None:
+    space = get_space("mobilenetv3", width=width)
+    genotype = (space.cardinalities - 1 if index else 0 * space.cardinalities)[None]
+    archs = space.architectures(genotype)
+    assert round(space.params(archs)[0] / 1e6, 3) == params
+    assert round(space.macs(archs)[0] / 1e6, 1) == macs
+
+
+def test_once_for_all_space() -> None:
+    space = get_space("mobilenetv3")
+    assert f"{space.size:.2e}" == "2.18e+19"
+    assert len(space.all_operators()) == 93
+    names = [choice.name for choice in space.choices]
+    assert names[:3] == ["stage1.depth", "stage1.layer1.kernel", "stage1.layer1.expand"]
+    assert names[-1] == "stage5.layer4.expand"
+    assert "resolution" not in names
+    assert get_space("mobilenetv3", resolutions=(128, 224)).choices[0].name == "resolution"
+    assert space.input_shape == (3, 224, 224)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32))
+def test_vectorised_sums_equal_a_loop_over_operators(seed: int) -> None:
+    for space in (small(), get_space("mobilenetv3", resolutions=(96, 128))):
+        archs = space.sample(4, seed)
+        assert space.macs(archs).tolist() == [sum(op.macs for op in space.operators(a)) for a in archs]
+        assert space.params(archs).tolist() == [sum(op.params for op in space.operators(a)) for a in archs]
+        weights = {op.key: float(i) for i, op in enumerate(space.all_operators())}
+        summed = OperatorSum(space, lambda op, weights=weights: weights[op.key])
+        assert summed(archs).tolist() == [sum(weights[o.key] for o in space.operators(a)) for a in archs]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32))
+def test_operators_form_a_chain_from_the_input_to_the_classes(seed: int) -> None:
+    space = small()
+    known = set(space.all_operators())
+    for arch in space.sample(3, seed):
+        operators = space.operators(arch)
+        size = arch.values["resolution"]
+        assert operators[0].in_shape == (1, size, size)
+        assert space.resolution(arch) == size
+        assert operators[-1].out_shape == (10,)
+        for before, after in itertools.pairwise(operators):
+            assert before.out_shape == after.in_shape
+        for op in operators:
+            assert op in known
+            shape = op.in_shape
+            for layer in op.layers:
+                shape = layer.out_shape(shape)
+            assert shape == op.out_shape
+            assert not op.residual or op.in_shape == op.out_shape
+            assert Operator.parse(op.key) == op
+
+
+def test_key_has_the_documented_form() -> None:
+    op = Operator(
+        "mbconv",
+        (16, 64, 64),
+        (24, 32, 32),
+        (("mid", 64), ("k", 3), ("s", 2), ("act", "relu"), ("se", 0), ("res", 0)),
+    )
+    assert op.key == "mbconv-in:64x64x16-out:32x32x24-mid:64-k:3-s:2-act:relu-se:0-res:0-p:fp32"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "mbconv",
+        "nonsense-in:8x8x8-out:8x8x8-p:fp32",
+        "conv-in:8x8x8-out:8x8x8-k:3-s:2-act:relu-p:fp32",
+        "conv-in:8x8x8-out:4x4x8-k:3-s:2-act:relu-p:fp99",
+        "conv-in:8x8x8-out:4x4x8-k:3-s:0-act:relu-p:fp32",
+        "conv-out:4x4x8-in:8x8x8-k:3-s:2-act:relu-p:fp32",
+        "conv-in:8x8x8-out:4x4x8-s:2-act:relu-p:fp32",
+    ],
+)
+def test_wrong_keys_are_refused(key: str) -> None:
+    with pytest.raises(SpaceError, match="key of|unknown kind"):
+        Operator.parse(key)
+
+
+def test_definition_makes_the_space_again() -> None:
+    for space in (small(), get_space("mobilenetv3", width=1.2, resolutions=(160,))):
+        again = space_of(space.definition)
+        assert again == space
+        assert again.definition == space.definition
+    wide = get_space("mobilenetv3", classes=10)
+    assert wide != get_space("mobilenetv3")  # the same choices, other networks
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    return {**SMALL, "stages": [{**SMALL["stages"][0], **fields}]}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (changed(kernel=[3, 4]), "kernels are odd"),
+        (changed(width=[]), r"stages\[0\]\.width is one or more positive integers"),
+        (changed(depth=[0, 1]), r"stages\[0\]\.depth is one or more positive integers, got \[0, 1\]"),
+        (changed(block="resnet"), "unknown block 'resnet'"),
+        (changed(activation="gelu"), "unknown activation 'gelu'"),
+        (changed(strid=2), r"stages\[0\]: unknown field 'strid'"),
+        (changed(stride=0), r"stages\[0\]\.stride is a positive integer, got 0"),
+        (changed(name="head"), "cannot be named stem or head"),
+        ({**SMALL, "stages": []}, "stages is empty"),
+        ({**SMALL, "stem": {}}, "stem: width is missing"),
+        ({**SMALL, "resolutions": []}, "resolutions is empty"),
+        ({**SMALL, "resolutions": [0]}, "positive integers, got 0"),
+        ({"widht": 1.0}, "widht"),
+    ],
+)
+def test_wrong_tables_are_refused(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        get_space("mobilenetv3", **parameters)
+
+
+def test_unknown_space() -> None:
+    with pytest.raises(SpaceError, match="unknown space 'resnet'; known: mobilenetv3"):
+        get_space("resnet")
+
+
+def test_residual_never_depends_on_the_architecture() -> None:
+    for space in (small(), get_space("mobilenetv3")):
+        for slot in space.slots:
+            held = [op.residual for op in space.slot_operators(slot).values() if op]
+            assert len(set(held)) == 1
+
+
+def test_an_architecture_of_another_space_is_refused() -> None:
+    arch = get_space("mobilenetv3").sample(1, 0)[0]
+    with pytest.raises(SpaceError, match="not of mobilenetv3"):
+        small().operators(arch)
+    assert np.all(small().sample(3, 0).genotypes[:, 0] < 3)

@@ -1,0 +1,72 @@
+"""Experiment files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hwnas.config import Experiment, load_config, parse_config, parse_override
+from hwnas.errors import ConfigError
+
+MINIMAL = {"name": "x", "data": {"name": "cluttered-digits"}, "space": {"name": "mobilenetv3"}}
+
+
+def test_shipped_configs_are_valid() -> None:
+    paths = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        assert isinstance(load_config(path), Experiment)
+
+
+def test_unknown_key_is_refused_and_named() -> None:
+    with pytest.raises(ConfigError, match=r"search\.evaluation: unknown key; known: strategy, evaluations"):
+        parse_config({**MINIMAL, "search": {"evaluation": 3}})
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"training": {"steps": 0}}, r"training\.steps: .*greater than or equal to 1 \(got 0\)"),
+        ({"latency": {"budgets_ms": [0.5, -1]}}, r"latency\.budgets_ms: budgets are positive"),
+        ({"latency": {"budgets_ms": [float("nan")]}}, r"latency\.budgets_ms: budgets are positive"),
+        ({"name": "../up"}, r"name: .*pattern.*\(got '\.\./up'\)"),
+        ({"data": {}}, r"data\.name: Field required"),
+    ],
+)
+def test_wrong_values_are_named(section: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config({**MINIMAL, **section})
+
+
+def test_overrides_reach_any_field(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("name: x\ndata: {name: imagefolder}\nspace: {name: mobilenetv3}\n")
+    overrides = dict(
+        map(parse_override, ["search.evaluations=7", "data.path=/tmp/a b", "latency.budgets_ms=[2, 1]"])
+    )
+    config = load_config(path, overrides)
+    assert config.search.evaluations == 7
+    assert config.data.parameters == {"path": "/tmp/a b"}
+    assert config.latency.budgets_ms == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("text", ["", "a", "=3", "a=[1", "name.sub=1"])
+def test_bad_overrides(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("name: x\ndata: {name: imagefolder}\nspace: {name: mobilenetv3}\n")
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(path, dict([parse_override(text)]))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system ['true']", ""])
+def test_files_that_are_no_experiment(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"x\.yaml"):
+        load_config(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        load_config(tmp_path / "none.yaml")

@@ -1,0 +1,133 @@
+"""Artefacts and run.db."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from hwnas.errors import ChecksumError, StoreError
+from hwnas.store import Measurement, Store, file_digest, read_json, write_bytes, write_json
+
+
+def test_json_round_trip_and_seal(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.json"
+    write_json(path, {"b": [1, 2.5, None], "a": "ü"})
+    assert {k: v for k, v in read_json(path).items() if k != "sha256"} == {"b": [1, 2.5, None], "a": "ü"}
+    path.write_text(path.read_text().replace("2.5", "2.6"))
+    with pytest.raises(ChecksumError, match=r"a\.json was changed"):
+        read_json(path)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"a": NaN, "sha256": ""}', "[" * 100_000, "\x00"])
+def test_rubbish_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(StoreError, match=r"a\.json"):
+        read_json(path)
+
+
+def test_unsealed_json_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"a": 1}))
+    with pytest.raises(ChecksumError, match="has no sha256"):
+        read_json(path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    write_bytes(path, b"old")
+    digest = file_digest(path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left on device; what was there before stands"):
+        write_bytes(path, b"new")
+    assert file_digest(path) == digest
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_not_a_database(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(StoreError, match=r"cannot open .*run\.db"):
+        Store(path)
+
+
+def test_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    Store(path).close()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version=99")
+    db.close()
+    with pytest.raises(StoreError, match="schema 99"):
+        Store(path)
+
+
+def measured(value: float | None, error: str | None = None) -> Measurement:
+    return Measurement("a1", "accuracy", "net", value, error, 0.5)
+
+
+def test_rounds_and_measurements_survive_reopening(tmp_path: Path) -> None:
+    store = Store(tmp_path / "run.db")
+    store.add_round("s", "space-1", {"a1": {"k": 3}, "a2": {"k": 5}})
+    store.add_round("s", "space-1", {"a3": {"k": 7}})
+    store.add_round("other", "space-1", {"a1": {"k": 3}})
+    store.add_measurement(measured(91.5))
+    store.close()
+    store = Store(tmp_path / "run.db")
+    assert store.rounds("s") == [[{"k": 3}, {"k": 5}], [{"k": 7}]]
+    assert store.rounds("other") == [[{"k": 3}]]
+    assert store.measurements("accuracy", "net") == {"a1": measured(91.5)}
+    assert store.measurements("accuracy", "another net") == {}
+    store.forget_search("s")
+    assert store.rounds("s") == []
+    assert store.measurements("accuracy", "net") == {"a1": measured(91.5)}
+    store.close()
+
+
+def test_a_value_is_never_overwritten_but_a_failure_is() -> None:
+    store = Store()
+    store.add_round("s", "space-1", {"a1": {}})
+    store.add_measurement(measured(None, "out of memory"))
+    store.add_measurement(measured(50.0))
+    store.add_measurement(measured(60.0))
+    assert store.measurements("accuracy", "net")["a1"].value == 50.0
+    store.close()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_not_a_number_is_refused(value: float) -> None:
+    store = Store()
+    store.add_round("s", "space-1", {"a1": {}})
+    with pytest.raises(StoreError, match="not a number"):
+        store.add_measurement(measured(value))
+    store.close()
+
+
+def test_a_failed_transaction_stores_nothing() -> None:
+    store = Store()
+    with pytest.raises(StoreError, match="nothing of this step was stored"):
+        store.add_measurement(measured(None, None))
+    store.add_round("s", "space-1", {"a1": {}})
+    with pytest.raises(StoreError):
+        store.add_measurement(measured(None, None))
+    assert store.measurements("accuracy", "net") == {}
+    store.close()
+
+
+def test_stages() -> None:
+    store = Store()
+    assert store.stage("train") is None
+    store.finish_stage("train", {"seed": 0}, {"checksum": "x"})
+    assert store.stage("train") == {"inputs": {"seed": 0}, "outputs": {"checksum": "x"}}
+    store.reopen_stages(["train", "search"])
+    assert store.stage("train") is None
+    store.close()
