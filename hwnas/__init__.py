@@ -1,0 +1,95 @@
+"""hwnas: hardware-aware multi-objective neural architecture search.
+
+One supernet, one measured latency table of the device, one search: a Pareto front of models that keep their
+latency. Names load on first use, so that `import hwnas` and searching load no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hwnas.config import load_config
+    from hwnas.errors import HwnasError
+    from hwnas.export.onnx import export_onnx
+    from hwnas.latency.profiling import profile
+    from hwnas.latency.table import LatencyTable
+    from hwnas.networks.blocks import build_network as build
+    from hwnas.networks.calibration import calibrate
+    from hwnas.networks.supernet import Supernet, load_supernet
+    from hwnas.pipeline import Run, run
+    from hwnas.searching.loop import SearchResult, search
+    from hwnas.searching.objectives import Constraint, Evaluation, Objective
+    from hwnas.searching.pareto import ParetoFront
+    from hwnas.spaces import Architecture, Architectures, Choice, Operator, SearchSpace, get_space
+    from hwnas.training.data import load_dataset, resize
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Architecture": "hwnas.spaces",
+    "Architectures": "hwnas.spaces",
+    "Choice": "hwnas.spaces",
+    "Constraint": "hwnas.searching.objectives",
+    "Evaluation": "hwnas.searching.objectives",
+    "HwnasError": "hwnas.errors",
+    "LatencyTable": "hwnas.latency.table",
+    "Objective": "hwnas.searching.objectives",
+    "Operator": "hwnas.spaces",
+    "ParetoFront": "hwnas.searching.pareto",
+    "Run": "hwnas.pipeline",
+    "SearchResult": "hwnas.searching.loop",
+    "SearchSpace": "hwnas.spaces",
+    "Supernet": "hwnas.networks.supernet",
+    "build": "hwnas.networks.blocks:build_network",
+    "calibrate": "hwnas.networks.calibration",
+    "export_onnx": "hwnas.export.onnx",
+    "get_space": "hwnas.spaces",
+    "load_config": "hwnas.config",
+    "load_dataset": "hwnas.training.data",
+    "load_supernet": "hwnas.networks.supernet",
+    "profile": "hwnas.latency.profiling",
+    "resize": "hwnas.training.data",
+    "run": "hwnas.pipeline",
+    "search": "hwnas.searching.loop",
+}
+
+__all__ = [
+    "Architecture",
+    "Architectures",
+    "Choice",
+    "Constraint",
+    "Evaluation",
+    "HwnasError",
+    "LatencyTable",
+    "Objective",
+    "Operator",
+    "ParetoFront",
+    "Run",
+    "SearchResult",
+    "SearchSpace",
+    "Supernet",
+    "build",
+    "calibrate",
+    "export_onnx",
+    "get_space",
+    "load_config",
+    "load_dataset",
+    "load_supernet",
+    "profile",
+    "resize",
+    "run",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hwnas' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    return getattr(import_module(module), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])
