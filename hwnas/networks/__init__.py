@@ -1,0 +1,1 @@
+"""Networks of operators: static ones, elastic ones, and the same as ONNX graphs."""

@@ -151,7 +151,8 @@ class StaticNetwork(nn.Module):
     def __init__(self, operators: Iterable[Operator]) -> None:
         super().__init__()
         self.operators = tuple(operators)
-        self.blocks = nn.ModuleList(build_operator(operator) for operator in self.operators)
+        with torch.random.fork_rng(devices=[]):  # torch draws weights by its global generator
+            self.blocks = nn.ModuleList(build_operator(operator) for operator in self.operators)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -1,0 +1,71 @@
+"""Batch-norm statistics of a subnet: they belong to an architecture, not to the shared weights.
+
+Without statistics of its own a subnet's accuracy says little: https://arxiv.org/abs/1908.09791.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hwnas.errors import DataError, SpaceError
+from hwnas.networks.elastic import Moments
+from hwnas.spaces import Architecture
+
+if TYPE_CHECKING:
+    from hwnas.networks.supernet import Supernet
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and variance, (c,) each, of every batch norm of one architecture, by ``"slot.layer"``."""
+
+    arch: Architecture
+    moments: Moments
+
+    def of(self, arch: Architecture) -> Moments:
+        """The moments, for this architecture only; SpaceError for another one."""
+        if arch != self.arch:
+            raise SpaceError(
+                f"these statistics are of architecture {self.arch.id}, not of {arch.id}; "
+                "calibrate each architecture"
+            )
+        return self.moments
+
+
+@torch.no_grad()
+def calibrate(
+    net: Supernet, arch: Architecture, batches: Iterable[Tensor | tuple[Tensor, Tensor]]
+) -> Statistics:
+    """The batch-norm statistics of a subnet: mean and unbiased variance of each batch, averaged.
+
+    `batches` are images (n, c, h, w) at the architecture's resolution, or pairs of images and labels;
+    training images, 1000 to 2000 in all, are usual. The mode, the weights and the stored statistics of
+    the supernet are left as they are. DataError if there are no batches, or a batch is too small to have
+    a variance.
+    """
+    totals: dict[str, tuple[Tensor, Tensor]] = {}
+    count = 0
+    for batch in batches:
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        try:
+            moments = net.batch_moments(images, arch)
+        except ValueError as error:
+            raise DataError(
+                f"batch {count} of shape {tuple(images.shape)} has no variance ({error}); "
+                "calibrate with batches of at least 2 images"
+            ) from None
+        count += 1
+        for name, (mean, var) in moments.items():
+            if name in totals:
+                totals[name][0].add_(mean)
+                totals[name][1].add_(var)
+            else:
+                totals[name] = (mean, var)
+    if count == 0:
+        raise DataError("there are no batches to calibrate with; give at least one (a generator serves once)")
+    return Statistics(arch, {name: (mean / count, var / count) for name, (mean, var) in totals.items()})

@@ -1,0 +1,217 @@
+"""The supernet: the weights of every architecture of a space at once.
+
+It keeps no active state. Which subnet runs, and by which statistics it normalises, are arguments:
+
+    net = Supernet(space)
+    statistics = calibrate(net, arch, batches)
+    net(x, arch, statistics)
+    net.extract(arch, statistics)          # a plain network with the same outputs
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from hwnas.errors import ChecksumError, SpaceError, StoreError
+from hwnas.networks.blocks import StaticNetwork, initialise, torch_generator
+from hwnas.networks.calibration import Statistics
+from hwnas.networks.elastic import (
+    ElasticConv,
+    ElasticLayer,
+    Normalise,
+    by_batch,
+    by_batch_into,
+    by_moments,
+    by_stored,
+    elastic_layer,
+)
+from hwnas.spaces import Architecture, NetworkSpace, Slot, space_of
+from hwnas.spaces.base import Rng
+from hwnas.spaces.operators import Layer
+from hwnas.store import digest, parse_json, read_bytes, read_json, write_bytes, write_json
+
+SCHEMA = 1
+WEIGHTS_FILE = "model.safetensors"
+DEFINITION_FILE = "supernet.json"
+
+
+class Supernet(nn.Module):
+    """Shared weights of a space. `slots.<slot>.<layer>` are elastic layers as large as the largest version.
+
+    `has_statistics` says whether the stored batch-norm statistics mean anything: they do for imported
+    weights, training does not touch them. `metadata` is plain data that travels with the weights.
+    """
+
+    def __init__(self, space: NetworkSpace, rng: Rng = 0) -> None:
+        """He-scale weights drawn by `rng`; residual blocks start as identities (last scale zero)."""
+        super().__init__()
+        self.space = space
+        self.has_statistics = False
+        self.metadata: dict[str, Any] = {}
+        self._warned = False
+        self._lower = lru_cache(maxsize=1024)(space.lower)
+        self.slots = nn.ModuleDict()
+        generator = torch_generator(rng)
+        with torch.random.fork_rng(devices=[]):  # torch draws weights by its global generator
+            for slot in space.slots:
+                self.slots[_module_name(slot.name)] = nn.ModuleDict(_elastic_layers(space, slot, generator))
+
+    def forward(self, x: Tensor, arch: Architecture, statistics: Statistics | None = None) -> Tensor:
+        """Logits (batch, classes) of a subnet for images (batch, channels, height, width) of any size.
+
+        In training mode batch norm uses the batch's own statistics, whatever else is given, and nothing is
+        recorded. In eval mode it uses `statistics`, or else the stored ones, which are right only for
+        imported weights (otherwise one warning). SpaceError for an architecture of another space, or
+        statistics of another architecture.
+        """
+        if self.training:
+            return self._run(x, arch, by_batch)
+        return self._run(x, arch, self._normalise(arch, statistics))
+
+    def batch_moments(self, x: Tensor, arch: Architecture) -> dict[str, tuple[Tensor, Tensor]]:
+        """Mean and unbiased variance, (c,) each, that each batch norm sees in a batch, by "slot.layer"."""
+        record: dict[str, tuple[Tensor, Tensor]] = {}
+        self._run(x, arch, by_batch_into(record))
+        return record
+
+    @torch.no_grad()
+    def extract(self, arch: Architecture, statistics: Statistics | None = None) -> StaticNetwork:
+        """A plain network in eval mode, weights copied, with the outputs of ``self(x, arch, statistics)``."""
+        operators = self._lower(arch)
+        moments = statistics.of(arch) if statistics is not None else {}
+        if statistics is None:
+            self._normalise(arch, None)
+        network = StaticNetwork(operators.values())
+        for block, (slot, operator) in zip(network.blocks, operators.items(), strict=True):
+            state: dict[str, Tensor] = {}
+            for layer in operator.layers:
+                for name, part in self.layer(slot, layer.name).sliced(layer).items():
+                    state[f"{layer.name}.{name}"] = part
+                if f"{slot}.{layer.name}" in moments:
+                    mean, var = moments[f"{slot}.{layer.name}"]
+                    state |= {f"{layer.name}.norm.running_mean": mean, f"{layer.name}.norm.running_var": var}
+            # Statics carry the number of batches that torch's batch norm counts; it has no meaning here.
+            state |= {k: v for k, v in block.state_dict().items() if k.endswith("num_batches_tracked")}
+            block.load_state_dict(state)
+        return network.eval().to(next(self.parameters()).device)
+
+    def layer(self, slot: str, name: str) -> ElasticLayer:
+        """An elastic layer by the names of its slot and of itself."""
+        block = cast(nn.ModuleDict, self.slots[_module_name(slot)])
+        return cast(ElasticLayer, block[name])
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256, in hexadecimal digits, over the space's definition and the weights."""
+        return _checksum(self.space, self.state_dict())
+
+    def save(self, directory: str | Path) -> None:
+        """Write `model.safetensors` and `supernet.json` into a folder, each whole or not at all."""
+        directory = Path(directory)
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        write_bytes(directory / WEIGHTS_FILE, safetensors.torch.save(state))
+        write_json(
+            directory / DEFINITION_FILE,
+            {
+                "schema": SCHEMA,
+                "space": self.space.definition,
+                "has_statistics": self.has_statistics,
+                "checksum": self.checksum,
+                "metadata": self.metadata,
+            },
+        )
+
+    def _run(self, x: Tensor, arch: Architecture, normalise: Normalise) -> Tensor:
+        for slot, operator in self._lower(arch).items():
+            out = x
+            for layer in operator.layers:
+                out = self.layer(slot, layer.name)(out, layer, f"{slot}.{layer.name}", normalise)
+            x = x + out if operator.residual else out
+        return x
+
+    def _normalise(self, arch: Architecture, statistics: Statistics | None) -> Normalise:
+        if statistics is not None:
+            return by_moments(statistics.of(arch))
+        if not self.has_statistics and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "the stored batch-norm statistics of this supernet are not those of a subnet; "
+                "pass statistics=hwnas.calibrate(net, arch, batches)",
+                stacklevel=3,
+            )
+        return by_stored
+
+
+def _module_name(slot: str) -> str:
+    """Names of torch modules hold no dots."""
+    return slot.replace(".", "/")
+
+
+def _elastic_layers(space: NetworkSpace, slot: Slot, generator: torch.Generator) -> dict[str, nn.Module]:
+    """The layers of a slot by name, each as large as the largest version, with their first weights."""
+    operators = [op for op in space.slot_operators(slot).values() if op is not None]
+    if len({operator.residual for operator in operators}) != 1:
+        raise SpaceError(f"{slot.name} is residual in some architectures only; make it one or the other")
+    versions: dict[str, list[Layer]] = {}
+    for operator in operators:
+        for layer in operator.layers:
+            versions.setdefault(layer.name, []).append(layer)
+    layers = {name: elastic_layer(f"{slot.name}.{name}", found) for name, found in versions.items()}
+    for module in layers.values():
+        initialise(module, generator)
+    norms = [layer.norm for layer in layers.values() if isinstance(layer, ElasticConv) and layer.norm]
+    if operators[0].residual and norms:
+        nn.init.zeros_(norms[-1].weight)
+    return dict(layers)
+
+
+def _checksum(space: NetworkSpace, state: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256(digest(space.definition).encode())
+    for name, tensor in sorted(state.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def load_supernet(path: str | Path) -> Supernet:
+    """The supernet in a folder that `save` wrote, or in the `supernet` folder of a run; in eval mode.
+
+    StoreError if there is none or it is of another schema, ChecksumError if a file is not what was written.
+    """
+    folder = Path(path)
+    if not (folder / DEFINITION_FILE).exists() and (folder / "supernet").is_dir():
+        folder /= "supernet"
+    if not (folder / DEFINITION_FILE).exists():
+        raise StoreError(
+            f"there is no supernet in {path} (no {DEFINITION_FILE}); train one with `hwnas train`"
+        )
+    schema = parse_json(folder / DEFINITION_FILE, read_bytes(folder / DEFINITION_FILE)).get("schema")
+    if schema != SCHEMA:
+        raise StoreError(
+            f"{folder / DEFINITION_FILE} has schema {schema!r}, this hwnas reads {SCHEMA}; "
+            "use the hwnas that wrote it"
+        )
+    remedy = "restore it from a copy, or train again"
+    data = read_json(folder / DEFINITION_FILE, remedy)
+    net = Supernet(space_of(data["space"]))
+    weights = folder / WEIGHTS_FILE
+    try:
+        state = safetensors.torch.load(read_bytes(weights))
+        net.load_state_dict(state)
+    except (safetensors.SafetensorError, RuntimeError) as error:
+        raise ChecksumError(f"{weights} does not hold this supernet's weights; {remedy} ({error})") from None
+    if net.checksum != data["checksum"]:
+        raise ChecksumError(f"{weights} is not what was written (its checksum differs); {remedy}")
+    net.has_statistics = data["has_statistics"]
+    net.metadata = data["metadata"]
+    return net.eval()

@@ -1,0 +1,81 @@
+"""Small spaces that together use every kind of operator and layer, and networks with lively batch norms."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from hwnas.networks.elastic import ElasticNorm
+from hwnas.networks.supernet import Supernet
+from hwnas.spaces import NetworkSpace, get_space
+
+STAGE = {"width": [16], "depth": [1, 2], "kernel": [3], "expand": [2]}
+
+SPACES: dict[str, NetworkSpace] = {
+    "mbconv": get_space(
+        "mobilenetv3",
+        resolutions=(20, 32),
+        classes=7,
+        stem={"width": [8, 16]},
+        stages=[
+            {**STAGE, "block": "mbconv", "expand": [1]},
+            {
+                **STAGE,
+                "block": "mbconv",
+                "width": [16, 24],
+                "kernel": [3, 5, 7],
+                "expand": [2, 3],
+                "stride": 2,
+            },
+            {
+                **STAGE,
+                "block": "mbconv",
+                "width": [24, 40],
+                "kernel": [3, 5],
+                "expand": [2, 6],
+                "stride": 2,
+                "activation": "hswish",
+                "se": True,
+            },
+        ],
+        head={"width": 48, "features": 64},
+    ),
+    "fused": get_space(
+        "mobilenetv3",
+        resolutions=(16, 24),
+        channels=1,
+        classes=10,
+        stem={"width": [8, 16], "activation": "relu"},
+        stages=[
+            {**STAGE, "block": "fused", "width": [8, 16], "expand": [1, 2]},
+            {**STAGE, "block": "fused", "width": [16, 24], "kernel": [3, 5], "stride": 2, "se": True},
+        ],
+        head={"width": 32, "activation": "relu6"},
+    ),
+}
+
+
+@torch.no_grad()
+def lively(net: nn.Module, seed: int = 0) -> nn.Module:
+    """The network with every batch norm's scale, shift and statistics away from 1, 0, 0, 1."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        if isinstance(module, (ElasticNorm, nn.BatchNorm2d)):
+            for name, tensor in module.state_dict().items():
+                if tensor.dim():
+                    low = -0.5 if name in ("bias", "running_mean") else 0.5
+                    tensor.copy_(torch.rand(tensor.shape, generator=generator) + low)
+    return net
+
+
+def lively_supernet(space: NetworkSpace, seed: int = 0) -> Supernet:
+    """A supernet in eval mode whose residual blocks do something."""
+    net = Supernet(space, rng=seed)
+    lively(net, seed)
+    return net.eval()
+
+
+def batches(space: NetworkSpace, size: int, n: int = 3, images: int = 8) -> list[torch.Tensor]:
+    """n batches of seeded noise."""
+    generator = torch.Generator().manual_seed(n + size)
+    return [torch.randn(images, space.input_shape[0], size, size, generator=generator) for _ in range(n)]

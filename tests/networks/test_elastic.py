@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hwnas.errors import SpaceError
+from hwnas.networks.elastic import ElasticConv, elastic_layer
+from hwnas.spaces.operators import Conv, SqueezeExcite
+
+
+def test_a_layer_is_as_large_as_the_largest_of_each_dimension() -> None:
+    layer = elastic_layer("x", [Conv("c", 8, 24, 3), Conv("c", 16, 8, 5)])
+    assert isinstance(layer, ElasticConv)
+    assert layer.conv.weight.shape == (24, 16, 5, 5)
+
+
+def test_a_slice_is_the_first_channels_and_the_centre_of_the_kernel() -> None:
+    layer = ElasticConv([Conv("c", 4, 6, 5)])
+    with torch.no_grad():
+        layer.conv.weight.copy_(torch.arange(6 * 4 * 25.0).reshape(6, 4, 5, 5))
+    part = layer.sliced(Conv("c", 2, 3, 3))
+    assert torch.equal(part["conv.weight"], layer.conv.weight[:3, :2, 1:4, 1:4])
+    assert part["norm.weight"].shape == (3,)
+
+
+def test_layers_that_differ_in_more_than_size_are_refused() -> None:
+    with pytest.raises(SpaceError, match="c differs in more than size"):
+        elastic_layer("c", [Conv("c", 8, 8, activation="relu"), Conv("c", 8, 8, activation="hswish")])
+    with pytest.raises(SpaceError, match="differs in more than size"):
+        elastic_layer("c", [Conv("c", 8, 8), SqueezeExcite("c", 8, 8)])
