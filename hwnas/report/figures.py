@@ -53,7 +53,7 @@ def front(data: ReportData) -> Figure | None:
     figure, (axes,) = _figure("Accuracy against latency", "latency, ms", "validation accuracy, %")
     feasible = seen["feasible"].astype(bool)
     for part, colour, label in (
-        (seen[~feasible], "faint", "evaluated, over budget"),
+        (seen[~feasible], "faint", "over budget"),
         (seen[feasible], "cloud", "evaluated"),
     ):
         if not part.empty:
@@ -206,7 +206,8 @@ def _without_id(group: re.Match[str]) -> str:
 
 def _figure(title: str, x: str, *ys: str) -> tuple[Figure, list[Axes]]:
     """A figure of one panel for each label of a y axis, above one another, with one x axis."""
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     panels = figure.subplots(len(ys), 1, sharex=True, squeeze=False)[:, 0].tolist()
     for axes, y in zip(panels, ys, strict=True):
         axes.spines[["top", "right"]].set_visible(False)
@@ -215,7 +216,7 @@ def _figure(title: str, x: str, *ys: str) -> tuple[Figure, list[Axes]]:
         axes.grid(color=PALETTE["line"], lw=0.6)
         axes.set_axisbelow(True)
         axes.set_ylabel(y, color=PALETTE["ink"], fontsize=9.5)
-        axes.margins(0.06, 0.08)
+        axes.margins(0.06, 0.11)
         axes.ticklabel_format(useOffset=False)
     panels[-1].set_xlabel(x, color=PALETTE["ink"], fontsize=9.5)
     panels[0].set_title(title, loc="left", color=PALETTE["ink"], fontsize=11.5, fontweight="bold", pad=24)
@@ -224,7 +225,7 @@ def _figure(title: str, x: str, *ys: str) -> tuple[Figure, list[Axes]]:
 
 def _models(axes: Axes, models: pd.DataFrame, x: str, y: str) -> None:
     """A marker for each model, with its details as a tooltip; hollow where it was not measured."""
-    labels = {True: "model", False: "model, not measured"}
+    labels = {True: "model", False: "not measured"}
     for model in models.to_dict("records"):
         measured = bool(np.isfinite(model["measured_ms"]))
         axes.plot(
@@ -269,5 +270,6 @@ def _legend(axes: Axes) -> None:
         loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=4, fontsize=8.5, labelcolor=PALETTE["muted"],
         frameon=False, borderpad=0.3, handletextpad=0.5, columnspacing=1.4,
     )  # fmt: skip
+    legend.set_in_layout(False)
     for text in legend.get_texts():
         text.set_parse_math(False)
