@@ -113,7 +113,7 @@ class Supernet(nn.Module):
     @property
     def checksum(self) -> str:
         """SHA-256, in hexadecimal digits, over the space's definition and the weights."""
-        return _checksum(self.space, self.state_dict())
+        return digest([self.space.definition, tensors_digest(self.state_dict())])
 
     def save(self, directory: str | Path) -> None:
         """Write `model.safetensors` and `supernet.json` into a folder, each whole or not at all."""
@@ -175,9 +175,10 @@ def _elastic_layers(space: NetworkSpace, slot: Slot, generator: torch.Generator)
     return dict(layers)
 
 
-def _checksum(space: NetworkSpace, state: Mapping[str, Tensor]) -> str:
-    found = hashlib.sha256(digest(space.definition).encode())
-    for name, tensor in sorted(state.items()):
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hexadecimal digits, over the names, types, shapes and values of tensors."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()

@@ -1,0 +1,1 @@
+"""Data, and the training and evaluation of a supernet on it."""
