@@ -8,6 +8,7 @@ metric, keyed by where they come from (`source`, a digest of all that the value 
 search and every device that asks for the same value shares it:
 
     measurements  architecture, metric, source → value, or why it failed
+    searches      search → its settings, which every continuation shares
     rounds        search, number → the architectures that were asked for, written before they are evaluated
     stages        stage → the digest of its inputs and of what it made
 """
@@ -151,6 +152,7 @@ CREATE TABLE IF NOT EXISTS measurements (
     value REAL, error TEXT, seconds REAL NOT NULL, created REAL NOT NULL,
     PRIMARY KEY (architecture, metric, source), CHECK ((value IS NULL) <> (error IS NULL))
 ) STRICT;
+CREATE TABLE IF NOT EXISTS searches (name TEXT PRIMARY KEY, settings TEXT NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS rounds (
     search TEXT NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL,
     architecture TEXT NOT NULL REFERENCES architectures(id),
@@ -199,6 +201,20 @@ class Store:
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise StoreError(f"cannot write {self.path}: {error}; nothing of this step was stored") from None
+
+    def begin_search(self, search: str, settings: Mapping[str, Any]) -> None:
+        """Begin a search, or go on with it; StoreError, naming what differs, if its settings were others."""
+        text = json.dumps(settings, sort_keys=True)
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO searches VALUES (?, ?)", (search, text))
+            row = db.execute("SELECT settings FROM searches WHERE name = ?", (search,)).fetchone()
+        before, now = json.loads(row[0]), json.loads(text)
+        for key in {**before, **now}:
+            if before.get(key) != now.get(key):
+                raise StoreError(
+                    f"the stored search {search!r} has {key} {before.get(key)}, now it is {now.get(key)}; "
+                    "give another name, or forget the stored one (forget_search)"
+                )
 
     def add_round(self, search: str, space: str, architectures: Mapping[str, Mapping[str, Any]]) -> None:
         """The next batch of a search, id → values by choice name, in the order asked."""
@@ -257,8 +273,9 @@ class Store:
         return {row[0]: Measurement(*row) for row in rows}
 
     def forget_search(self, search: str) -> None:
-        """Drop the rounds of a search; its measurements stay, they are true of their source."""
+        """Drop a search and its rounds; its measurements stay, they are true of their source."""
         with self._transaction() as db:
+            db.execute("DELETE FROM searches WHERE name = ?", (search,))
             db.execute("DELETE FROM rounds WHERE search = ?", (search,))
 
     # ---- stages -----------------------------------------------------------------------------

@@ -1,0 +1,161 @@
+"""What is optimised, what is required, and what was found out about an architecture.
+
+Objectives keep their direction everywhere; signs flip in one function, `strategies.evolution.losses`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.errors import SearchError
+from hwnas.spaces import Architecture, SearchSpace
+
+Values = NDArray[np.float64]
+Evaluate = Callable[[Any], Any]  # a sequence of n architectures → n numbers
+
+DIRECTIONS = ("max", "min")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric to maximise or minimise.
+
+    `evaluate` maps a sequence of n architectures to n numbers. A cheap one (MACs, a table's latency) is
+    computed exactly, for thousands of architectures at a time, wherever the search needs it. An expensive
+    one is evaluated truly for the architectures that the search asks for, one at a time, and stored.
+    `source` is a digest of everything that the values depend on: searches of one store share the values
+    of a source. Without one they belong to the search alone.
+    """
+
+    name: str
+    direction: Literal["max", "min"]
+    evaluate: Evaluate
+    expensive: bool = False
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.direction not in DIRECTIONS:
+            raise SearchError(f"objective {self.name!r}: direction is 'max' or 'min', got {self.direction!r}")
+        if not callable(self.evaluate):
+            raise SearchError(f"objective {self.name!r}: evaluate is a function, got {self.evaluate!r}")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """Inclusive bounds on an objective, by its name, or on a further, cheap metric that `evaluate` gives."""
+
+    name: str
+    upper: float | None = None
+    lower: float | None = None
+    evaluate: Evaluate | None = None
+
+    def __post_init__(self) -> None:
+        bounds = [bound for bound in (self.lower, self.upper) if bound is not None]
+        if not bounds or not all(math.isfinite(bound) for bound in bounds):
+            raise SearchError(
+                f"constraint {self.name!r}: give a finite upper or lower bound, "
+                f"got lower={self.lower}, upper={self.upper}"
+            )
+        if len(bounds) == 2 and bounds[0] > bounds[1]:
+            raise SearchError(
+                f"constraint {self.name!r}: lower={self.lower} is above upper={self.upper}; "
+                "nothing lies between them"
+            )
+
+    def violation(self, values: Any) -> Values:
+        """By how much each value misses the bounds, relative to the bound; 0 exactly where it does not."""
+        values = np.asarray(values, dtype=float)
+        total = np.zeros(values.shape)
+        if self.upper is not None:
+            total += np.maximum(values - self.upper, 0) / (abs(self.upper) or 1.0)
+        if self.lower is not None:
+            total += np.maximum(self.lower - values, 0) / (abs(self.lower) or 1.0)
+        return total
+
+    def __str__(self) -> str:
+        parts = [f"{self.name} >= {self.lower:g}"] if self.lower is not None else []
+        parts += [f"{self.name} <= {self.upper:g}"] if self.upper is not None else []
+        return " and ".join(parts)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was truly found out about an architecture: every metric by name, or why one could not be had."""
+
+    architecture: Architecture
+    metrics: dict[str, float] = field(default_factory=dict)
+    status: Literal["ok", "failed"] = "ok"
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A space with objectives and constraints, checked: SearchError says what does not fit together."""
+
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.objectives:
+            raise SearchError("a search needs at least one objective")
+        names = [objective.name for objective in self.objectives]
+        own = [constraint.name for constraint in self.constraints if constraint.evaluate is not None]
+        for name in (*names, *own):
+            if (names + own).count(name) > 1:
+                raise SearchError(f"two metrics have the name {name!r}; names must differ")
+        for constraint in self.constraints:
+            if constraint.name not in (*names, *own):
+                raise SearchError(
+                    f"constraint on {constraint.name!r}, which is not a metric of this search "
+                    f"({', '.join((*names, *own))}); give the constraint its own evaluate function"
+                )
+
+    @property
+    def expensive(self) -> tuple[Objective, ...]:
+        return tuple(objective for objective in self.objectives if objective.expensive)
+
+    @property
+    def exact(self) -> dict[str, Evaluate]:
+        """The functions of the cheap metrics, by name: objectives, then those of constraints alone."""
+        functions = {o.name: o.evaluate for o in self.objectives if not o.expensive}
+        functions.update({c.name: c.evaluate for c in self.constraints if c.evaluate is not None})
+        return functions
+
+    def exact_metrics(self, archs: Any) -> dict[str, Values]:
+        """The cheap metrics of n architectures (or (n, g) genotypes), each (n,); SearchError for a NaN."""
+        if isinstance(archs, np.ndarray):
+            archs = self.space.architectures(archs)
+        return {name: checked_values(name, evaluate, archs) for name, evaluate in self.exact.items()}
+
+    def violation(self, metrics: Mapping[str, Values]) -> Values:
+        """The sum of all violations of constraints on these metrics, (n,); 0 exactly where feasible."""
+        total = np.zeros(len(next(iter(metrics.values()))) if metrics else 0)
+        for constraint in self.constraints:
+            if constraint.name in metrics:
+                total = total + constraint.violation(metrics[constraint.name])
+        return total
+
+
+def checked_values(name: str, evaluate: Evaluate, archs: Sequence[Architecture]) -> Values:
+    """The n values of n architectures; SearchError for another shape or a value that is no finite number."""
+    raw = evaluate(archs)
+    try:
+        values = np.asarray(raw, dtype=float)
+    except (TypeError, ValueError):
+        raise SearchError(f"{name}: evaluate returned {type(raw).__name__}, expected numbers") from None
+    if values.shape != (len(archs),):
+        raise SearchError(
+            f"{name}: evaluate returned shape {values.shape} for {len(archs)} architectures; "
+            f"it must return one number for each, shape ({len(archs)},)"
+        )
+    if not np.isfinite(values).all():
+        bad = int(np.argmin(np.isfinite(values)))
+        raise SearchError(f"{name} of {archs[bad]} is {values[bad]}; every value must be a finite number")
+    return values

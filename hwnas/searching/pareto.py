@@ -1,0 +1,131 @@
+"""The Pareto front of what was evaluated, and its exact hypervolume."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import moocore
+import numpy as np
+import pandas as pd
+
+from hwnas.errors import InfeasibleError, SearchError
+from hwnas.searching.objectives import DIRECTIONS, Constraint, Evaluation, Objective, Values
+
+
+@dataclass(frozen=True)
+class ParetoFront(Sequence[Evaluation]):
+    """The evaluations that no other one beats, the best in the first objective first.
+
+    Of several with equal values the first evaluated stands for all.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    objectives: tuple[Objective, ...]
+
+    @classmethod
+    def of(
+        cls,
+        evaluations: Sequence[Evaluation],
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint] = (),
+    ) -> ParetoFront:
+        """The front of all evaluations that succeeded and satisfy the constraints; it may be empty.
+
+        SearchError if an evaluation lacks a metric that an objective or a constraint names.
+        """
+        candidates = [e for e in evaluations if e.status == "ok"]
+        for constraint in constraints:
+            within = constraint.violation([_metric(e, constraint.name) for e in candidates]) == 0
+            candidates = [e for e, inside in zip(candidates, within, strict=True) if inside]
+        points = np.array([[_metric(e, o.name) for o in objectives] for e in candidates], dtype=float)
+        if not candidates:
+            return cls((), tuple(objectives))
+        _, first = np.unique(points, axis=0, return_index=True)
+        best = moocore.is_nondominated(points[first], maximise=[o.direction == "max" for o in objectives])
+        chosen = first[best]
+        values = points[chosen, 0]
+        order = np.lexsort((chosen, -values if objectives[0].direction == "max" else values))
+        return cls(tuple(candidates[i] for i in chosen[order]), tuple(objectives))
+
+    def __len__(self) -> int:
+        return len(self.evaluations)
+
+    def __getitem__(self, item: Any) -> Any:
+        return self.evaluations[item]
+
+    def __iter__(self) -> Iterator[Evaluation]:
+        return iter(self.evaluations)
+
+    @property
+    def points(self) -> Values:
+        """(n, objectives) values in the objectives' own units and directions."""
+        values = [[e.metrics[o.name] for o in self.objectives] for e in self.evaluations]
+        return np.array(values, dtype=float).reshape(len(self), len(self.objectives))
+
+    def best(self, **bounds: float) -> Evaluation:
+        """The best in the first objective under bounds such as ``max_latency_ms=2.0`` or ``min_accuracy=90``.
+
+        SearchError for an unknown metric, InfeasibleError, with the nearest value, when none is within.
+        """
+        if not self.evaluations:
+            raise InfeasibleError("the front is empty: no evaluation succeeded within the constraints")
+        left = self.evaluations
+        for bound, limit in bounds.items():
+            kind, _, name = bound.partition("_")
+            if kind not in ("max", "min") or name not in self.evaluations[0].metrics:
+                known = ", ".join(f"max_{m}, min_{m}" for m in self.evaluations[0].metrics)
+                raise SearchError(f"unknown bound {bound!r}; known: {known}")
+            values = [e.metrics[name] for e in left]
+            keep = [value <= limit if kind == "max" else value >= limit for value in values]
+            if not any(keep):
+                nearest = min(values) if kind == "max" else max(values)
+                raise InfeasibleError(
+                    f"nothing on the front has {name} {'<=' if kind == 'max' else '>='} {limit:g}; "
+                    f"the nearest has {nearest:g}"
+                )
+            left = tuple(e for e, inside in zip(left, keep, strict=True) if inside)
+        return left[0]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a model: the objectives in their order, then `architecture`, its values by choice name."""
+        columns: dict[str, Any] = {
+            o.name: [e.metrics[o.name] for e in self.evaluations] for o in self.objectives
+        }
+        return pd.DataFrame({**columns, "architecture": [e.architecture.values for e in self.evaluations]})
+
+    def hypervolume(self, reference: Sequence[float]) -> float:
+        """Exact hypervolume between the front and `reference`, one value an objective, in its units."""
+        return hypervolume(self.points, reference, [o.direction for o in self.objectives])
+
+
+def hypervolume(points: Any, reference: Sequence[float], directions: str | Sequence[str] = "min") -> float:
+    """Exact hypervolume of (n, m) points, dominated ones allowed, up to `reference` (m,).
+
+    `directions` is "max" or "min", for all or one for each of the m objectives; points that are not better
+    than the reference in all of them add nothing. SearchError for shapes that do not fit or a NaN.
+    """
+    target = np.asarray(reference, dtype=float)
+    names = [directions] * target.size if isinstance(directions, str) else list(directions)
+    array = np.asarray(points, dtype=float)
+    array = array.reshape(0, target.size) if array.size == 0 else array
+    if array.ndim != 2 or target.shape != (array.shape[1],) or len(names) != array.shape[1]:
+        raise SearchError(
+            f"hypervolume of points of shape {array.shape} needs one reference value and one direction "
+            f"an objective, got {target.shape} and {len(names)}"
+        )
+    if not set(names) <= set(DIRECTIONS):
+        raise SearchError(f"directions are 'max' or 'min', got {names}")
+    if not (np.isfinite(array).all() and np.isfinite(target).all()):
+        raise SearchError("hypervolume of points or a reference that are not finite numbers")
+    if len(array) == 0:
+        return 0.0
+    return float(moocore.hypervolume(array, ref=target, maximise=[name == "max" for name in names]))
+
+
+def _metric(evaluation: Evaluation, name: str) -> float:
+    if name not in evaluation.metrics:
+        known = ", ".join(evaluation.metrics)
+        raise SearchError(f"{name!r} is not a metric of {evaluation.architecture} (it has {known})")
+    return evaluation.metrics[name]

@@ -1,0 +1,87 @@
+"""NSGA-II on arrays: one row an architecture, no object an individual.
+
+Source: Deb et al. 2002, https://doi.org/10.1109/4235.996017; constraints by feasibility first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pymoo.operators.survival.rank_and_crowding.metrics import calc_crowding_distance
+from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
+
+from hwnas.searching.feasible import new_rows, row_keys
+from hwnas.searching.objectives import Objective, Values
+from hwnas.spaces import SearchSpace
+from hwnas.spaces.base import Genotypes
+
+Score = Callable[[Genotypes], tuple[Values, Values]]  # (n, g) → losses (n, m), violation (n,)
+
+
+def losses(objectives: Sequence[Objective], metrics: Mapping[str, Values]) -> Values:
+    """(n, m) values to minimise, a column an objective: the one place where signs flip."""
+    return np.stack([(-1.0 if o.direction == "max" else 1.0) * metrics[o.name] for o in objectives], axis=1)
+
+
+def best_first(losses: Values, violation: Values, n: int) -> NDArray[np.int64]:
+    """The positions of the best n: feasible ones by front, then crowding; the others by violation."""
+    feasible = np.flatnonzero(violation == 0)
+    chosen = [np.zeros(0, dtype=np.int64)]
+    if len(feasible):
+        for front in NonDominatedSorting().do(losses[feasible], n_stop_if_ranked=n):
+            crowding = calc_crowding_distance(losses[feasible][front])
+            chosen.append(feasible[front[np.argsort(-crowding, kind="stable")]])
+    infeasible = np.flatnonzero(violation > 0)
+    chosen.append(infeasible[np.argsort(violation[infeasible], kind="stable")])
+    return np.concatenate(chosen)[:n]
+
+
+def offspring(space: SearchSpace, parents: Genotypes, n: int, rng: np.random.Generator) -> Genotypes:
+    """At most n canonical, valid children of `parents` (best first) by tournament, crossover and mutation.
+
+    A child takes each choice from one of two parents, or from the one where it is active; a choice that was
+    active in neither is drawn. Then each choice changes with probability 1 / g, at least one of them.
+    """
+    g = len(space.choices)
+    pairs = rng.integers(0, len(parents), (2, n, 2)).min(axis=2)
+    first = rng.random((n, g)) < 0.5
+    active = space.active(parents)
+    first = np.where(active[pairs[0]] == active[pairs[1]], first, active[pairs[0]])
+    children = np.where(first, parents[pairs[0]], parents[pairs[1]])
+    mutated = rng.random((n, g)) < 1.0 / g
+    mutated[np.arange(n), rng.integers(0, g, n)] = True
+    shift = 1 + np.floor(rng.random((n, g)) * (space.cardinalities - 1)).astype(np.int64)
+    changed = (children + shift) % space.cardinalities
+    unknown = ~(active[pairs[0]] | active[pairs[1]])
+    drawn = np.floor(rng.random((n, g)) * space.cardinalities).astype(np.int64)
+    children = space.canonical(np.where(unknown, drawn, np.where(mutated, changed, children)))
+    return children[space.valid(children)]
+
+
+def evolve(
+    space: SearchSpace,
+    score: Score,
+    start: Genotypes,
+    population: int,
+    generations: int,
+    rng: np.random.Generator,
+) -> tuple[Genotypes, Values, Values]:
+    """Every architecture that NSGA-II came across, each once, with its losses (n, m) and violation (n,)."""
+    found = new_rows(start, ())
+    found_losses, violation = score(found)
+    seen = set(row_keys(found))
+    alive = best_first(found_losses, violation, population)
+    for _ in range(generations):
+        children = new_rows(offspring(space, found[alive], population, rng), seen)
+        if len(children) == 0:
+            continue
+        seen.update(row_keys(children))
+        scored = score(children)
+        pool = np.concatenate([alive, np.arange(len(found), len(found) + len(children))])
+        found = np.concatenate([found, children])
+        found_losses = np.concatenate([found_losses, scored[0]])
+        violation = np.concatenate([violation, scored[1]])
+        alive = pool[best_first(found_losses[pool], violation[pool], population)]
+    return found, found_losses, violation

@@ -1,0 +1,173 @@
+"""Predictor-guided NSGA-II with true evaluations in between.
+
+Source: LINAS, https://arxiv.org/abs/2205.10358. Different from it: the start is stratified from the
+smallest to the largest, cheap metrics are exact in the inner search, and batches are chosen greedily by
+the hypervolume that they promise to add to the front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import moocore
+import numpy as np
+
+from hwnas.errors import SearchError
+from hwnas.predictors import get_predictor
+from hwnas.searching.feasible import Candidates, extreme, new_rows, row_keys
+from hwnas.searching.objectives import Evaluation, Problem, Values
+from hwnas.searching.strategies.base import History
+from hwnas.searching.strategies.evolution import best_first, evolve, losses
+from hwnas.spaces import Architectures
+from hwnas.spaces.base import Genotypes
+
+POPULATION = 100
+GENERATIONS = 40
+
+
+class LINAS:
+    """A start of `start` architectures, then rounds of `batch`; `predictor` learns every expensive metric."""
+
+    def __init__(
+        self, problem: Problem, seed: int = 0, predictor: str = "gp", start: int = 20, batch: int = 10
+    ) -> None:
+        if start < 2 or batch < 1:
+            raise SearchError(f"linas needs start >= 2 and batch >= 1, got {start} and {batch}")
+        get_predictor(predictor)
+        self.problem = problem
+        self.seed = seed
+        self.predictor = predictor
+        self.start = start
+        self.batch = batch
+        self._history = History(problem)
+        self._candidates = Candidates(problem)
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        self._history.add(evaluations)
+
+    def ask(self, n: int) -> Architectures:
+        rng = np.random.default_rng([self.seed, len(self._history)])
+        seen = set(row_keys(self._history.seen))
+        missing = self.start - len(self._history)
+        if missing > 0:
+            n = min(n, missing)
+            chosen = self._stratified(n, rng, seen)
+        elif len(self._history.genotypes) >= 2:
+            n = min(n, self.batch)
+            chosen = self._promising(n, rng, seen)
+        else:
+            n = min(n, self.batch)
+            chosen = self.problem.space.genotypes([])
+        if len(chosen) < n:
+            seen.update(row_keys(chosen))
+            chosen = np.concatenate([chosen, self._candidates.draw(n - len(chosen), rng, seen)])
+        return Architectures(self.problem.space, chosen)
+
+    # ---- start ----------------------------------------------------------------------------------
+
+    def _stratified(self, n: int, rng: np.random.Generator, seen: set[bytes]) -> Genotypes:
+        """Feasible architectures spread evenly from the smallest to the largest of each cheap objective."""
+        space = self.problem.space
+        cheap = [o for o in self.problem.objectives if not o.expensive]
+        chosen = space.genotypes([])
+        for position, objective in enumerate(cheap):
+            share = (n - len(chosen)) // (len(cheap) - position)
+            low, _ = extreme(space, objective.evaluate, "min", rng)
+            high, _ = extreme(space, objective.evaluate, "max", rng)
+            pool = self._between(space.genotypes([low]), space.genotypes([high]), 100 * share, rng)
+            pool = new_rows(pool, seen | set(row_keys(chosen)))
+            pool = pool[self._candidates.violation(pool) == 0]
+            if len(pool) == 0:
+                continue
+            values = self.problem.exact_metrics(pool)[objective.name]
+            picked: list[int] = []
+            for target in np.linspace(values.min(), values.max(), share):
+                distance = np.abs(values - target)
+                distance[picked] = np.inf
+                if np.isfinite(distance).any():
+                    picked.append(int(np.argmin(distance)))
+            chosen = np.concatenate([chosen, pool[picked]])
+        return chosen
+
+    def _between(self, low: Genotypes, high: Genotypes, n: int, rng: np.random.Generator) -> Genotypes:
+        """n architectures on the way from `low` (1, g) by random ones to `high` (1, g), and these two."""
+        space = self.problem.space
+        way = rng.random((n, 1)) * 2 - 1
+        drawn = space.sample(n, rng).genotypes
+        mixed = np.where(rng.random(drawn.shape) < np.abs(way), np.where(way < 0, low, high), drawn)
+        mixed = space.canonical(np.concatenate([low, high, mixed]))
+        return mixed[space.valid(mixed)]
+
+    # ---- rounds ---------------------------------------------------------------------------------
+
+    def _promising(self, n: int, rng: np.random.Generator, seen: set[bytes]) -> Genotypes:
+        """The unseen architectures that are predicted to add most hypervolume to the front."""
+        problem, space = self.problem, self.problem.space
+        genotypes, metrics = self._history.genotypes, self._history.metrics
+        features = space.features(genotypes)
+        predictors = {}
+        for objective in problem.expensive:
+            predictors[objective.name] = get_predictor(self.predictor, self.seed)
+            predictors[objective.name].fit(features, metrics[objective.name])
+
+        def score(archs: Genotypes) -> tuple[Values, Values]:
+            known = problem.exact_metrics(archs)
+            rows = space.features(archs)
+            for name, predictor in predictors.items():
+                known[name], _ = predictor.predict(rows)
+            return losses(problem.objectives, known), problem.violation(known)
+
+        told = losses(problem.objectives, metrics)
+        violation = problem.violation(metrics)
+        if self._candidates.every is not None:
+            found = self._candidates.every
+            found_losses, found_violation = score(found)
+        else:
+            parents = genotypes[best_first(told, violation, POPULATION // 2)]
+            drawn = self._candidates.draw(POPULATION - len(parents), rng, set(row_keys(parents)))
+            found, found_losses, found_violation = evolve(
+                space, score, np.concatenate([parents, drawn]), POPULATION, GENERATIONS, rng
+            )
+        unseen = np.array([key not in seen for key in row_keys(found)], dtype=bool)
+        keep = np.flatnonzero(unseen & (found_violation == 0))
+        front = told[violation == 0]
+        picked = most_hypervolume(found_losses[keep], front, n)
+        rest = np.setdiff1d(np.arange(len(keep)), picked)
+        order = best_first(found_losses[keep][rest], np.zeros(len(rest)), n - len(picked))
+        chosen = np.concatenate([np.array(picked, dtype=np.int64), rest[order]])
+        return np.asarray(found[keep[chosen]])
+
+
+def most_hypervolume(points: Values, front: Values, n: int) -> list[int]:
+    """Positions of at most n points, greedily by the hypervolume each adds to the front; all minimised."""
+    everything = np.concatenate([points, front])
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    width = np.where(high > low, high - low, 1.0)
+    points, front = (points - low) / width, (front - low) / width
+    reference = np.full(points.shape[1], 1.1)
+    picked: list[int] = []
+    for _ in range(n):
+        gains = added_hypervolume(points, front, reference)
+        best = int(np.argmax(gains))
+        if gains[best] <= 0:
+            break
+        picked.append(best)
+        front = np.concatenate([front, points[[best]]])
+    return picked
+
+
+def added_hypervolume(points: Values, front: Values, reference: Values) -> Values:
+    """The hypervolume that each point (n, m) alone adds to the front (k, m), (n,); all minimised."""
+    front = front[moocore.is_nondominated(front)] if len(front) else front
+    if points.shape[1] == 2:
+        front = front[np.argsort(front[:, 0])]
+        edges = np.concatenate([[-np.inf], front[:, 0], [reference[0]]])
+        heights = np.concatenate([[reference[1]], front[:, 1]])
+        widths = np.minimum(edges[1:], reference[0]) - np.maximum(edges[:-1], points[:, :1])
+        drops = np.minimum(heights, reference[1]) - points[:, 1:]
+        return np.asarray((np.maximum(widths, 0) * np.maximum(drops, 0)).sum(axis=1))
+    base = moocore.hypervolume(front, ref=reference) if len(front) else 0.0
+    gains = np.zeros(len(points))
+    for i in np.flatnonzero((points < reference).all(axis=1)):
+        gains[i] = moocore.hypervolume(np.concatenate([front, points[[i]]]), ref=reference) - base
+    return gains

@@ -1,0 +1,31 @@
+"""Random search: the baseline of every comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hwnas.searching.feasible import Candidates, row_keys
+from hwnas.searching.objectives import Evaluation, Problem
+from hwnas.searching.strategies.base import History
+from hwnas.spaces import Architectures
+
+
+class Random:
+    """Feasible architectures at random, each once, in batches of `batch`."""
+
+    def __init__(self, problem: Problem, seed: int = 0, batch: int = 10) -> None:
+        self.problem = problem
+        self.seed = seed
+        self.batch = batch
+        self._history = History(problem)
+        self._candidates = Candidates(problem)
+
+    def ask(self, n: int) -> Architectures:
+        rng = np.random.default_rng([self.seed, len(self._history)])
+        seen = set(row_keys(self._history.seen))
+        return Architectures(self.problem.space, self._candidates.draw(min(n, self.batch), rng, seen))
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        self._history.add(evaluations)
