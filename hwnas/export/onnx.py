@@ -66,7 +66,7 @@ def check_onnx(data: bytes, model: nn.Module, images: Tensor) -> float:
 
 
 def onnx_logits(data: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outputs, (n, classes), of ONNX Runtime on images (n, c, h, w), in the batches that the file asks for."""
+    """ONNX Runtime's outputs, (n, classes), on images (n, c, h, w), in batches of the file's own size."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

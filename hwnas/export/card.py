@@ -1,0 +1,75 @@
+"""The README.md beside an exported model: what it is, how good, how fast, and how to run it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+USE = """import json
+import numpy as np
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+images = np.zeros((1, {channels}, {size}, {size}), np.float32)   # (pixels / 255 - mean) / std, see above
+logits = session.run(["logits"], {{"input": images}})[0]
+print(json.loads(session.get_modelmeta().custom_metadata_map["classes"])[int(logits.argmax())])
+"""
+
+
+def model_card(
+    entry: Mapping[str, Any],
+    *,
+    experiment: str,
+    input_shape: tuple[int, ...],
+    preprocessing: Mapping[str, Sequence[float]],
+    classes: Sequence[str],
+    device: str,
+) -> str:
+    """Markdown for one entry of pareto.json. `input_shape` is (channels, height, width)."""
+    channels, size = input_shape[0], input_shape[1]
+    measured = entry["measured"]
+    latency = "not measured yet"
+    if measured["latency_ms"] is not None:
+        low, high = measured["latency_ci_ms"]
+        latency = f"{measured['latency_ms']:.4g} ms (95 %: {low:.4g} to {high:.4g})"
+    rows = [
+        ("Validation accuracy", f"{entry['validation_accuracy']:.2f} %"),
+        ("Test accuracy", f"{entry['test_accuracy']:.2f} %"),
+        ("Measured latency, batch 1", latency),
+        ("Predicted latency", f"{entry['predicted']['latency_ms']:.4g} ms"),
+        ("Device", device),
+        ("MACs", f"{entry['macs']:,}"),
+        ("Parameters", f"{entry['params']:,}"),
+        ("Status", entry["status"]),
+    ]
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    choices = "\n".join(f"| `{name}` | {value} |" for name, value in entry["architecture"].items())
+    return f"""# {experiment}: model {entry["id"]}
+
+A network found by hwnas: the most accurate one that it evaluated at its latency on this device.
+
+| | |
+|---|---|
+{table}
+
+Latency is warm and back to back; the test split was not used in training or search.
+
+## Input
+
+RGB or grey images as float32 of shape (1, {channels}, {size}, {size}), resized to {size}×{size} pixels
+(bilinear, antialiased), scaled to 0–1, less the mean {json.dumps(list(preprocessing["mean"]))}, over the
+standard deviation {json.dumps(list(preprocessing["std"]))}. Output: {len(classes)} logits, one a class:
+{", ".join(classes[:20])}{" …" if len(classes) > 20 else ""}.
+
+## Use
+
+```python
+{USE.format(channels=channels, size=size)}```
+
+## Architecture
+
+| choice | value |
+|---|---|
+{choices}
+"""

@@ -1,0 +1,778 @@
+"""The whole job as one story: profile → train → search → export → verify → report.
+
+The table comes first because it is cheap and says at once whether the budgets can be met. A stage leaves its
+artefacts in the run's folder and a row in run.db that says what it was made from; it is skipped while both
+stand, and refused, with the difference spelled out, when they were made from something else.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import logging
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import psutil
+import yaml
+
+from hwnas.config import Experiment, load_config
+from hwnas.errors import ConfigError, ExportError, InfeasibleError, StoreError
+from hwnas.export.card import model_card
+from hwnas.export.verify import measure_latency, most_accurate
+from hwnas.latency.devices import get_device
+from hwnas.latency.profiling import profile
+from hwnas.latency.table import LatencyTable
+from hwnas.predictors import get_predictor
+from hwnas.progress import Progress, silent
+from hwnas.report.data import ReportData
+from hwnas.report.html import write_report
+from hwnas.searching.feasible import extreme
+from hwnas.searching.loop import SearchResult, search
+from hwnas.searching.objectives import Constraint, Evaluation, Objective
+from hwnas.searching.pareto import ParetoFront
+from hwnas.spaces import Architecture, NetworkSpace, get_space
+from hwnas.store import (
+    Store,
+    digest,
+    file_digest,
+    read_bytes,
+    read_json,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+if TYPE_CHECKING:  # torch is loaded by the stages that need it
+    from hwnas.networks.supernet import Supernet
+    from hwnas.training.data import Dataset
+    from hwnas.training.evaluation import AccuracyEvaluator
+
+log = logging.getLogger("hwnas")
+
+TABLE_FILE = "latency_table.json"
+CHECKED_IMAGES = 64  # real images on which every export is compared with torch
+ACCURACY_TOLERANCE = 0.1  # points of test accuracy between ONNX Runtime and torch
+FOLDS = 5  # of the cross-validation behind predicted accuracies
+SPARES = 5  # further models that are measured when one misses its budget
+PREDICTOR = "gp"  # behind predicted accuracies where the search names none
+
+# Each stage and those that are made from what it makes.
+FOLLOWERS: dict[str, tuple[str, ...]] = {
+    "profile": ("search", "export", "verify", "report"),
+    "train": ("search", "export", "verify", "report"),
+    "search": ("export", "verify", "report"),
+    "export": ("verify", "report"),
+    "verify": ("report",),
+    "report": (),
+}
+
+Display = Callable[[str], Progress]
+
+
+def no_display(stage: str) -> Progress:
+    """A Display that shows nothing."""
+    return silent
+
+
+def run(
+    config: str | Path | Experiment,
+    *,
+    run_dir: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    restart: str | None = None,
+    display: Display = no_display,
+) -> Run:
+    """The whole job of an experiment file; goes on where an earlier call stopped.
+
+    `run_dir` is the run's folder, by default the experiment's name; relative ones are under ``runs/``.
+    `overrides` sets fields by dotted key. `restart` names a stage to make again, with what follows from it,
+    or is "all". HwnasError when something cannot be done; what is finished stays.
+    """
+    job = open_run(config, run_dir=run_dir, overrides=overrides)
+    if restart is not None:
+        job.restart(restart)
+    for stage in STAGES:
+        job.make(stage, display)
+    return job
+
+
+def open_run(
+    config: str | Path | Experiment,
+    *,
+    run_dir: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Run:
+    """The run of an experiment file, its folder made if need be."""
+    experiment = config if isinstance(config, Experiment) else load_config(config, overrides)
+    return Run(run_folder(run_dir if run_dir is not None else experiment.name), experiment)
+
+
+def load_run(run_dir: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
+    """The run in an existing folder; StoreError if there is none."""
+    directory = run_folder(run_dir)
+    if not (directory / "config.yaml").is_file():
+        raise StoreError(
+            f"{directory} is not the folder of a run: it has no config.yaml; see hwnas run --help"
+        )
+    return Run(directory, load_config(directory / "config.yaml", overrides))
+
+
+def run_folder(run_dir: str | Path) -> Path:
+    """Where a run lives: as given if that is a run or absolute, otherwise under ``runs/``."""
+    path = Path(run_dir)
+    if path.is_absolute() or path.parts[:1] == ("runs",) or (path / "config.yaml").is_file():
+        return path
+    if ".." in path.parts:
+        raise ConfigError(f"run folder {path} climbs out of runs/; give an absolute path")
+    return Path("runs") / path
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage is made from, plain data that is compared, and how it is made.
+
+    `make` returns plain data on what it made and the artefacts it left, relative to the run's folder.
+    """
+
+    needs: tuple[str, ...]
+    inputs: Callable[[Run], dict[str, Any]]
+    make: Callable[[Run, Progress], tuple[dict[str, Any], list[str]]]
+
+
+class Run:
+    """A run's folder: its experiment, and what the finished stages left there."""
+
+    def __init__(self, directory: Path, config: Experiment) -> None:
+        self.directory = directory
+        self.config = config
+        self.store = Store(directory / "run.db")
+
+    # ---- stages ---------------------------------------------------------------------------------
+
+    def make(self, name: str, display: Display = no_display) -> None:
+        """Make a stage unless it stands. StoreError if it was made from something else, or was changed."""
+        stage = STAGES[name]
+        for needed in stage.needs:
+            if self.store.stage(needed) is None:
+                raise StoreError(
+                    f"{self.directory}: {name} needs {needed}, which is not finished; "
+                    f"run: hwnas run {self.directory / 'config.yaml'} --run-dir {self.directory}"
+                )
+        if name in ("train", "search") and self.store.stage("profile") is not None:
+            check_budgets(self)
+        inputs = stage.inputs(self)
+        done = self.store.stage(name)
+        if done is not None:
+            self._check(name, done, inputs)
+            log.info("%s: done before", name)
+            return
+        self._describe()
+        log.info("%s: started", name)
+        start = time.perf_counter()
+        outputs, files = stage.make(self, display(name))
+        seconds = time.perf_counter() - start
+        digests = {file: file_digest(self.directory / file) for file in files}
+        self.store.finish_stage(name, inputs, {**outputs, "files": digests, "seconds": seconds})
+        log.info("%s: finished in %.1f s", name, seconds)
+
+    def outputs(self, name: str) -> dict[str, Any]:
+        """What a finished stage made; StoreError if it is not finished."""
+        done = self.store.stage(name)
+        if done is None:
+            raise StoreError(f"{self.directory}: {name} is not finished")
+        return dict(done["outputs"])
+
+    def restart(self, name: str) -> None:
+        """Have a stage, and what follows from it, made again; "all" for every stage."""
+        if name != "all" and name not in STAGES:
+            raise ConfigError(f"--restart {name!r}: no such stage; known: {', '.join(STAGES)}")
+        names = list(STAGES) if name == "all" else [name, *FOLLOWERS[name]]
+        for stage in names:
+            if stage in RESETS:
+                RESETS[stage](self)
+        self.store.reopen_stages(names)
+
+    def _check(self, name: str, done: Mapping[str, Any], inputs: Mapping[str, Any]) -> None:
+        before, now = dict(_flat(done["inputs"])), dict(_flat(inputs))
+        differing = [
+            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
+        if differing:
+            raise StoreError(
+                f"{self.directory}: {name} was made from something else: {'; '.join(differing[:5])}. "
+                f"Undo that, or make it again with --restart {name}, or choose another --run-dir"
+            )
+        for file, sha256 in done["outputs"]["files"].items():
+            path = self.directory / file
+            if not path.is_file() or file_digest(path) != sha256:
+                state = "was changed" if path.is_file() else "is gone"
+                raise StoreError(f"{path} {state} since {name} made it; make it again with --restart {name}")
+
+    def _describe(self) -> None:
+        """config.yaml, resolved and complete, and environment.json."""
+        text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_text(self.directory / "config.yaml", text)
+        write_json(self.directory / "environment.json", environment())
+
+    # ---- what the experiment names --------------------------------------------------------------
+
+    def data(self, split: Literal["train", "validation", "test"]) -> Dataset:
+        """One split of the experiment's data."""
+        if split not in self._data:
+            from hwnas.training.data import load_dataset
+
+            named = self.config.data
+            self._data[split] = load_dataset(named.name, split, self.config.seed, **named.parameters)
+        return self._data[split]
+
+    @cached_property
+    def _data(self) -> dict[str, Dataset]:
+        return {}
+
+    @cached_property
+    def space(self) -> NetworkSpace:
+        """The search space; classes and channels are those of the data unless the experiment says them."""
+        parameters = dict(self.config.space.parameters)
+        if not {"classes", "channels"} <= parameters.keys():
+            train = self.data("train")
+            parameters = {"classes": len(train.classes), "channels": train.images.shape[1], **parameters}
+        return get_space(self.config.space.name, **parameters)
+
+    @cached_property
+    def table(self) -> LatencyTable:
+        """The latency table that the profile stage left."""
+        return LatencyTable.load(self.directory / TABLE_FILE)
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        """The supernet that the train stage left."""
+        from hwnas.networks.supernet import load_supernet
+
+        return load_supernet(self.directory / "supernet")
+
+    @cached_property
+    def evaluator(self) -> AccuracyEvaluator:
+        """Validation accuracy of the supernet's subnets."""
+        from hwnas.training.evaluation import AccuracyEvaluator
+
+        images = self.config.search.calibration_images
+        return AccuracyEvaluator(
+            self.supernet, self.data("train"), self.data("validation"), images, self.config.seed
+        )
+
+    # ---- what was found -------------------------------------------------------------------------
+
+    @cached_property
+    def objectives(self) -> list[Objective]:
+        """Validation accuracy, truly evaluated; latency by the table."""
+
+        def accuracy(archs: Sequence[Architecture]) -> Any:
+            return self.evaluator(archs)
+
+        # Values are shared by all searches that evaluate the same supernet in the same way.
+        source = digest(
+            {
+                "supernet": self.outputs("train")["checksum"],
+                "data": self.config.data.model_dump(),
+                "seed": self.config.seed,
+                "calibration_images": self.config.search.calibration_images,
+            }
+        )
+        return [
+            Objective("accuracy", "max", accuracy, expensive=True, source=source),
+            Objective("latency_ms", "min", self.table.latency_ms),
+        ]
+
+    def search(self, name: str, strategy: str, progress: Progress = silent) -> SearchResult:
+        """A search of this run's store by name: gone on with, or as it was if it is finished."""
+        section, budgets = self.config.search, self.config.latency.budgets_ms
+        chosen = section.predictor is not None and strategy == section.strategy
+        return search(
+            self.space,
+            self.objectives,
+            [Constraint("latency_ms", upper=max(budgets))] if budgets else [],
+            strategy,
+            section.evaluations,
+            self.config.seed,
+            self.store,
+            name,
+            progress,
+            **({"predictor": section.predictor} if chosen else {}),
+        )
+
+    @cached_property
+    def searched(self) -> SearchResult:
+        """The finished search."""
+        self.outputs("search")
+        return self.search("search", self.config.search.strategy)
+
+    @cached_property
+    def predicted_accuracy(self) -> dict[str, float]:
+        """What a predictor that has not seen an evaluation says of it, by architecture id (5-fold)."""
+        good = [e for e in self.searched.evaluations if e.status == "ok"]
+        features = self.space.features([e.architecture for e in good])
+        accuracy = np.array([e.metrics["accuracy"] for e in good])
+        predicted = np.full(len(good), np.nan)
+        fold = np.random.default_rng(self.config.seed).permutation(len(good)) % FOLDS
+        for held_out in range(FOLDS) if len(good) >= 2 * FOLDS else ():
+            predictor = get_predictor(self.config.search.predictor or PREDICTOR, self.config.seed)
+            predictor.fit(features[fold != held_out], accuracy[fold != held_out])
+            predicted[fold == held_out] = predictor.predict(features[fold == held_out])[0]
+        return {e.architecture.id: float(p) for e, p in zip(good, predicted, strict=True)}
+
+    def evaluations(self) -> pd.DataFrame:
+        """Every true evaluation of the search in order, one row each, choices as columns of their own."""
+        evaluations = self.searched.evaluations
+        archs = [e.architecture for e in evaluations]
+        budgets = self.config.latency.budgets_ms
+        latency = self.table.latency_ms(archs)
+        facts = pd.DataFrame(
+            {
+                "id": [arch.id for arch in archs],
+                "accuracy": [e.metrics.get("accuracy", np.nan) for e in evaluations],
+                "predicted_accuracy": [self.predicted_accuracy.get(arch.id, np.nan) for arch in archs],
+                "latency_ms": latency,
+                "macs": self.space.macs(archs).astype(np.int64),
+                "params": self.space.params(archs).astype(np.int64),
+                "status": [e.status for e in evaluations],
+                "error": [e.error or "" for e in evaluations],
+                "feasible": latency <= (max(budgets) if budgets else np.inf),
+            }
+        )
+        return pd.concat([facts, pd.DataFrame([arch.values for arch in archs])], axis=1)
+
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """The entries of pareto.json, fastest first."""
+        return list(read_json(self.directory / "pareto.json")["models"])
+
+    @property
+    def front(self) -> ParetoFront:
+        """The front by validation accuracy and measured latency; needs a verified run (else StoreError)."""
+        self.outputs("verify")
+        measured = [_evaluation(self, entry) for entry in self.models if entry["status"] != "missed"]
+        return ParetoFront.of(measured, self.objectives)
+
+    def summary(self) -> dict[str, Any]:
+        """Plain data on what the run has so far: models, budgets, and where the report is."""
+        verified = self.store.stage("verify") is not None
+        report = self.directory / "report.html"
+        models: list[dict[str, Any]] = []
+        if verified:
+            models = self.models
+        elif self.store.stage("export") is not None:
+            models = [read_entry(self, name) for name in self.outputs("search")["front"]]
+        return {
+            "run": str(self.directory),
+            "verified": verified,
+            "models": models,
+            "budgets": self.outputs("verify")["budgets"] if verified else [],
+            "report": str(report) if self.store.stage("report") is not None else None,
+        }
+
+
+def _evaluation(run: Run, entry: Mapping[str, Any]) -> Evaluation:
+    """An entry of pareto.json as an evaluation whose latency is the measured one."""
+    metrics = {
+        "accuracy": entry["validation_accuracy"],
+        "latency_ms": entry["measured"]["latency_ms"],
+        "test_accuracy": entry["test_accuracy"],
+        "macs": entry["macs"],
+        "params": entry["params"],
+    }
+    return Evaluation(run.space.architecture(entry["architecture"]), metrics)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor and date, for the record."""
+    cpu = get_device("onnxruntime").identity.device
+    packages = ("hwnas", "torch", "onnxruntime", "numpy", "scikit-learn", "pymoo")
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu["cpu"],
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "load": round(os.getloadavg()[0], 2),
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as (dotted key, value) pairs."""
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+
+
+# ---- profile: how long each operator takes on this device ----------------------------------------
+
+
+def _profile_inputs(run: Run) -> dict[str, Any]:
+    latency = run.config.latency
+    if latency.table is not None:
+        return {"space": run.space.definition, "table": file_digest(latency.table)}
+    return {
+        "space": run.space.definition,
+        "device": latency.device,
+        "threads": latency.threads,
+        "rounds": latency.rounds,
+        "calibration_networks": latency.calibration_networks,
+        "held_out_networks": latency.held_out_networks,
+        "seed": run.config.seed,
+    }
+
+
+def _profile(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    latency = run.config.latency
+    if latency.table is not None:
+        table = LatencyTable.load(latency.table)
+    else:
+        table = profile(
+            run.space,
+            device=latency.device,
+            threads=latency.threads,
+            rounds=latency.rounds,
+            calibration_networks=latency.calibration_networks,
+            held_out_networks=latency.held_out_networks,
+            rng=run.config.seed,
+            progress=progress,
+        )
+    table.save(run.directory / TABLE_FILE)
+    log.info("profile: %s", table.summary())
+    return {"table": file_digest(run.directory / TABLE_FILE)}, [TABLE_FILE]
+
+
+def check_budgets(run: Run) -> None:
+    """Warn of budgets that no architecture can keep by the table; InfeasibleError if that is all of them."""
+    budgets = run.config.latency.budgets_ms
+    _, smallest = extreme(run.space, run.table.latency_ms)
+    unreachable = [budget for budget in budgets if budget < smallest]
+    if budgets and len(unreachable) == len(budgets):
+        raise InfeasibleError(
+            f"no architecture keeps the latency budget of {max(budgets):g} ms: the fastest one takes "
+            f"{smallest:.4g} ms on this device; raise latency.budgets_ms or choose a smaller space"
+        )
+    for budget in unreachable:
+        log.warning("no architecture keeps the budget of %g ms; the fastest takes %.4g ms", budget, smallest)
+
+
+# ---- train: one supernet for all architectures ---------------------------------------------------
+
+
+def _train_inputs(run: Run) -> dict[str, Any]:
+    return {
+        "space": run.space.definition,
+        "data": run.config.data.model_dump(),
+        "training": run.config.training.model_dump(),
+        "seed": run.config.seed,
+    }
+
+
+def _train(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    from hwnas.networks.supernet import Supernet
+    from hwnas.training.loop import train
+
+    net = Supernet(run.space, rng=run.config.seed)
+    result = train(
+        net,
+        run.data("train"),
+        run.data("validation"),
+        run.config.training,
+        run.directory / "supernet",
+        run.config.seed,
+        progress,
+    )
+    net.metadata = {"arithmetic": asdict(result.arithmetic), "training": run.config.training.model_dump()}
+    net.save(run.directory / "supernet")
+    outputs = {
+        "checksum": net.checksum,
+        "arithmetic": asdict(result.arithmetic),
+        "reports": [asdict(report) for report in result.reports],
+    }
+    return outputs, ["supernet/model.safetensors", "supernet/supernet.json"]
+
+
+# ---- search: the front of accuracy against latency -----------------------------------------------
+
+
+def _search_inputs(run: Run) -> dict[str, Any]:
+    return {
+        "supernet": run.outputs("train")["checksum"],
+        "table": run.outputs("profile")["table"],
+        "budgets_ms": list(run.config.latency.budgets_ms),
+        "search": run.config.search.model_dump(),
+        "seed": run.config.seed,
+    }
+
+
+def _search(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    result = run.search("search", run.config.search.strategy, progress)
+    if run.config.search.random_baseline:
+        run.search("random-baseline", "random", progress)
+    front = [evaluation.architecture.id for evaluation in result.front]
+    if not front:
+        raise InfeasibleError("the search found no model within the budgets; see evaluations in run.db")
+    failed = sum(evaluation.status == "failed" for evaluation in result.evaluations)
+    return {"front": front, "evaluations": len(result.evaluations), "failed": failed}, []
+
+
+# ---- export: the searched front as ONNX, equal to torch ------------------------------------------
+
+
+def _export_inputs(run: Run) -> dict[str, Any]:
+    return {"supernet": run.outputs("train")["checksum"], "front": run.outputs("search")["front"]}
+
+
+def _export(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    front = [evaluation.architecture for evaluation in run.searched.front]
+    for done, arch in enumerate(front):
+        progress(done, len(front), arch.id)
+        export_model(run, arch)
+    progress(len(front), len(front), "")
+    write_text(run.directory / "evaluations.csv", run.evaluations().to_csv(index=False))
+    return {}, ["evaluations.csv", *(f"models/{arch.id}/model.onnx" for arch in front)]
+
+
+def export_model(run: Run, arch: Architecture) -> None:
+    """models/<id>/ of one architecture: model.onnx, checked against torch, and its entry, not yet measured.
+
+    ExportError if ONNX Runtime's outputs or test accuracy are not torch's.
+    """
+    from hwnas.export.onnx import check_onnx, onnx_logits
+    from hwnas.networks.blocks import folded_weights
+    from hwnas.networks.onnx_graph import onnx_model
+    from hwnas.training.data import resize
+    from hwnas.training.evaluation import accuracy_of
+
+    test = run.data("test")
+    resolution = run.space.resolution(arch)
+    network = run.supernet.extract(arch, run.evaluator.statistics(arch))
+    metadata = {
+        "producer": f"hwnas {version('hwnas')}",
+        "architecture": json.dumps(arch.values),
+        "classes": json.dumps(test.classes),
+        "mean": json.dumps(test.mean),
+        "std": json.dumps(test.std),
+    }
+    data = onnx_model(network.operators, folded_weights(network), metadata=metadata).SerializeToString()
+    images = resize(test.images, resolution)
+    check_onnx(data, network, images[:CHECKED_IMAGES])
+    accuracy = 100 * float((onnx_logits(data, images.numpy()).argmax(1) == test.labels.numpy()).mean())
+    expected = accuracy_of(network, test)
+    if abs(accuracy - expected) > ACCURACY_TOLERANCE:
+        raise ExportError(
+            f"model {arch.id}: test accuracy is {accuracy:.2f} % by ONNX Runtime and {expected:.2f} % "
+            f"by torch; they may differ by {ACCURACY_TOLERANCE} points"
+        )
+    metrics = next(e.metrics for e in run.searched.evaluations if e.architecture == arch)
+    predicted = run.predicted_accuracy[arch.id]
+    entry = {
+        "id": arch.id,
+        "architecture": arch.values,
+        "validation_accuracy": metrics["accuracy"],
+        "test_accuracy": accuracy,
+        "predicted": {
+            "accuracy": None if np.isnan(predicted) else predicted,
+            "latency_ms": metrics["latency_ms"],
+        },
+        "measured": {"latency_ms": None, "latency_ci_ms": None},
+        "macs": int(run.space.macs([arch])[0]),
+        "params": int(run.space.params([arch])[0]),
+        "budget_ms": None,
+        "status": "exported",
+    }
+    write_bytes(run.directory / "models" / arch.id / "model.onnx", data)
+    write_entry(run, entry)
+
+
+def read_entry(run: Run, name: str) -> dict[str, Any]:
+    """architecture.json of a model."""
+    return read_json(run.directory / "models" / name / "architecture.json")
+
+
+def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
+    """architecture.json and README.md of a model."""
+    folder = run.directory / "models" / entry["id"]
+    write_json(folder / "architecture.json", entry)
+    data, runtime = run.data("test"), run.table.runtime
+    card = model_card(
+        entry,
+        experiment=run.config.name,
+        input_shape=run.space.operators(run.space.architecture(entry["architecture"]))[0].in_shape,
+        preprocessing={"mean": data.mean, "std": data.std},
+        classes=data.classes,
+        device=f"{run.table.device['cpu']}, {runtime['name']} {runtime['version']}, "
+        f"threads: {runtime['threads']}",
+    )
+    write_text(folder / "README.md", card)
+
+
+# ---- verify: the models measured on the device, and the front of what was measured ---------------
+
+
+def _verify_inputs(run: Run) -> dict[str, Any]:
+    latency = run.config.latency
+    return {
+        "models": run.outputs("export")["files"],
+        "budgets_ms": list(latency.budgets_ms),
+        "rounds": latency.verify_rounds,
+    }
+
+
+def _verify(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    budgets_ms = run.config.latency.budgets_ms
+    entries = _measured(run, run.outputs("search")["front"], progress)
+    for budget_ms in budgets_ms:
+        promised = most_accurate(entries, budget_ms, "predicted")
+        if promised is not None and _entry(entries, promised)["measured"]["latency_ms"] > budget_ms:
+            spares = _spares(run, entries, budget_ms)
+            for arch in spares:
+                export_model(run, arch)
+            entries += _measured(run, [arch.id for arch in spares], progress)
+    budgets = [
+        {
+            "budget_ms": budget_ms,
+            "model": most_accurate(entries, budget_ms, "measured"),
+            "missed": [entry["id"] for entry in entries if _misses(entry, budget_ms)],
+        }
+        for budget_ms in budgets_ms
+    ]
+    front = {
+        evaluation.architecture.id
+        for evaluation in ParetoFront.of([_evaluation(run, entry) for entry in entries], run.objectives)
+    }
+    for entry in entries:
+        latency_ms = entry["measured"]["latency_ms"]
+        entry["budget_ms"] = min((b for b in budgets_ms if latency_ms <= b), default=None)
+        if budgets_ms and entry["budget_ms"] is None:
+            entry["status"] = "missed"
+        elif entry["id"] not in front:
+            entry["status"] = "dominated"
+        write_entry(run, entry)
+    entries.sort(key=lambda entry: float(entry["measured"]["latency_ms"]))
+    kept = [entry for entry in entries if entry["status"] != "dominated"]
+    write_json(run.directory / "pareto.json", {"schema": 1, "models": kept})
+    files = [f"models/{entry['id']}/{name}" for entry in kept for name in ("architecture.json", "README.md")]
+    return {"budgets": budgets}, ["pareto.json", *files]
+
+
+def _measured(run: Run, names: Sequence[str], progress: Progress) -> list[dict[str, Any]]:
+    """The entries of exported models with their latency on the device, and whether it repeats."""
+    runtime = run.table.runtime
+    device = get_device(runtime["name"], runtime["threads"])
+    models = {name: read_bytes(run.directory / "models" / name / "model.onnx") for name in names}
+    rounds, seed = run.config.latency.verify_rounds, run.config.seed
+    entries = []
+    for name, found in measure_latency(models, device, rounds, seed, progress).items():
+        entry = read_entry(run, name)
+        entry["measured"] = {"latency_ms": found.ms, "latency_ci_ms": list(found.ci_ms)}
+        entry["status"] = "verified" if found.stable else "unstable"
+        entries.append(entry)
+    return entries
+
+
+def _spares(run: Run, entries: Sequence[Mapping[str, Any]], budget_ms: float) -> list[Architecture]:
+    """The next most accurate architectures for a budget that its promised model misses.
+
+    Only those that are more accurate than what keeps the budget already, and that the table, corrected by
+    what was measured of the front, says will keep it.
+    """
+    known = {entry["id"] for entry in entries}
+    ratio = float(
+        np.median([entry["measured"]["latency_ms"] / entry["predicted"]["latency_ms"] for entry in entries])
+    )
+    kept = most_accurate(entries, budget_ms, "measured")
+    least = _entry(entries, kept)["validation_accuracy"] if kept is not None else -np.inf
+    candidates = [
+        e
+        for e in run.searched.evaluations
+        if e.status == "ok"
+        and e.architecture.id not in known
+        and e.metrics["latency_ms"] * max(ratio, 1.0) <= budget_ms
+        and e.metrics["accuracy"] > least
+    ]
+    candidates.sort(key=lambda e: -e.metrics["accuracy"])
+    return [e.architecture for e in candidates[:SPARES]]
+
+
+def _entry(entries: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    return next(entry for entry in entries if entry["id"] == name)
+
+
+def _misses(entry: Mapping[str, Any], budget_ms: float) -> bool:
+    return bool(entry["predicted"]["latency_ms"] <= budget_ms < entry["measured"]["latency_ms"])
+
+
+# ---- report: figures and one page ----------------------------------------------------------------
+
+
+def _report_inputs(run: Run) -> dict[str, Any]:
+    return {"pareto": run.outputs("verify")["files"]["pareto.json"], "search": _search_inputs(run)}
+
+
+def _report(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    evaluations = run.evaluations()
+    good = evaluations[(evaluations["status"] == "ok") & evaluations["feasible"]]
+    reference = [0.0, float(good["latency_ms"].max())]
+    hypervolume = {run.config.search.strategy: run.searched.hypervolume_trace(reference).tolist()}
+    if run.config.search.random_baseline:
+        random = run.search("random-baseline", "random")
+        hypervolume["random"] = random.hypervolume_trace(reference).tolist()
+    data = ReportData(
+        name=run.config.name,
+        config=run.config.model_dump(mode="json"),
+        environment=read_json(run.directory / "environment.json"),
+        evaluations=evaluations,
+        models=run.models,
+        budgets_ms={b["budget_ms"]: b["model"] for b in run.outputs("verify")["budgets"]},
+        hypervolume=hypervolume,
+        reference=f"accuracy {reference[0]:g} % and latency {reference[1]:.4g} ms",
+        training=run.outputs("train")["reports"],
+        table=read_json(run.directory / TABLE_FILE),
+        seconds={name: run.outputs(name)["seconds"] for name in STAGES if name != "report"},
+    )
+    path = write_report(data, run.directory)
+    progress(1, 1, str(path))
+    figures = sorted(
+        str(file.relative_to(run.directory)) for file in (run.directory / "figures").glob("*.png")
+    )
+    return {}, [str(path.relative_to(run.directory)), *figures]
+
+
+def _forget_search(run: Run) -> None:
+    for name in ("search", "random-baseline"):
+        run.store.forget_search(name)
+
+
+def _forget_training(run: Run) -> None:
+    shutil.rmtree(run.directory / "supernet", ignore_errors=True)
+
+
+# What must go before a stage can be made afresh, besides the artefacts that it overwrites.
+RESETS: dict[str, Callable[[Run], None]] = {"train": _forget_training, "search": _forget_search}
+
+STAGES: dict[str, Stage] = {
+    "profile": Stage((), _profile_inputs, _profile),
+    "train": Stage((), _train_inputs, _train),
+    "search": Stage(("profile", "train"), _search_inputs, _search),
+    "export": Stage(("search",), _export_inputs, _export),
+    "verify": Stage(("export",), _verify_inputs, _verify),
+    "report": Stage(("verify",), _report_inputs, _report),
+}
