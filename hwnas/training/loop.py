@@ -225,7 +225,7 @@ def _update(
             f"step {step}: loss {loss} or its gradient is not finite at learning rate {learning_rate:.4g}; "
             "lower training.learning_rate or raise training.warmup_steps, and start the training again"
         )
-    torch.nn.utils.clip_grad_value_(gradients, settings.clip_value)
+    torch.nn.utils.clip_grad_value_(net.parameters(), settings.clip_value)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()

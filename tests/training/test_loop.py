@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from hwnas.config import Training
+from hwnas.errors import ChecksumError, DataError, TrainingError
+from hwnas.networks.supernet import Supernet
+from hwnas.training import loop
+from hwnas.training.data import Dataset, load_dataset
+from hwnas.training.loop import CHECKPOINT_FILE, Arithmetic, fastest_arithmetic, learning_rate_at, train
+
+from .small_data import blobs, tiny_space
+
+SETTINGS = Training(
+    steps=9, batch_size=16, warmup_steps=2, precision="fp32", threads=1, crop_padding=1, flip=True
+)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+class Recorder:
+    """A progress that keeps what it is told, and dies at a step."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.dies_at = dies_at
+        self.told: list[tuple[int, int, str]] = []
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        self.told.append((done, total, text))
+        if done == self.dies_at:
+            raise Killed
+
+
+def tiny_net() -> Supernet:
+    return Supernet(tiny_space(classes=3))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_killed_and_resumed_training_ends_as_one_that_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels_last: bool
+) -> None:
+    data, validation = blobs(), blobs(60, seed=1)
+    # The measurement that a resumed training does not repeat; its outcome must come from the checkpoint.
+    monkeypatch.setattr(loop, "fastest_arithmetic", lambda *_: Arithmetic("fp32", channels_last))
+    whole = tiny_net()
+    expected = train(whole, data, validation, SETTINGS, tmp_path / "whole", seed=5, report_every=3)
+
+    broken = tmp_path / "broken"
+    with pytest.raises(Killed):
+        train(tiny_net(), data, validation, SETTINGS, broken, 5, Recorder(dies_at=3), report_every=3)
+    monkeypatch.setattr(loop, "fastest_arithmetic", lambda *_: Arithmetic("bf16", not channels_last))
+    again = Recorder(dies_at=6)
+    with pytest.raises(Killed):
+        train(tiny_net(), data, validation, SETTINGS, broken, 5, again, report_every=3)
+    assert [done for done, _, _ in again.told] == [6]
+    resumed = tiny_net()
+    found = train(resumed, data, validation, SETTINGS, broken, 5, report_every=3)
+
+    assert found.arithmetic == expected.arithmetic
+    assert resumed.checksum == whole.checksum != tiny_net().checksum
+    for one, other in zip(found.reports, expected.reports, strict=True):
+        assert (one.step, one.loss, one.largest_accuracy) == (other.step, other.loss, other.largest_accuracy)
+
+
+def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
+    first, second, recorder = tiny_net(), tiny_net(), Recorder()
+    expected = train(first, blobs(), blobs(60), SETTINGS, tmp_path)
+    assert train(second, blobs(), blobs(60), SETTINGS, tmp_path, progress=recorder) == expected
+    assert recorder.told == []
+    assert first.checksum == second.checksum
+    assert not second.training
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    train(tiny_net(), blobs(), blobs(60), SETTINGS, tmp_path)
+    slower = SETTINGS.model_copy(update={"learning_rate": 0.05})
+    with pytest.raises(TrainingError, match=r"learning_rate was 0\.1, is 0\.05.*delete it"):
+        train(tiny_net(), blobs(), blobs(60), slower, tmp_path)
+    with pytest.raises(TrainingError, match="seed was 0, is 1"):
+        train(tiny_net(), blobs(), blobs(60), SETTINGS, tmp_path, seed=1)
+    with pytest.raises(TrainingError, match="data was"):
+        train(tiny_net(), blobs(seed=9), blobs(60), SETTINGS, tmp_path)
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    train(tiny_net(), blobs(), blobs(60), SETTINGS, tmp_path)
+    path = tmp_path / CHECKPOINT_FILE
+    intact = path.read_bytes()
+    for damaged in (intact[:-1] + bytes([intact[-1] ^ 1]), intact[:200], safetensors.torch.save({})):
+        path.write_bytes(damaged)
+        with pytest.raises(ChecksumError, match=r"checkpoint\.safetensors.*delete it"):
+            train(tiny_net(), blobs(), blobs(60), SETTINGS, tmp_path)
+
+
+def spoiled(data: Dataset) -> Dataset:
+    """The same with a NaN in one image."""
+    images = data.images.clone()
+    images[50] = float("nan")
+    return Dataset(images, data.labels, data.classes, data.mean, data.std, data.settings)
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path: Path) -> None:
+    net, recorder = tiny_net(), Recorder()
+    with pytest.raises(TrainingError, match=r"step [0-5]: loss nan .* learning rate 0\.\d+; lower"):
+        train(net, spoiled(blobs()), blobs(60), SETTINGS, tmp_path, progress=recorder, report_every=1)
+    assert all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values())
+    kept = tmp_path / CHECKPOINT_FILE
+    assert kept.exists() == bool(recorder.told)
+
+
+def test_a_learning_rate_that_diverges_is_reported(tmp_path: Path) -> None:
+    wild = SETTINGS.model_copy(update={"learning_rate": 1e30, "warmup_steps": 0, "clip_value": 1e9})
+    with pytest.raises(TrainingError, match=r"learning rate [\d.]+e\+\d+"):
+        train(tiny_net(), blobs(), blobs(60), wild, tmp_path)
+
+
+def test_too_few_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="15 training images are fewer than a batch of 16"):
+        train(tiny_net(), blobs(15), blobs(60), SETTINGS, tmp_path)
+
+
+def test_learning_rate() -> None:
+    settings = Training(steps=100, warmup_steps=10, learning_rate=0.2)
+    rates = [learning_rate_at(step, settings) for step in range(100)]
+    assert rates[0] == pytest.approx(0.02)
+    assert max(rates) == rates[10] == pytest.approx(0.2)
+    assert rates[55] == pytest.approx(0.1)
+    assert 0 < rates[99] < 0.001
+    assert learning_rate_at(0, Training(warmup_steps=0)) == pytest.approx(0.1)
+
+
+def test_arithmetic_is_found_without_touching_the_weights() -> None:
+    net = tiny_net().train()
+    checksum = net.checksum
+    assert fastest_arithmetic(net, blobs(), SETTINGS, seed=0).precision == "fp32"
+    bf16 = SETTINGS.model_copy(update={"precision": "bf16"})
+    assert fastest_arithmetic(net, blobs(), bf16, seed=0).precision == "bf16"
+    assert fastest_arithmetic(net, blobs(), Training(batch_size=16), seed=0).precision in ("fp32", "bf16")
+    assert net.checksum == checksum
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_threads_and_global_random_numbers_are_as_before(tmp_path: Path) -> None:
+    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
+    other = SETTINGS.model_copy(update={"threads": threads + 1, "steps": 1})
+    train(tiny_net(), blobs(), blobs(60), other, tmp_path)
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_bf16_learns_too(tmp_path: Path) -> None:
+    settings = Training(steps=30, batch_size=32, warmup_steps=5, precision="bf16", threads=1)
+    result = train(tiny_net(), blobs(960), blobs(150, seed=1), settings, tmp_path)
+    assert result.arithmetic.precision == "bf16"
+    assert result.reports[-1].largest_accuracy > 90
+    assert result.reports[-1].smallest_accuracy > 60
+
+
+def test_a_short_training_learns_digits(tmp_path: Path) -> None:
+    """Ten classes: chance is 10 %."""
+    sizes = {"train": 4000, "validation": 500}
+    data, validation = (load_dataset("cluttered-digits", split, **sizes) for split in ("train", "validation"))
+    settings = Training(steps=450, batch_size=32, warmup_steps=10, precision="fp32", threads=1)
+    net, recorder = Supernet(tiny_space()), Recorder()
+    result = train(net, data, validation, settings, tmp_path, progress=recorder, report_every=225)
+    assert [report.step for report in result.reports] == [225, 450]
+    assert result.reports[-1].largest_accuracy > 25
+    assert result.reports[-1].smallest_accuracy > 15
+    assert result.reports[1].loss < result.reports[0].loss
+    assert recorder.told[-1][:2] == (450, 450)
+    assert f"largest {result.reports[-1].largest_accuracy:.1f} %" in recorder.told[-1][2]
