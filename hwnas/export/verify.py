@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hwnas.latency.measure import Device, Plan, time_models
+from hwnas.latency.measure import Device, time_models
 from hwnas.progress import Progress, silent
 
 CAMPAIGNS = 2
@@ -46,15 +46,15 @@ def measure_latency(
         def shown(done: int, total: int, text: str = "", campaign: int = campaign) -> None:
             progress(campaign * total + done, CAMPAIGNS * total, f"campaign {campaign + 1}: {text}")
 
-        plan = Plan(rounds=rounds, seed=seed * CAMPAIGNS + campaign)
-        campaigns.append(time_models(list(models.values()), device, plan, rng=seed, progress=shown))
+        drawn = seed * CAMPAIGNS + campaign
+        campaigns.append(time_models(list(models.values()), device, rounds, drawn, progress=shown))
     measured = {}
     for name, timings in zip(models, zip(*campaigns, strict=True), strict=True):
         times = [timing.ms for timing in timings]
         ms = sum(times) / len(times)
         measured[name] = MeasuredLatency(
             ms=ms,
-            ci_ms=(min(t.ms - t.ci_ms for t in timings), max(t.ms + t.ci_ms for t in timings)),
+            ci_ms=(min(t.ci_ms[0] for t in timings), max(t.ci_ms[1] for t in timings)),
             spread=(max(times) - min(times)) / ms,
             preempted=sum(timing.preempted for timing in timings) / len(timings),
         )

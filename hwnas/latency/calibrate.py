@@ -1,0 +1,62 @@
+"""From the sum of the parts to the whole network: the correction, and its error on unseen networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import kendalltau
+
+from hwnas.errors import TableError
+
+INTERCEPT_FROM = 10  # networks; fewer do not carry a second parameter
+
+
+def fit(predicted: ArrayLike, measured: ArrayLike) -> tuple[float, float]:
+    """Slope and intercept such that measured ≈ slope · predicted + intercept, both (n,).
+
+    Least squares of the relative error; below 10 networks a slope alone, intercept 0. TableError if what
+    is predicted and measured do not rise together.
+    """
+    x, y = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
+    columns = [x / y, 1 / y] if len(y) >= INTERCEPT_FROM else [x / y]
+    solution = np.linalg.lstsq(np.stack(columns, axis=1), np.ones(len(y)), rcond=None)[0]
+    slope, intercept = float(solution[0]), float(solution[1]) if len(solution) > 1 else 0.0
+    if not slope > 0:
+        raise TableError(
+            f"measured latencies of whole networks do not rise with those predicted (slope {slope:.3g}); "
+            "the machine was disturbed, or the space is too small to tell its networks apart: profile again"
+        )
+    return slope, intercept
+
+
+def linear(predicted: ArrayLike, slope: float, intercept: float) -> NDArray[np.float64]:
+    """slope · predicted + intercept, (n,)."""
+    return slope * np.asarray(predicted, dtype=float) + intercept
+
+
+def judge(predicted: ArrayLike, measured: ArrayLike) -> dict[str, Any]:
+    """How well (n,) predictions fit: `mape` and `within_10pct` in percent, `kendall_tau` in -1 to 1."""
+    p, y = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
+    error = np.abs(p - y) / y
+    tau = float(kendalltau(p, y).statistic) if len(y) > 1 else float("nan")
+    return {
+        "networks": len(y),
+        "mape": round(100 * float(error.mean()), 3),
+        "kendall_tau": round(tau, 4) if np.isfinite(tau) else 0.0,
+        "within_10pct": round(100 * float((error <= 0.1).mean()), 2),
+    }
+
+
+def repeatability_cv(halves: ArrayLike) -> float:
+    """Coefficient of variation in percent between the two halves (n, 2) of the same networks' timings."""
+    pairs = np.asarray(halves, dtype=float)
+    spread = (pairs[:, 0] - pairs[:, 1]) / pairs.mean(axis=1)
+    return round(100 * float(np.sqrt(np.mean(spread**2) / 2)), 3)
+
+
+def spread_over(values: NDArray[np.float64], n: int) -> NDArray[np.int64]:
+    """Indices of n of the values (m,), m >= n, evenly placed from the smallest to the largest."""
+    order = np.argsort(values, kind="stable")
+    return np.asarray(order[np.linspace(0, len(values) - 1, n).round().astype(int)])

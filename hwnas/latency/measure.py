@@ -1,0 +1,170 @@
+"""The timing protocol: what a device is asked to do, and what becomes of the samples it gives.
+
+All models stay ready while they are timed and are visited in shuffled order, so that a disturbance falls on
+all alike. A visit discards its first runs and keeps the next: latency is warm, back to back. A latency is the
+mean of the kept runs without the 10 % fastest and the 10 % slowest; its confidence interval is bootstrapped
+over visits, since runs of one visit are not independent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.errors import DeviceError
+from hwnas.progress import Progress, silent
+from hwnas.spaces.base import Rng
+
+TRIM = 0.1  # share cut off at either end
+BOOTSTRAPS = 200
+CONFIDENCE = 0.95
+
+Visit = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which models are timed, in which order, how often: plain data that can be sent to another machine.
+
+    A visit names models by index. They are run in turn, `warmup_runs` times discarded and `kept_runs` times
+    kept, so a visit to one model times it back to back, and a visit to several times each of them amid the
+    others. After `time_limit_s` the visits that are left are dropped.
+    """
+
+    visits: tuple[Visit, ...]
+    warmup_runs: int = 5
+    kept_runs: int = 5
+    time_limit_s: float = math.inf
+
+    def __post_init__(self) -> None:
+        if self.warmup_runs < 0 or self.kept_runs < 1:
+            raise DeviceError(
+                f"warmup_runs is {self.warmup_runs} and kept_runs {self.kept_runs}; give at least 0 and 1"
+            )
+
+
+def shuffled_rounds(models: int, rounds: int, rng: Rng) -> tuple[Visit, ...]:
+    """`rounds` visits to each of n models alone: every round has each of them once, in shuffled order."""
+    if rounds < 2:
+        raise DeviceError(f"rounds is {rounds}; give at least 2")
+    generator = np.random.default_rng(rng)
+    return tuple((int(model),) for _ in range(rounds) for model in generator.permutation(models))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What a device measured, in nanoseconds: one row for each model of each visit, in the order of the plan.
+
+    `time_ns` is what the device's statistic says (CPU time of the thread, wall time, device events).
+    """
+
+    model: NDArray[np.int64]  # (rows,): index of the model
+    time_ns: NDArray[np.int64]  # (rows, kept_runs)
+    wall_ns: NDArray[np.int64]  # (rows, kept_runs)
+    preempted: NDArray[np.bool_]  # (rows, kept_runs): interrupted by the system
+    cold_ns: NDArray[np.int64]  # (models,): wall time of the very first call
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a latency is true of: the machine and the runtime with its settings, as plain data of a table."""
+
+    device: dict[str, Any]  # name, cpu, cores
+    runtime: dict[str, Any]  # name, version, threads, graph_optimization
+    statistic: str
+
+
+class Device(Protocol):
+    """Where models are timed. One that is far away gets the models and the plan, and sends samples back."""
+
+    @property
+    def identity(self) -> Identity:
+        """The machine and the runtime."""
+        ...
+
+    def measure(self, models: Sequence[bytes], plan: Plan, progress: Progress = silent) -> Samples:
+        """Times of serialised ONNX models that have one float32 input; DeviceError if one cannot run."""
+        ...
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The latency of one model.
+
+    `ci_ms` is the 95 % confidence interval (low, high), `std_ms` the standard deviation of single visits,
+    `count` the number of visits, `preempted` the share of kept runs that the system interrupted,
+    `halves_ms` the latency by the even and by the odd visits alone, which says how repeatable it is.
+    """
+
+    ms: float
+    ci_ms: tuple[float, float]
+    std_ms: float
+    count: int
+    wall_ms: float
+    cold_ms: float
+    preempted: float
+    halves_ms: tuple[float, float] = field(repr=False)
+
+
+def time_models(
+    models: Sequence[bytes],
+    device: Device,
+    rounds: int = 48,
+    rng: Rng = 0,
+    progress: Progress = silent,
+    time_limit_s: float = math.inf,
+) -> list[Timing]:
+    """The latency of serialised models, timed together in shuffled rounds; `rng` orders and bootstraps.
+
+    DeviceError if one cannot be timed.
+    """
+    generator = np.random.default_rng(rng)
+    plan = Plan(shuffled_rounds(len(models), rounds, generator), time_limit_s=time_limit_s)
+    return timings(device.measure(models, plan, progress), len(models), generator)
+
+
+def timings(samples: Samples, models: int, rng: Rng) -> list[Timing]:
+    """What the samples say of each of n models; `rng` is for the bootstrap.
+
+    DeviceError for times that are not positive and for a model that was visited less than twice.
+    """
+    if (samples.time_ns <= 0).any():
+        raise DeviceError(
+            "the device gave times that are not positive; its clock cannot resolve these models"
+        )
+    generator = np.random.default_rng(rng)
+    found = []
+    for model in range(models):
+        rows = np.flatnonzero(samples.model == model)
+        if len(rows) < 2:
+            raise DeviceError(f"model {model} was visited {len(rows)} times, not twice; allow more time")
+        found.append(_timing(samples, model, rows, generator))
+    return found
+
+
+def _timing(samples: Samples, model: int, rows: NDArray[np.int64], generator: np.random.Generator) -> Timing:
+    times = samples.time_ns[rows] / 1e6
+    resampled = generator.integers(0, len(rows), (BOOTSTRAPS, len(rows)))
+    replicates = trimmed_mean(times[resampled].reshape(BOOTSTRAPS, -1))
+    low, high = np.quantile(replicates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Timing(
+        ms=float(trimmed_mean(times.ravel())),
+        ci_ms=(float(low), float(high)),
+        std_ms=float(np.std(trimmed_mean(times), ddof=1)),
+        count=len(times),
+        wall_ms=float(trimmed_mean(samples.wall_ns[rows].ravel() / 1e6)),
+        cold_ms=float(samples.cold_ns[model] / 1e6),
+        preempted=float(samples.preempted[rows].mean()),
+        halves_ms=(float(trimmed_mean(times[0::2].ravel())), float(trimmed_mean(times[1::2].ravel()))),
+    )
+
+
+def trimmed_mean(times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the last axis without the 10 % smallest and 10 % largest: (..., n) to (...)."""
+    cut = int(TRIM * times.shape[-1])
+    return np.asarray(np.sort(times, axis=-1)[..., cut : times.shape[-1] - cut].mean(axis=-1))
