@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import statistics
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -29,6 +32,9 @@ from rich.text import Text
 from hwnas.config import parse_override
 from hwnas.errors import ConfigError, HwnasError
 from hwnas.progress import Progress
+
+if TYPE_CHECKING:  # heavy imports wait until a command needs them
+    from hwnas.pipeline import Run
 
 out = Console()
 err = Console(stderr=True)
@@ -71,9 +77,9 @@ Restart = Annotated[
     str | None,
     typer.Option(
         "--restart",
-        metavar="STAGE",
+        metavar="[STAGE]",
         help="Make a stage again, and what follows from it: profile, train, search, export, verify, "
-        "report or all.",
+        "report; without a stage, all of them.",
     ),
 ]
 Resume = Annotated[
@@ -115,7 +121,7 @@ def run_command(
     from hwnas.pipeline import STAGES, open_run
 
     job = open_run(config, run_dir=run_dir, overrides=overrides_of(settings, seed, budgets))
-    _make(job, list(STAGES), restart, as_json)
+    _make(job, list(STAGES), restart)
     _finish(job, as_json)
 
 
@@ -136,13 +142,14 @@ def profile(
     from hwnas.pipeline import open_run
 
     job = open_run(config, run_dir=run_dir, overrides=overrides_of(settings, seed))
-    _make(job, ["profile"], restart, as_json)
+    _make(job, ["profile"], restart)
     path = job.directory / "latency_table.json"
     if as_json:
-        _print_json({"table": str(path), **table_facts(path)})
+        facts = job.table.to_dict()
+        _print_json({"table": str(path), **facts, "operators": len(job.table.operators)})
     else:
-        out.print(job.table.summary(), markup=False, highlight=False)
-        out.print(f"Table: {path}", markup=False, highlight=False)
+        _say(job.table.summary())
+        _say(f"Table: {path}")
 
 
 @app.command()
@@ -162,12 +169,12 @@ def train(
     from hwnas.pipeline import open_run
 
     job = open_run(config, run_dir=run_dir, overrides=overrides_of(settings, seed))
-    _make(job, ["train"], restart, as_json)
+    _make(job, ["train"], restart)
     facts = job.outputs("train")
     if as_json:
         _print_json({"supernet": str(job.directory / "supernet"), "checksum": facts["checksum"]})
     else:
-        out.print(f"Supernet: {job.directory / 'supernet'}", markup=False, highlight=False)
+        _say(f"Supernet: {job.directory / 'supernet'}")
 
 
 def _stage_command(name: str, doc: str) -> None:
@@ -185,7 +192,7 @@ def _stage_command(name: str, doc: str) -> None:
         from hwnas.pipeline import load_run
 
         job = load_run(run, overrides_of(settings, seed, budgets))
-        _make(job, [name], restart, as_json)
+        _make(job, [name], restart)
         _finish(job, as_json)
 
     command.__doc__ = doc
@@ -222,7 +229,7 @@ _stage_command(
 )
 
 
-def _make(job: Any, stages: Sequence[str], restart: str | None, as_json: bool) -> None:
+def _make(job: Run, stages: Sequence[str], restart: str | None) -> None:
     """Make stages of a run under a progress display, with a log in the run's folder."""
     with _logging_to(job.directory / "hwnas.log"):
         if restart is not None:
@@ -232,7 +239,7 @@ def _make(job: Any, stages: Sequence[str], restart: str | None, as_json: bool) -
                 job.make(stage, display)
 
 
-def _finish(job: Any, as_json: bool) -> None:
+def _finish(job: Run, as_json: bool) -> None:
     """Print what a run has so far, and exit with 3 if a budget is not met."""
     summary = job.summary()
     if as_json:
@@ -241,26 +248,22 @@ def _finish(job: Any, as_json: bool) -> None:
         if summary["models"]:
             out.print(models_table(summary["models"]))
         for budget in summary["budgets"]:
-            out.print(_budget_line(budget), markup=False, highlight=False)
+            _say(_budget_line(budget))
         if summary["report"]:
-            out.print(f"Report: {summary['report']}", markup=False, highlight=False)
+            _say(f"Report: {summary['report']}")
         if summary["models"]:
-            card = job.directory / "models" / "<model>" / "README.md"
-            out.print(
-                f"To use a model: onnxruntime.InferenceSession(…/model.onnx), see {card}",
-                markup=False,
-                highlight=False,
-            )
-    if any(budget["model"] is None for budget in summary["budgets"] if budget["verified"]):
+            best = max(summary["models"], key=lambda model: float(model["validation_accuracy"]))
+            model = job.directory / "models" / best["id"] / "model.onnx"
+            _say(f'Use one: onnxruntime.InferenceSession("{model}"), as the README.md beside it shows')
+        else:
+            _say(f"Searched: {job.directory / 'run.db'}; next: hwnas export {job.directory}")
+    if any(budget["model"] is None for budget in summary["budgets"]):
         raise typer.Exit(3)
 
 
 def _budget_line(budget: dict[str, Any]) -> str:
-    if budget["model"] is None:
-        return f"For {budget['budget_ms']:g} ms: no model keeps it"
-    word = "take" if budget["verified"] else "probably"
-    line = f"For {budget['budget_ms']:g} ms {word} {budget['model']} ({budget['validation_accuracy']:.2f} %)"
-    return f"{line}; {', '.join(budget['missed'])} missed it" if budget["missed"] else line
+    line = f"For {budget['budget_ms']:g} ms: {budget['model'] or 'no model keeps it'}"
+    return f"{line} (measured too slow: {', '.join(budget['missed'])})" if budget["missed"] else line
 
 
 def models_table(models: Sequence[dict[str, Any]]) -> Table:
@@ -298,59 +301,89 @@ def models_table(models: Sequence[dict[str, Any]]) -> Table:
 # ---- tables --------------------------------------------------------------------------------------
 
 TableFile = Annotated[
-    Path, typer.Argument(metavar="FILE", help="A latency table, such as latency_tables/my-board.json.")
+    Path, typer.Argument(metavar="FILE", help="A latency table, such as runs/digits/latency_table.json.")
 ]
-
-
-def table_facts(path: Path) -> dict[str, Any]:
-    """A latency table without its operators."""
-    from hwnas.latency.table import LatencyTable
-
-    table = LatencyTable.load(path, force=True)
-    return {
-        "device": table.device,
-        "runtime": table.runtime,
-        "protocol": table.protocol,
-        "calibration": table.calibration,
-        "operators": len(table.operators),
-    }
+Top = Annotated[int, typer.Option("--top", min=1, help="How many operators to list.")]
 
 
 @table_app.command("show")
-def table_show(file: TableFile, as_json: AsJson = False, top: int = 10) -> None:
+def table_show(file: TableFile, top: Top = 10, as_json: AsJson = False) -> None:
     """Summarise a table: device, quality, and its costliest operators.
 
     Example: `hwnas table show runs/digits/latency_table.json`
     """
     from hwnas.latency.table import LatencyTable
 
-    table = LatencyTable.load(file, force=True)
+    table = LatencyTable.load(file)
+    costly = sorted(table.operators.items(), key=lambda item: -item[1].ms)[:top]
     if as_json:
-        _print_json(table_facts(file))
+        facts = table.to_dict()
+        facts["operators"] = len(table.operators)
+        _print_json({**facts, "costliest": [{"key": key, "ms": entry.ms} for key, entry in costly]})
         return
-    out.print(table.summary(), markup=False, highlight=False)
+    _say(table.summary())
+    shown = Table(title=f"The {len(costly)} costliest operators")
+    shown.add_column("operator", overflow="fold")
+    shown.add_column("ms", justify="right")
+    for key, entry in costly:
+        shown.add_row(escape(key), f"{entry.ms:.4f}")
+    out.print(shown)
 
 
 @table_app.command("validate")
 def table_validate(
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Latency tables.")],
     reseal: Annotated[
-        bool, typer.Option("--reseal", help="Accept deliberate edits: write a new sha256.")
+        bool, typer.Option("--reseal", help="Accept deliberate edits: check the values, write a new sha256.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check that tables are whole: schema, checksum, every latency.
 
-    Example: `hwnas table validate latency_tables/my-board.json`
+    Example: `hwnas table validate runs/digits/latency_table.json`
     """
+    from hwnas.latency.table import LatencyTable
+    from hwnas.store import parse_json, read_bytes
+
+    counts = {}
+    for file in files:
+        if reseal:
+            LatencyTable.from_dict(parse_json(file, read_bytes(file)), file).save(file)
+        counts[str(file)] = len(LatencyTable.load(file).operators)
+    if as_json:
+        _print_json({"valid": counts})
+        return
+    for name, count in counts.items():
+        _say(f"{name}: valid, {count} operators{', sealed anew' if reseal else ''}")
 
 
 @table_app.command("diff")
-def table_diff(a: TableFile, b: TableFile, as_json: AsJson = False, top: int = 20) -> None:
+def table_diff(a: TableFile, b: TableFile, top: Top = 20, as_json: AsJson = False) -> None:
     """Compare two tables: which operators differ, and by how much.
 
-    Example: `hwnas table diff latency_tables/one-thread.json latency_tables/two-threads.json`
+    Example: `hwnas table diff runs/one/latency_table.json runs/two/latency_table.json`
     """
+    from hwnas.latency.table import LatencyTable
+
+    left, right = (LatencyTable.load(file).operators for file in (a, b))
+    common = [key for key in left if key in right]
+    ratio = {key: right[key].ms / left[key].ms for key in common}
+    differing = sorted((key for key in common if ratio[key] != 1), key=lambda k: -abs(math.log(ratio[k])))
+    only_a, only_b = sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys())
+    rows = [{"key": k, "a_ms": left[k].ms, "b_ms": right[k].ms, "ratio": ratio[k]} for k in differing]
+    if as_json:
+        _print_json({"common": len(common), "differing": rows, "only_a": only_a, "only_b": only_b})
+        return
+    median = f", median ratio b/a {statistics.median(ratio.values()):.3f}" if ratio else ""
+    _say(f"{len(common)} operators in both{median}; {len(only_a)} only in {a}, {len(only_b)} only in {b}")
+    shown = Table(title=f"The {min(top, len(rows))} that differ most")
+    shown.add_column("operator", overflow="fold")
+    for column in ("a ms", "b ms", "b/a"):
+        shown.add_column(column, justify="right")
+    for row in rows[:top]:
+        shown.add_row(escape(str(row["key"])), *(f"{row[name]:.4f}" for name in ("a_ms", "b_ms", "ratio")))
+    if rows:
+        out.print(shown)
 
 
 # ---- what there is -------------------------------------------------------------------------------
@@ -385,7 +418,7 @@ def list_command(
         _print_json({what: names})
     else:
         for name in names:
-            out.print(name, markup=False, highlight=False)
+            out.print(name)
 
 
 @app.command()
@@ -394,6 +427,19 @@ def doctor(as_json: AsJson = False) -> None:
 
     Example: `hwnas doctor`
     """
+    from hwnas.latency.doctor import examine
+
+    findings = examine()
+    if as_json:
+        _print_json({"findings": [{**asdict(finding), "ok": finding.ok} for finding in findings]})
+        return
+    shown = Table()
+    for column in ("", "what", "found", "what to do"):
+        shown.add_column(column)
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[yellow]look[/]"
+        shown.add_row(mark, finding.name, escape(finding.value), escape(finding.advice))
+    out.print(shown)
 
 
 # ---- display -------------------------------------------------------------------------------------
@@ -459,6 +505,11 @@ def _logging_to(path: Path) -> Iterator[None]:
         file.close()
 
 
+def _say(text: str) -> None:
+    """A line of plain text, as it is, however wide."""
+    sys.stdout.write(text + "\n")
+
+
 def _print_json(data: Any) -> None:
     sys.stdout.write(json.dumps(data, indent=1) + "\n")
 
@@ -466,10 +517,25 @@ def _print_json(data: Any) -> None:
 def main() -> None:
     """Entry point: an HwnasError is one line on standard error and exit code 1."""
     try:
-        app()
+        app(args=_with_stage(sys.argv[1:]))
     except HwnasError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        sys.stderr.write(f"error: {error}\n")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
-        err.print("interrupted; the same command goes on from here", highlight=False)
+        sys.stderr.write("interrupted; the same command goes on from here\n")
         raise SystemExit(130) from None
+
+
+def _with_stage(arguments: list[str]) -> list[str]:
+    """`--restart` without a stage means all of them."""
+    if "--restart" not in arguments:
+        return arguments
+    from hwnas.pipeline import STAGES
+
+    known = {*STAGES, "all"}
+    found: list[str] = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        found.append(argument)
+        if argument == "--restart" and following not in known:
+            found.append("all")
+    return found
