@@ -280,7 +280,8 @@ class LatencyTable:
         if all(row["macs_baseline"]["mape"] <= row["held_out"]["mape"] for row in judged):
             return f"no better than MACs alone, which predict latency here as well ({mape:.1f} % error)."
         word = "good" if mape <= 5 and within >= 95 else "usable"
-        return f"{word}: {mape:.1f} % error on unseen networks, where measuring one twice differs by {floor:.1f} %."
+        twice = f"where measuring one twice differs by {floor:.1f} %"
+        return f"{word}: {mape:.1f} % error on unseen networks, {twice}."
 
 
 def _calibration_lines(row: Mapping[str, Any]) -> list[str]:

@@ -126,3 +126,54 @@ def test_activations_are_what_their_names_say():
     for name, y in expected.items():
         operator = Operator("conv", (1, 5, 13), (1, 5, 13), (("k", 1), ("s", 1), ("act", name)))
         np.testing.assert_allclose(run(onnx_model([operator], [identity]), x), y, rtol=1e-5, atol=1e-5)
+
+
+# ---- against torch ------------------------------------------------------------------------------
+
+
+def torch_network(space: NetworkSpace, seed: int):
+    """A network whose batch norm does something, and its outputs on random inputs (2, …)."""
+    import torch
+
+    from hwnas.networks.blocks import build_network
+
+    network = build_network(space, space.sample(1, seed)[0], rng=seed)
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight, module.running_var):
+                torch.nn.init.uniform_(tensor, 0.5, 1.5, generator=generator)
+            for tensor in (module.bias, module.running_mean):
+                torch.nn.init.uniform_(tensor, -0.5, 0.5, generator=generator)
+    x = torch.randn((2, *network.input_shape), generator=generator)
+    with torch.no_grad():
+        return network, x, network(x).numpy()
+
+
+@pytest.mark.parametrize("name", SPACES)
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_graph_equals_the_torch_module(name, seed):
+    from hwnas.networks.blocks import folded_weights
+
+    network, x, expected = torch_network(small_space(name), seed)
+    found = run(onnx_model(network.operators, folded_weights(network), 2), x.numpy())
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    "name", ["mbconv", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dsconv", "fused"))]
+)
+@pytest.mark.filterwarnings("default")  # torch's exporter warns of its own parts
+def test_graph_equals_what_torchs_exporter_makes(name, tmp_path):
+    import torch
+
+    from hwnas.networks.blocks import folded_weights
+
+    network, x, _ = torch_network(small_space(name), 5)
+    path = tmp_path / "exported.onnx"
+    torch.onnx.export(network, (x,), path, input_names=["input"], output_names=["logits"], dynamo=True,
+                      external_data=False, verbose=False)  # fmt: skip
+    exported = onnxruntime.InferenceSession(path.read_bytes()).run(["logits"], {"input": x.numpy()})[0]
+    found = run(onnx_model(network.operators, folded_weights(network), 2), x.numpy())
+    np.testing.assert_allclose(found, exported, rtol=1e-4, atol=1e-4 * np.abs(exported).max())

@@ -1,0 +1,70 @@
+"""A device with known costs, and a small space."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+
+from hwnas.latency.measure import Identity, Plan, Samples
+from hwnas.progress import Progress, silent
+from hwnas.spaces import NetworkSpace, get_space
+
+CALL_NS = 4000
+
+
+def small_space(**changes) -> NetworkSpace:
+    parameters = {
+        "resolutions": (8, 12),
+        "channels": 1,
+        "classes": 4,
+        "stem": {"width": [8], "activation": "relu"},
+        "head": {"width": 16, "activation": "relu"},
+        "stages": [
+            {
+                "block": "fused",
+                "width": [8, 16],
+                "depth": [1, 2],
+                "kernel": [3, 5],
+                "expand": [1, 2],
+                "stride": 2,
+            },
+            {"block": "mbconv", "width": [16], "depth": [1, 2], "kernel": [3], "expand": [1, 2], "se": True},
+        ],
+    }
+    return get_space("mobilenetv3", **{**parameters, **changes})
+
+
+def weight_cost(model: onnx.ModelProto) -> int:
+    """A cost in nanoseconds that is additive over operators: ten a weight."""
+    return 10 * sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+
+
+class FakeDevice:
+    """Every model costs a call and what `cost` says, exactly; `disturb` changes single kept runs."""
+
+    def __init__(
+        self,
+        cost: Callable[[onnx.ModelProto], int] = weight_cost,
+        disturb: Callable[[np.ndarray], np.ndarray] = lambda times: times,
+    ) -> None:
+        self.cost = cost
+        self.disturb = disturb
+        self.plans: list[Plan] = []
+
+    @property
+    def identity(self) -> Identity:
+        return Identity(
+            {"name": "fake", "cpu": "none", "cores": 1},
+            {"name": "fake", "version": "1", "threads": 1, "graph_optimization": "all"},
+            "exact",
+        )
+
+    def measure(self, models, plan: Plan, progress: Progress = silent) -> Samples:
+        self.plans.append(plan)
+        costs = np.array([CALL_NS + self.cost(onnx.load_from_string(model)) for model in models])
+        visited = np.array([model for visit in plan.visits for model in visit])
+        times = self.disturb(np.repeat(costs[visited][:, None], plan.kept_runs, axis=1))
+        progress(len(plan.visits), len(plan.visits), "timing")
+        return Samples(visited, times, times + 100, np.zeros(times.shape, dtype=bool), 3 * costs)
