@@ -128,7 +128,7 @@ DIGITS_MEAN, DIGITS_STD = 0.22, 0.29
 
 
 def cluttered_digits(
-    split: Split, seed: int, train: int = 20000, validation: int = 2000, test: int = 4000
+    split: Split, seed: int, train: int = 40000, validation: int = 2000, test: int = 4000
 ) -> Raw:
     """24×24 scenes of one whole digit among pieces of others; `train`, `validation`, `test` are how many.
 

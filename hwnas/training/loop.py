@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -27,7 +27,8 @@ from torch import Tensor
 from hwnas.config import Training
 from hwnas.errors import ChecksumError, DataError, TrainingError
 from hwnas.networks.supernet import Supernet, tensors_digest
-from hwnas.spaces import Architecture
+from hwnas.progress import Progress, silent
+from hwnas.spaces import Architecture, NetworkSpace
 from hwnas.store import digest, read_bytes, write_bytes
 from hwnas.training.augmentation import augment
 from hwnas.training.data import Dataset, resize
@@ -37,12 +38,6 @@ from hwnas.training.sampling import largest, sandwich, smallest
 SCHEMA = 1
 CHECKPOINT_FILE = "checkpoint.safetensors"
 TIMED_ROUNDS = 5
-
-
-class Progress(Protocol):
-    """Is told how far a training is, in steps."""
-
-    def __call__(self, done: int, total: int, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ def train(
     settings: Training,
     directory: str | Path,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     report_every: int = 200,
 ) -> TrainingResult:
     """Train a supernet in place, and leave it in eval mode.
@@ -90,8 +85,10 @@ def train(
     and seed (TrainingError says what differs).
 
     TrainingError if the loss or a gradient is not finite, naming the step and the learning rate: weights
-    and checkpoint are then those before that step. DataError if there are fewer images than a batch holds.
+    and checkpoint are then those before that step. DataError if there are fewer images than a batch holds,
+    or the images or classes are not those of the space.
     """
+    _check_fit(net.space, train_data)
     if len(train_data) < settings.batch_size:
         raise DataError(
             f"{len(train_data)} training images are fewer than a batch of {settings.batch_size}; "
@@ -128,8 +125,7 @@ def train(
             large, small = evaluator([largest(net.space), smallest(net.space)]).tolist()
             reports.append(Report(step, float(np.mean(losses)), rate, large, small))
             _save(path, net, optimizer, inputs, step, arithmetic, reports)
-            if progress is not None:
-                progress(step, settings.steps, _text(reports[-1]))
+            progress(step, settings.steps, _text(reports[-1]))
             losses, started = [], time.perf_counter()
     net.eval()
     return TrainingResult(arithmetic, tuple(reports))
@@ -159,6 +155,16 @@ def fastest_arithmetic(net: Supernet, data: Dataset, settings: Training, seed: i
             seconds[turn, i] = time.perf_counter() - started
     net.zero_grad()
     return candidates[int(np.argmin(seconds[1:].min(axis=0)))]
+
+
+def _check_fit(space: NetworkSpace, data: Dataset) -> None:
+    """DataError if the networks of the space cannot take these images or tell these classes apart."""
+    channels, classes = space.input_shape[0], space.operators(largest(space))[-1].out_shape[0]
+    if (data.images.shape[1], len(data.classes)) != (channels, classes):
+        raise DataError(
+            f"the data has {data.images.shape[1]} channels and {len(data.classes)} classes, "
+            f"the space is made for {channels} and {classes}; give the space those of the data"
+        )
 
 
 # ---- one step -------------------------------------------------------------------------------------

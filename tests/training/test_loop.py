@@ -125,6 +125,11 @@ def test_too_few_images_are_refused(tmp_path: Path) -> None:
         train(tiny_net(), blobs(15), blobs(60), SETTINGS, tmp_path)
 
 
+def test_data_that_does_not_fit_the_space_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="1 channels and 3 classes, the space is made for 1 and 10"):
+        train(Supernet(tiny_space()), blobs(), blobs(60), SETTINGS, tmp_path)
+
+
 def test_learning_rate() -> None:
     settings = Training(steps=100, warmup_steps=10, learning_rate=0.2)
     rates = [learning_rate_at(step, settings) for step in range(100)]
@@ -148,9 +153,19 @@ def test_arithmetic_is_found_without_touching_the_weights() -> None:
 
 def test_threads_and_global_random_numbers_are_as_before(tmp_path: Path) -> None:
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
-    other = SETTINGS.model_copy(update={"threads": threads + 1, "steps": 1})
-    train(tiny_net(), blobs(), blobs(60), other, tmp_path)
-    assert torch.get_num_threads() == threads
+    torch.set_num_threads(3)
+    during: list[int] = []
+    train(
+        tiny_net(),
+        blobs(),
+        blobs(60),
+        SETTINGS,
+        tmp_path,
+        progress=lambda done, total, text="": during.append(torch.get_num_threads()),
+    )
+    after = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    assert (set(during), after) == ({SETTINGS.threads}, 3)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
