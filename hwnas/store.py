@@ -88,9 +88,13 @@ def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
 
 
 def read_json(path: str | Path, remedy: str = "make it again, or restore it from a copy") -> dict[str, Any]:
-    """A sealed JSON artefact. StoreError if it is missing or not JSON, ChecksumError if it was changed."""
+    """A sealed JSON artefact without its seal.
+
+    StoreError if it is missing or not JSON, ChecksumError if it was changed.
+    """
     data = parse_json(path, read_bytes(path))
     check_seal(data, path, remedy)
+    del data["sha256"]
     return data
 
 

@@ -23,7 +23,7 @@ def row_keys(genotypes: Genotypes) -> list[bytes]:
     if len(genotypes) == 0:
         return []
     packed = np.ascontiguousarray(genotypes, dtype=np.int16 if genotypes.max() < 2**15 else np.int64)
-    return packed.view(f"V{packed.itemsize * packed.shape[1]}").ravel().tolist()  # type: ignore[no-any-return]
+    return list(packed.view(f"V{packed.itemsize * packed.shape[1]}").ravel().tolist())
 
 
 def new_rows(genotypes: Genotypes, seen: Collection[bytes]) -> Genotypes:
@@ -54,7 +54,7 @@ def descend(space: SearchSpace, loss: Callable[[Genotypes], Values], start: Geno
 
 
 def extreme(
-    space: SearchSpace, evaluate: Evaluate, direction: str = "min", rng: Rng = 0
+    space: SearchSpace, evaluate: Evaluate, direction: str = "min", rng: Rng = 0, name: str = "the metric"
 ) -> tuple[Architecture, float]:
     """The architecture with the smallest (or largest) value of a cheap metric, and the value.
 
@@ -63,7 +63,7 @@ def extreme(
     sign = 1.0 if direction == "min" else -1.0
 
     def loss(genotypes: Genotypes) -> Values:
-        return sign * checked_values("metric", evaluate, Architectures(space, genotypes))
+        return sign * checked_values(name, evaluate, Architectures(space, genotypes))
 
     every = enumerated(space, SMALL)
     best = every[[int(np.argmin(loss(every)))]] if every is not None else None
@@ -168,7 +168,8 @@ def check_feasible(problem: Problem, rng: Rng = 0) -> None:
 
 
 def _unreachable(problem: Problem, rng: Rng) -> str:
-    reasons, alone = [], []
+    reasons: list[str] = []
+    alone: list[str] = []
     for constraint in problem.constraints:
         evaluate = problem.exact.get(constraint.name)
         if evaluate is None:
@@ -179,8 +180,8 @@ def _unreachable(problem: Problem, rng: Rng) -> str:
         ]:
             if bound is None:
                 continue
-            _, value = extreme(problem.space, evaluate, direction, rng)
-            text = f"the {word} reachable {constraint.name} is {value:.6g}"
+            _, value = extreme(problem.space, evaluate, direction, rng, constraint.name)
+            text = f"the {word} reachable {constraint.name} is {value:.10g}"
             (alone if (value <= bound) == (direction == "min") or value == bound else reasons).append(text)
     wanted = ", ".join(str(c) for c in problem.constraints if c.name in problem.exact)
     if reasons:

@@ -79,8 +79,8 @@ class Constraint:
         return total
 
     def __str__(self) -> str:
-        parts = [f"{self.name} >= {self.lower:g}"] if self.lower is not None else []
-        parts += [f"{self.name} <= {self.upper:g}"] if self.upper is not None else []
+        parts = [f"{self.name} >= {self.lower:.10g}"] if self.lower is not None else []
+        parts += [f"{self.name} <= {self.upper:.10g}"] if self.upper is not None else []
         return " and ".join(parts)
 
 

@@ -20,7 +20,7 @@ class Strategy(Protocol):
     """
 
     def ask(self, n: int) -> Architectures:
-        """The next batch, at most n, none told before, none that a cheap constraint forbids; empty: no more."""
+        """The next batch, at most n, none told before or that a cheap constraint forbids; empty: no more."""
         ...
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:

@@ -7,7 +7,7 @@ the hypervolume that they promise to add to the front.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import moocore
 import numpy as np
@@ -72,8 +72,8 @@ class LINAS:
         chosen = space.genotypes([])
         for position, objective in enumerate(cheap):
             share = (n - len(chosen)) // (len(cheap) - position)
-            low, _ = extreme(space, objective.evaluate, "min", rng)
-            high, _ = extreme(space, objective.evaluate, "max", rng)
+            low, _ = extreme(space, objective.evaluate, "min", rng, objective.name)
+            high, _ = extreme(space, objective.evaluate, "max", rng, objective.name)
             pool = self._between(space.genotypes([low]), space.genotypes([high]), 100 * share, rng)
             pool = new_rows(pool, seen | set(row_keys(chosen)))
             pool = pool[self._candidates.violation(pool) == 0]
@@ -104,7 +104,7 @@ class LINAS:
         """The unseen architectures that are predicted to add most hypervolume to the front."""
         problem, space = self.problem, self.problem.space
         genotypes, metrics = self._history.genotypes, self._history.metrics
-        features = space.features(genotypes)
+        features = self._features(genotypes, metrics)
         predictors = {}
         for objective in problem.expensive:
             predictors[objective.name] = get_predictor(self.predictor, self.seed)
@@ -112,7 +112,7 @@ class LINAS:
 
         def score(archs: Genotypes) -> tuple[Values, Values]:
             known = problem.exact_metrics(archs)
-            rows = space.features(archs)
+            rows = self._features(archs, known)
             for name, predictor in predictors.items():
                 known[name], _ = predictor.predict(rows)
             return losses(problem.objectives, known), problem.violation(known)
@@ -137,6 +137,11 @@ class LINAS:
         chosen = np.concatenate([np.array(picked, dtype=np.int64), rest[order]])
         return np.asarray(found[keep[chosen]])
 
+    def _features(self, genotypes: Genotypes, metrics: Mapping[str, Values]) -> Values:
+        """The space's features and the cheap metrics, which say much about the expensive ones."""
+        exact = [metrics[name][:, None] for name in self.problem.exact]
+        return np.concatenate([self.problem.space.features(genotypes), *exact], axis=1)
+
 
 def most_hypervolume(points: Values, front: Values, n: int) -> list[int]:
     """Positions of at most n points, greedily by the hypervolume each adds to the front; all minimised."""
@@ -146,7 +151,7 @@ def most_hypervolume(points: Values, front: Values, n: int) -> list[int]:
     points, front = (points - low) / width, (front - low) / width
     reference = np.full(points.shape[1], 1.1)
     picked: list[int] = []
-    for _ in range(n):
+    for _ in range(min(n, len(points))):
         gains = added_hypervolume(points, front, reference)
         best = int(np.argmax(gains))
         if gains[best] <= 0:

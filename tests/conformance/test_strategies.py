@@ -1,0 +1,127 @@
+"""What every strategy promises. A newcomer joins by its line in STRATEGIES."""
+
+import numpy as np
+import pytest
+
+from hwnas import Choice, Constraint, Evaluation, Objective, SearchSpace, get_space
+from hwnas.searching.objectives import Problem
+from hwnas.searching.strategies import STRATEGIES, Strategy, get_strategy
+from tests.searching.problems import accuracy, at_most, cost, objectives, toy_space
+
+LARGE = get_space("mobilenetv3")
+
+
+def large(bound: float = 3e8) -> Problem:
+    return Problem(
+        LARGE,
+        (
+            Objective("accuracy", "max", lambda archs: LARGE.params(archs) ** 0.1, expensive=True),
+            Objective("macs", "min", LARGE.macs),
+        ),
+        (Constraint("macs", upper=bound),),
+    )
+
+
+def evaluated(problem: Problem, archs: object, fail_every: int = 7) -> list[Evaluation]:
+    """True evaluations, one of `fail_every` failed."""
+    exact = problem.exact_metrics(archs)
+    found = []
+    for i, arch in enumerate(archs):
+        metrics = {name: float(values[i]) for name, values in exact.items()}
+        if arch.genotype[0] + i + 1 == fail_every:
+            found.append(Evaluation(arch, metrics, "failed", "boom"))
+            continue
+        for objective in problem.expensive:
+            single = problem.space.architectures(np.array([arch.genotype]))
+            metrics[objective.name] = float(objective.evaluate(single)[0])
+        found.append(Evaluation(arch, metrics))
+    return found
+
+
+def drive(strategy: Strategy, problem: Problem, n: int) -> list[Evaluation]:
+    told: list[Evaluation] = []
+    while len(told) < n:
+        batch = strategy.ask(n - len(told))
+        if not len(batch):
+            break
+        assert len(batch) <= n - len(told)
+        round_ = evaluated(problem, batch)
+        strategy.tell(round_)
+        told += round_
+    return told
+
+
+small = Problem(toy_space(), tuple(objectives()), tuple(at_most(9)))
+three = Problem(
+    toy_space(),
+    (
+        *objectives(),
+        Objective("depth", "max", lambda archs: [a.values["depth"] for a in archs]),
+    ),
+)
+one = Problem(toy_space(), (Objective("accuracy", "max", accuracy, expensive=True),))
+cheap = Problem(toy_space(), (Objective("accuracy", "max", accuracy), Objective("cost", "min", cost)))
+both = Problem(
+    toy_space(),
+    (
+        Objective("accuracy", "max", accuracy, expensive=True),
+        Objective("cost", "min", cost, expensive=True),
+    ),
+    (Constraint("cost", upper=9.0),),
+)
+PROBLEMS = {"small": small, "three": three, "one": one, "cheap": cheap, "both": both, "large": large()}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_it_asks_new_feasible_canonical_architectures_exactly_as_many(name: str, problem: Problem) -> None:
+    told = drive(get_strategy(name, problem, 0), problem, 60)
+    archs = [e.architecture for e in told]
+    assert len(archs) == len(set(archs)) == 60
+    genotypes = problem.space.genotypes(archs)
+    assert (problem.space.canonical(genotypes) == genotypes).all()
+    assert (problem.violation(problem.exact_metrics(genotypes)) == 0).all()
+
+
+@pytest.mark.parametrize("problem", [small, large()], ids=["small", "large"])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_it_asks_follows_from_the_seed_and_what_it_was_told(name: str, problem: Problem) -> None:
+    first = get_strategy(name, problem, 5)
+    told = drive(first, problem, 40)
+    second = get_strategy(name, problem, 5)
+    second.tell(told[:13])
+    second.tell(told[13:])
+    asked = first.ask(10)
+    assert asked == first.ask(10) == second.ask(10)
+    assert asked != get_strategy(name, problem, 6).ask(10)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_it_ends_with_every_feasible_architecture_of_a_small_space(name: str) -> None:
+    problem = Problem(toy_space(4), tuple(objectives()), tuple(at_most(5)))
+    told = drive(get_strategy(name, problem, 0), problem, 10_000)
+    archs = problem.space.enumerate()
+    assert {e.architecture for e in told} == set(archs[cost(archs) <= 5])
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_it_ends_in_a_large_space_with_few_feasible_architectures(name: str) -> None:
+    smallest = float(LARGE.macs(np.zeros((1, len(LARGE.choices)), dtype=int))[0])
+    problem = large(smallest)
+    assert len(drive(get_strategy(name, problem, 0), problem, 20)) == 1
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_space_of_one_choice_is_searched(name: str) -> None:
+    space = SearchSpace("one", [Choice("x", (1, 2, 3))])
+    objective = Objective("f", "max", lambda archs: [a.values["x"] for a in archs], expensive=True)
+    problem = Problem(space, (objective,))
+    assert len(drive(get_strategy(name, problem, 0), problem, 20)) == 3
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_it_goes_on_when_everything_failed(name: str) -> None:
+    strategy = get_strategy(name, small, 0)
+    for _ in range(5):
+        strategy.tell([Evaluation(arch, {}, "failed", "boom") for arch in strategy.ask(10)])
+    assert len(strategy.ask(10)) > 0
