@@ -100,7 +100,7 @@ class Supernet(nn.Module):
                 if f"{slot}.{layer.name}" in moments:
                     mean, var = moments[f"{slot}.{layer.name}"]
                     state |= {f"{layer.name}.norm.running_mean": mean, f"{layer.name}.norm.running_var": var}
-            # Statics carry the number of batches that torch's batch norm counts; it has no meaning here.
+            # Torch's batch norm also counts its batches, which means nothing here.
             state |= {k: v for k, v in block.state_dict().items() if k.endswith("num_batches_tracked")}
             block.load_state_dict(state)
         return network.eval().to(next(self.parameters()).device)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,17 @@ class Recorder:
             raise Killed
 
 
+def _killed_at(last: int) -> Callable[[int, Training], float]:
+    """The learning rate, until a step at which the process dies."""
+
+    def learning_rate(step: int, settings: Training) -> float:
+        if step == last:
+            raise Killed
+        return learning_rate_at(step, settings)
+
+    return learning_rate
+
+
 def tiny_net() -> Supernet:
     return Supernet(tiny_space(classes=3))
 
@@ -55,9 +67,11 @@ def test_a_killed_and_resumed_training_ends_as_one_that_was_not(
     with pytest.raises(Killed):
         train(tiny_net(), data, validation, SETTINGS, broken, 5, Recorder(dies_at=3), report_every=3)
     monkeypatch.setattr(loop, "fastest_arithmetic", lambda *_: Arithmetic("bf16", not channels_last))
-    again = Recorder(dies_at=6)
+    again = Recorder()
+    monkeypatch.setattr(loop, "learning_rate_at", _killed_at(8))  # two steps after a checkpoint
     with pytest.raises(Killed):
         train(tiny_net(), data, validation, SETTINGS, broken, 5, again, report_every=3)
+    monkeypatch.setattr(loop, "learning_rate_at", learning_rate_at)
     assert [done for done, _, _ in again.told] == [6]
     resumed = tiny_net()
     found = train(resumed, data, validation, SETTINGS, broken, 5, report_every=3)
