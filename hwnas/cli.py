@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -267,32 +268,24 @@ def _budget_line(budget: dict[str, Any]) -> str:
 
 
 def models_table(models: Sequence[dict[str, Any]]) -> Table:
-    """The front as a table for the terminal, fastest first."""
-    table = Table(title="Pareto front")
-    for column in (
-        "model",
-        "val %",
-        "test %",
-        "predicted ms",
-        "measured ms",
-        "MMACs",
-        "k params",
-        "budget",
-        "status",
-    ):
-        table.add_column(column, justify="left" if column in ("model", "status") else "right")
+    """The front as a table for the terminal, fastest first; fits 80 columns."""
+    table = Table(title="Pareto front", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    numbers = ("val %", "test %", "predicted ms", "measured ms", "MMACs", "k params", "budget ms")
+    table.add_column("model", no_wrap=True)
+    for column in numbers:
+        table.add_column(column, justify="right")
+    table.add_column("status", no_wrap=True)
     for model in models:
         measured, budget = model["measured"]["latency_ms"], model["budget_ms"]
-        test = model["test_accuracy"]
         table.add_row(
             model["id"],
             f"{model['validation_accuracy']:.2f}",
-            "" if test is None else f"{test:.2f}",
+            f"{model['test_accuracy']:.2f}",
             f"{model['predicted']['latency_ms']:.4f}",
             "" if measured is None else f"{measured:.4f}",
             f"{model['macs'] / 1e6:.2f}",
             f"{model['params'] / 1e3:.1f}",
-            "" if budget is None else f"≤ {budget:g} ms",
+            "" if budget is None else f"≤ {budget:g}",
             model["status"],
         )
     return table

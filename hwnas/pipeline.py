@@ -171,7 +171,7 @@ class Run:
                 )
         if name in ("train", "search") and self.store.stage("profile") is not None:
             check_budgets(self)
-        inputs = stage.inputs(self)
+        inputs = json.loads(json.dumps(stage.inputs(self)))  # as they will be stored
         done = self.store.stage(name)
         if done is not None:
             self._check(name, done, inputs)
@@ -418,7 +418,7 @@ def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+            yield f"{prefix}{key}", value
 
 
 # ---- profile: how long each operator takes on this device ----------------------------------------

@@ -185,8 +185,9 @@ class Store:
                 )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_TABLES)
-            self._db.execute(f"PRAGMA user_version={SCHEMA}")
+            if version < SCHEMA:
+                self._db.executescript(_TABLES)
+                self._db.execute(f"PRAGMA user_version={SCHEMA}")
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"cannot open {self.path}: {error}") from None
 

@@ -36,6 +36,7 @@ from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.sampling import largest, sandwich, smallest
 
 SCHEMA = 1
+SHOWN_EVERY = 10  # steps between two calls of progress that report nothing new
 CHECKPOINT_FILE = "checkpoint.safetensors"
 TIMED_ROUNDS = 5
 
@@ -119,6 +120,8 @@ def train(
             losses.append(loss)
             step += 1
             if step % report_every and step < settings.steps:
+                if step % SHOWN_EVERY == 0:
+                    progress(step, settings.steps, _text(reports[-1]) if reports else f"loss {loss:.3f}")
                 continue
             rate = len(losses) * settings.batch_size / (time.perf_counter() - started)
             evaluator = AccuracyEvaluator(net, train_data, validation_data, seed=seed)

@@ -1,0 +1,51 @@
+"""What many tests share: one small real run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "seed": 0,
+    "data": {"name": "cluttered-digits", "train": 600, "validation": 200, "test": 200},
+    "space": {
+        "name": "mobilenetv3",
+        "resolutions": [12, 16],
+        "stem": {"width": 8, "activation": "relu"},
+        "stages": [
+            {"block": "fused", "width": [8, 16], "depth": [1, 2], "kernel": 3, "expand": [1, 2]},
+            {"block": "mbconv", "width": 16, "depth": [1, 2], "kernel": [3, 5], "expand": 2, "stride": 2},
+        ],
+        "head": {"width": 32, "activation": "relu"},
+    },
+    "training": {"steps": 40, "batch_size": 32, "warmup_steps": 5, "precision": "fp32", "threads": 1},
+    "latency": {
+        "budgets_ms": [1000.0],
+        "rounds": 6,
+        "calibration_networks": 4,
+        "held_out_networks": 4,
+        "verify_rounds": 8,
+    },
+    "search": {"evaluations": 24, "calibration_images": 128, "random_baseline": True},
+}
+
+
+def write_config(folder: Path, **sections: dict[str, Any]) -> Path:
+    """The tiny experiment as a file in a folder, with some fields of its sections changed."""
+    changed = {**TINY, **{name: {**TINY[name], **fields} for name, fields in sections.items()}}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(changed))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the tiny experiment; tests copy it before they change it."""
+    import hwnas
+
+    folder = tmp_path_factory.mktemp("tiny")
+    return hwnas.run(write_config(folder), run_dir=folder / "run").directory

@@ -1,0 +1,191 @@
+"""The command: help that teaches, exit codes, machine-readable output."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from hwnas.cli import app, main
+from tests.conftest import write_config
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def hwnas_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process: exit code, standard output, standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hwnas", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def commands() -> list[list[str]]:
+    group: Any = typer.main.get_command(app)
+    found = []
+    for name, command in group.commands.items():
+        found += [[name, sub] for sub in command.commands] if hasattr(command, "commands") else [[name]]
+    return found
+
+
+def test_all_commands_exist() -> None:
+    assert sorted(" ".join(command) for command in commands()) == [
+        "doctor",
+        "export",
+        "list",
+        "profile",
+        "report",
+        "run",
+        "search",
+        "table diff",
+        "table show",
+        "table validate",
+        "train",
+        "verify",
+    ]
+
+
+@pytest.mark.parametrize("command", commands(), ids=" ".join)
+def test_every_command_is_documented_with_an_example(command: list[str], hwnas_command: Command) -> None:
+    code, out, _ = hwnas_command(*command, "--help")
+    assert code == 0
+    assert f"Example: hwnas {' '.join(command)}" in " ".join(out.split())
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert f"hwnas {' '.join(command)}" in readme
+
+
+def test_wrong_syntax_exits_with_2(hwnas_command: Command) -> None:
+    assert hwnas_command("run")[0] == 2
+    assert hwnas_command("run", "x.yaml", "--nonsense")[0] == 2
+    assert hwnas_command("nonsense")[0] == 2
+
+
+def test_errors_are_one_line_and_exit_with_1(hwnas_command: Command, tmp_path: Path) -> None:
+    code, out, err = hwnas_command("run", tmp_path / "none.yaml")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(
+        r"error: cannot read \S*none\.yaml: No such file or directory\s*", " ".join(err.split())
+    )
+    code, _, err = hwnas_command("run", write_config(tmp_path), "--set", "search.evaluation=3")
+    assert code == 1
+    assert "search.evaluation: unknown key" in " ".join(err.split())
+    assert "Traceback" not in err
+
+
+def test_run_prints_the_front_and_how_to_use_it(
+    tiny_run: Path, tmp_path: Path, hwnas_command: Command
+) -> None:
+    copy = shutil.copytree(tiny_run, tmp_path / "copy")
+    code, out, _ = hwnas_command("run", copy / "config.yaml", "--run-dir", copy)
+    assert code == 0
+    models = json.loads((copy / "pareto.json").read_text())["models"]
+    for model in models:
+        assert model["id"] in out
+    assert str(copy / "report.html") in "".join(out.split("\n"))
+    assert "InferenceSession" in out
+    code, out, _ = hwnas_command("run", copy / "config.yaml", "--run-dir", copy, "--json")
+    assert code == 0
+    summary = json.loads(out)
+    assert summary["models"] == models
+    assert summary["budgets"][0]["model"] is not None
+
+
+def test_a_budget_that_cannot_be_met_exits_with_3(
+    tiny_run: Path, tmp_path: Path, hwnas_command: Command
+) -> None:
+    copy = shutil.copytree(tiny_run, tmp_path / "copy")
+    arguments = ["--latency-budget-ms", 1e-9, "--latency-budget-ms", 1000, "--restart", "search"]
+    code, out, err = hwnas_command("run", copy / "config.yaml", "--run-dir", copy, *arguments)
+    assert code == 3
+    assert "For 1e-09 ms: no model keeps it" in out
+    assert "no architecture keeps the budget of 1e-09 ms" in err
+    arguments = ["--latency-budget-ms", 1e-9, "--restart", "search"]
+    code, _, err = hwnas_command("run", copy / "config.yaml", "--run-dir", copy, *arguments)
+    assert code == 1
+    assert "the fastest one takes" in " ".join(err.split())
+
+
+def test_stage_by_stage(tiny_run: Path, tmp_path: Path, hwnas_command: Command) -> None:
+    config = write_config(tmp_path, latency={"table": str(tiny_run / "latency_table.json")})
+    folder = tmp_path / "run"
+    code, _, err = hwnas_command("search", folder)
+    assert code == 1
+    assert "is not the folder of a run" in " ".join(err.split())
+    code, out, _ = hwnas_command("profile", config, "--run-dir", folder, "--json")
+    assert code == 0
+    assert json.loads(out)["operators"] > 5
+    code, _, err = hwnas_command("search", folder)
+    assert code == 1
+    assert "search needs train" in " ".join(err.split())
+    assert hwnas_command("train", config, "--run-dir", folder)[0] == 0
+    for stage in ("search", "export", "verify", "report"):
+        assert hwnas_command(stage, folder)[0] == 0
+    assert (folder / "report.html").is_file()
+    assert "search: finished" in (folder / "hwnas.log").read_text()
+
+
+@pytest.mark.parametrize("what", ["spaces", "devices", "predictors", "strategies"])
+def test_list(what: str, hwnas_command: Command) -> None:
+    code, out, _ = hwnas_command("list", what, "--json")
+    names = json.loads(out)[what]
+    assert code == 0
+    assert names
+    assert hwnas_command("list", what)[1].split() == names
+
+
+def test_list_of_something_unknown(hwnas_command: Command) -> None:
+    code, _, err = hwnas_command("list", "things")
+    assert code == 1
+    assert "known: spaces, devices, predictors, strategies" in " ".join(err.split())
+
+
+def test_doctor(hwnas_command: Command) -> None:
+    code, out, _ = hwnas_command("doctor", "--json")
+    assert code == 0
+    findings = {finding["name"]: finding for finding in json.loads(out)["findings"]}
+    assert {"python", "torch", "cores", "load", "steal", "timing noise"} <= findings.keys()
+    assert all(finding["ok"] == (finding["advice"] == "") for finding in findings.values())
+
+
+def test_table_commands(tiny_run: Path, tmp_path: Path, hwnas_command: Command) -> None:
+    table = shutil.copy(tiny_run / "latency_table.json", tmp_path / "table.json")
+    code, out, _ = hwnas_command("table", "show", table)
+    assert code == 0
+    assert "MAPE" in out
+    assert hwnas_command("table", "validate", table)[0] == 0
+    text = Path(table).read_text()
+    edited = re.sub(r'"ms": 0\.\d+', '"ms": 0.5', text, count=1)
+    assert edited != text
+    Path(table).write_text(edited)
+    code, _, err = hwnas_command("table", "validate", table)
+    assert code == 1
+    assert "sha256" in err
+    assert hwnas_command("table", "validate", "--reseal", table)[0] == 0
+    assert hwnas_command("table", "validate", table)[0] == 0
+    code, out, _ = hwnas_command("table", "diff", tiny_run / "latency_table.json", table, "--json")
+    assert code == 0
+    difference = json.loads(out)
+    assert len(difference["differing"]) == 1
+    assert difference["differing"][0]["b_ms"] == 0.5
+    assert difference["only_a"] == difference["only_b"] == []
+    Path(table).write_text(edited.replace('"ms": 0.5', '"ms": -0.5'))
+    code, _, err = hwnas_command("table", "validate", "--reseal", table)
+    assert code == 1
+    assert "-0.5" in err

@@ -1,0 +1,58 @@
+"""The public names, and what importing them loads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import hwnas
+
+
+def test_public_names_are_pinned() -> None:
+    assert sorted(hwnas.__all__) == [
+        "Architecture",
+        "Architectures",
+        "Choice",
+        "Constraint",
+        "Evaluation",
+        "HwnasError",
+        "LatencyTable",
+        "Objective",
+        "Operator",
+        "ParetoFront",
+        "Run",
+        "SearchResult",
+        "SearchSpace",
+        "Supernet",
+        "build",
+        "calibrate",
+        "export_onnx",
+        "get_space",
+        "load_config",
+        "load_dataset",
+        "load_supernet",
+        "profile",
+        "resize",
+        "run",
+        "search",
+    ]
+    for name in hwnas.__all__:
+        assert callable(getattr(hwnas, name))
+        assert name in dir(hwnas)
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        hwnas.nope  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import hwnas",
+        "import hwnas.spaces, hwnas.predictors, hwnas.searching.loop, hwnas.latency.profiling, hwnas.cli",
+        "import hwnas; hwnas.search; hwnas.profile; hwnas.get_space('mobilenetv3').sample(3, 0)",
+    ],
+)
+def test_no_torch_where_none_is_needed(statement: str) -> None:
+    code = f"{statement}; import sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,282 @@
+"""The whole job: what is skipped, refused, made again, and resumed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import hwnas
+from hwnas import pipeline
+from hwnas.config import load_config
+from hwnas.errors import ConfigError, HwnasError, InfeasibleError, StoreError
+from hwnas.export.verify import MeasuredLatency
+from hwnas.pipeline import STAGES, load_run, open_run, run_folder
+from hwnas.progress import Progress
+from tests.conftest import write_config
+
+
+@pytest.fixture
+def copy(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished tiny run."""
+    return Path(shutil.copytree(tiny_run, tmp_path / "copy"))
+
+
+def rows(run: Path, query: str) -> list[Any]:
+    db = sqlite3.connect(run / "run.db")
+    try:
+        return db.execute(query).fetchall()
+    finally:
+        db.close()
+
+
+def test_the_folder_of_a_run(tiny_run: Path) -> None:
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "run.db",
+        "supernet/model.safetensors",
+        "supernet/supernet.json",
+        "latency_table.json",
+        "pareto.json",
+        "evaluations.csv",
+        "report.html",
+        "figures/front.png",
+    ):
+        assert (tiny_run / name).is_file(), name
+    pareto = json.loads((tiny_run / "pareto.json").read_text())
+    assert pareto["schema"] == 1
+    for model in pareto["models"]:
+        assert set(model) == {
+            "id",
+            "architecture",
+            "validation_accuracy",
+            "test_accuracy",
+            "predicted",
+            "measured",
+            "macs",
+            "params",
+            "budget_ms",
+            "status",
+        }
+        folder = tiny_run / "models" / model["id"]
+        entry = json.loads((folder / "architecture.json").read_text())
+        entry.pop("sha256")
+        assert entry == model
+        assert (folder / "model.onnx").is_file()
+        assert f"model {model['id']}" in (folder / "README.md").read_text()
+        low, high = model["measured"]["latency_ci_ms"]
+        assert low <= model["measured"]["latency_ms"] <= high
+        assert model["budget_ms"] == 1000.0
+    with (tiny_run / "evaluations.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 24
+    assert load_config(tiny_run / "config.yaml").search.evaluations == 24
+
+
+def test_exactly_the_asked_number_of_evaluations(tiny_run: Path) -> None:
+    for search in ("search", "random-baseline"):
+        assert rows(tiny_run, f"SELECT count(*) FROM rounds WHERE search = '{search}'") == [(24,)]
+
+
+def test_splits_share_no_scene(tiny_run: Path) -> None:
+    run = load_run(tiny_run)
+    images = {s: {i.numpy().tobytes() for i in run.data(s).images} for s in ("train", "validation", "test")}
+    assert len(images["train"]) == 600
+    assert not images["train"] & images["validation"]
+    assert not images["train"] & images["test"]
+    assert not images["validation"] & images["test"]
+
+
+def test_running_again_does_nothing_twice(copy: Path) -> None:
+    def files() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in copy.rglob("*") if p.is_file() and "run.db" not in p.name}
+
+    def contents() -> list[list[Any]]:
+        return [rows(copy, f"SELECT * FROM {name}") for name in ("stages", "rounds", "measurements")]
+
+    before = files(), contents()
+    hwnas.run(copy / "config.yaml", run_dir=copy)
+    assert (files(), contents()) == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "stage", "difference"),
+    [
+        ({"training.steps": 50}, "train", r"training\.steps was 40, is 50"),
+        ({"latency.rounds": 7}, "profile", "rounds was 6, is 7"),
+        ({"search.evaluations": 30}, "search", r"search\.evaluations was 24, is 30"),
+        ({"seed": 1}, "profile", "seed was 0, is 1"),
+    ],
+)
+def test_other_inputs_are_refused_and_spelled_out(
+    copy: Path, overrides: dict[str, Any], stage: str, difference: str
+) -> None:
+    before = (copy / "config.yaml").read_bytes()
+    with pytest.raises(
+        StoreError, match=f"{stage} was made from something else: {difference}.*--restart {stage}"
+    ):
+        hwnas.run(copy / "config.yaml", run_dir=copy, overrides=overrides)
+    assert (copy / "config.yaml").read_bytes() == before
+
+
+def test_a_changed_artefact_is_refused(copy: Path) -> None:
+    path = copy / "latency_table.json"
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(StoreError, match=r"latency_table\.json was changed.*--restart profile"):
+        hwnas.run(copy / "config.yaml", run_dir=copy)
+    path.unlink()
+    with pytest.raises(StoreError, match=r"latency_table\.json is gone.*--restart profile"):
+        hwnas.run(copy / "config.yaml", run_dir=copy)
+
+
+def test_restarting_a_stage_remakes_what_follows_and_nothing_else(copy: Path) -> None:
+    before = dict(rows(copy, "SELECT name, created FROM stages"))
+    accuracies = rows(copy, "SELECT * FROM measurements ORDER BY 1, 2, 3")
+    front = rows(copy, "SELECT architecture FROM rounds WHERE search = 'search' ORDER BY number, position")
+    hwnas.run(copy / "config.yaml", run_dir=copy, restart="search")
+    after = dict(rows(copy, "SELECT name, created FROM stages"))
+    assert {name for name in STAGES if after[name] != before[name]} == {
+        "search",
+        "export",
+        "verify",
+        "report",
+    }
+    # The same seed asks for the same architectures, whose accuracies are known.
+    assert rows(copy, "SELECT * FROM measurements ORDER BY 1, 2, 3") == accuracies
+    again = rows(copy, "SELECT architecture FROM rounds WHERE search = 'search' ORDER BY number, position")
+    assert again == front
+
+
+def test_an_unknown_stage_is_named(copy: Path) -> None:
+    with pytest.raises(ConfigError, match="'serch': no such stage; known: profile"):
+        hwnas.run(copy / "config.yaml", run_dir=copy, restart="serch")
+
+
+class Stop(Exception):
+    """Stands for a kill."""
+
+
+def stop_at(stage: str, calls: int) -> Any:
+    """A display that stops the work in a stage after so many reports."""
+
+    def display(name: str) -> Progress:
+        seen = 0
+
+        def progress(done: int, total: int, text: str = "") -> None:
+            nonlocal seen
+            seen += 1
+            if name == stage and seen >= calls:
+                raise Stop
+
+        return progress
+
+    return display
+
+
+@pytest.mark.parametrize(
+    ("stage", "calls"), [("train", 1), ("search", 5), ("search", 30), ("export", 2), ("verify", 2)]
+)
+def test_an_interrupted_run_ends_as_one_that_was_not(
+    tiny_run: Path, tmp_path: Path, stage: str, calls: int
+) -> None:
+    config = write_config(tmp_path, latency={"table": str(tiny_run / "latency_table.json")})
+    folder = tmp_path / "run"
+    with pytest.raises(Stop):
+        hwnas.run(config, run_dir=folder, display=stop_at(stage, calls))
+    run = hwnas.run(config, run_dir=folder)
+    query = "SELECT search, number, position, architecture FROM rounds ORDER BY 1, 2, 3"
+    assert rows(folder, query) == rows(tiny_run, query)
+    query = "SELECT architecture, metric, value FROM measurements ORDER BY 1, 2"
+    assert rows(folder, query) == rows(tiny_run, query)
+    assert run.outputs("search")["front"] == load_run(tiny_run).outputs("search")["front"]
+
+
+def test_unreachable_budgets_are_found_before_training(tmp_path: Path, tiny_run: Path) -> None:
+    table = str(tiny_run / "latency_table.json")
+    config = write_config(tmp_path, latency={"table": table, "budgets_ms": [1e-9, 1e-8]})
+    with pytest.raises(InfeasibleError, match=r"the fastest one takes [0-9.e-]+ ms"):
+        hwnas.run(config, run_dir=tmp_path / "run")
+    assert load_run(tmp_path / "run").store.stage("train") is None
+
+
+def test_one_unreachable_budget_of_two_is_stated(tmp_path: Path, copy: Path) -> None:
+    run = hwnas.run(
+        copy / "config.yaml", run_dir=copy, overrides={"latency.budgets_ms": [1e-9, 1000.0]}, restart="search"
+    )
+    tight, loose = run.summary()["budgets"]
+    assert tight["model"] is None
+    assert loose["model"] == max(run.models, key=lambda m: m["validation_accuracy"])["id"]
+
+
+def test_a_stage_needs_those_before_it(tmp_path: Path) -> None:
+    job = open_run(write_config(tmp_path), run_dir=tmp_path / "run")
+    with pytest.raises(StoreError, match=r"search needs profile, which is not finished; run: hwnas run"):
+        job.make("search")
+
+
+def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_folder("digits") == Path("runs/digits")
+    assert run_folder("runs/digits") == Path("runs/digits")
+    assert run_folder(tmp_path / "x") == tmp_path / "x"
+    with pytest.raises(ConfigError, match="climbs out"):
+        run_folder("../x")
+    with pytest.raises(StoreError, match="is not the folder of a run"):
+        load_run("nothing")
+    assert not Path("runs").exists()
+
+
+def test_a_model_that_misses_its_budget_is_marked_and_replaced(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The most accurate model turns out slower than the budget of 1000 ms, the others do not."""
+    job = load_run(copy)
+    found = {e.architecture.id: e.metrics for e in job.searched.evaluations}
+    promised = max(job.outputs("search")["front"], key=lambda name: found[name]["accuracy"])
+
+    def slow(models: dict[str, bytes], *_: Any) -> dict[str, MeasuredLatency]:
+        ms = {name: 1001.0 if name == promised else found[name]["latency_ms"] for name in models}
+        return {name: MeasuredLatency(v, (0.99 * v, 1.01 * v), 0.01, 0.0) for name, v in ms.items()}
+
+    monkeypatch.setattr(pipeline, "measure_latency", slow)
+    run = hwnas.run(copy / "config.yaml", run_dir=copy, restart="verify")
+    models = {model["id"]: model for model in run.models}
+    assert models[promised]["status"] == "missed"
+    assert models[promised]["budget_ms"] is None
+    assert promised not in {evaluation.architecture.id for evaluation in run.front}
+    (budget,) = run.summary()["budgets"]
+    assert budget["missed"] == [promised]
+    chosen = models[budget["model"]]
+    assert chosen["status"] == "verified"
+    next_best = max(metrics["accuracy"] for name, metrics in found.items() if name != promised)
+    assert chosen["validation_accuracy"] == next_best
+
+
+def test_a_latency_that_does_not_repeat_is_marked(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def noisy(models: dict[str, bytes], *_: Any) -> dict[str, MeasuredLatency]:
+        return {name: MeasuredLatency(1.0 + i, (0.9, 100.0), 0.2, 0.0) for i, name in enumerate(models)}
+
+    monkeypatch.setattr(pipeline, "measure_latency", noisy)
+    run = hwnas.run(copy / "config.yaml", run_dir=copy, restart="verify")
+    assert {model["status"] for model in run.models} == {"unstable"}
+
+
+def test_errors_are_hwnas_errors(tmp_path: Path) -> None:
+    with pytest.raises(HwnasError, match="unknown dataset"):
+        hwnas.run(write_config(tmp_path, data={"name": "nope"}), run_dir=tmp_path / "run")
+    with pytest.raises(HwnasError, match="unknown device"):
+        hwnas.run(write_config(tmp_path, latency={"device": "abacus"}), run_dir=tmp_path / "run2")
+
+
+def test_config_and_environment_are_kept(tiny_run: Path) -> None:
+    config = yaml.safe_load((tiny_run / "config.yaml").read_text())
+    assert config["training"]["momentum"] == 0.9  # resolved, defaults included
+    facts = json.loads((tiny_run / "environment.json").read_text())
+    assert facts["cores"] >= 1
+    assert facts["packages"]["torch"]
