@@ -128,4 +128,4 @@ class YeoJohnson:
 def _squares(a: Array, b: Array) -> Array:
     """(n, m) mean squared differences of rows."""
     total = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b) - 2 * (a @ b.T)
-    return np.maximum(total, 0) / a.shape[1]
+    return np.asarray(np.maximum(total, 0) / a.shape[1])
