@@ -99,7 +99,7 @@ def profile(
     ]
     protocol = {
         "statistic": identity.statistic,
-        "rounds": rounds,
+        "rounds": min(rounds, *(t.count for t in measured), *(e.count for e in entries.values())),
         "warmup_runs": Plan(()).warmup_runs,
         "kept_runs": Plan(()).kept_runs,
         "preempted": round(max(preempted, float(np.mean([t.preempted for t in measured]))), 4),
@@ -133,11 +133,11 @@ def _time_operators(
     empty = len(models) - 1
     visits: list[Visit] = []
     for _ in range(rounds):
-        for chain in _one_round(chains, generator):
-            visits += [(*chain, empty), tuple(n + i for i in chain)]
-    order = generator.permutation(len(visits))
-    plan = Plan(tuple(visits[i] for i in order), time_limit_s=time_limit_s)
-    samples = device.measure(models, plan, progress)
+        drawn = _one_round(chains, generator)
+        one_round: list[Visit] = [(*chain, empty) for chain in drawn]
+        one_round += [tuple(n + i for i in chain) for chain in drawn]
+        visits += [one_round[i] for i in generator.permutation(len(one_round))]
+    samples = device.measure(models, Plan(tuple(visits), time_limit_s=time_limit_s), progress)
     found = timings(samples, len(models), generator)
     entries = {}
     for i, (operator, other) in enumerate(zip(operators, before, strict=True)):

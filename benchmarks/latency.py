@@ -1,0 +1,113 @@
+"""How well a latency table predicts whole networks that it has not seen, on this machine.
+
+    python benchmarks/latency.py [digits] [ofa] [--seeds 2] [--networks 60]
+
+For each space and seed: profile as a user would, then time further random networks in two campaigns with
+fresh sessions, and compare. What the campaigns differ by is the floor that no table can be below; MACs
+calibrated on the same networks are what the table must beat. Takes about three minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from hwnas.latency.calibrate import judge, repeatability_cv
+from hwnas.latency.devices import get_device
+from hwnas.latency.measure import time_models
+from hwnas.latency.profiling import profile
+from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.spaces import NetworkSpace, get_space
+
+
+def digits() -> NetworkSpace:
+    """The space of configs/digits.yaml: fused blocks of a few microseconds at 16, 20 and 24 pixels."""
+    fused = {"block": "fused", "depth": [1, 2], "expand": [1, 2, 3]}
+    return get_space(
+        "mobilenetv3",
+        resolutions=(16, 20, 24),
+        channels=1,
+        classes=10,
+        stem={"width": [8, 16], "activation": "relu"},
+        head={"width": 96, "activation": "relu"},
+        stages=[
+            {**fused, "width": [8, 12, 16], "kernel": [3], "stride": 1},
+            {**fused, "width": [16, 24, 32], "kernel": [3, 5], "stride": 2},
+            {**fused, "width": [24, 32, 48], "kernel": [3], "stride": 2},
+        ],
+    )
+
+
+SPACES = {"digits": digits, "ofa": lambda: get_space("mobilenetv3", resolutions=(128,))}
+
+
+def measure(space: NetworkSpace, seed: int, networks: int) -> None:
+    device = get_device("onnxruntime")
+    start = time.perf_counter()
+    table = profile(space, device, rng=seed)
+    seconds = time.perf_counter() - start
+    archs = space.sample(networks, 1000 + seed)
+    campaigns = []
+    for campaign in range(2):
+        rng = np.random.default_rng((seed, campaign))
+        models = []
+        for arch in archs:
+            operators = space.operators(arch)
+            weights = [random_weights(operator, rng) for operator in operators]
+            models.append(onnx_model(operators, weights).SerializeToString())
+        campaigns.append([timing.ms for timing in time_models(models, device, rng=rng)])
+    pairs = np.array(campaigns).T
+    truth, predicted = pairs.mean(axis=1), table.latency_ms(archs)
+    found = judge(predicted, truth)
+    ceiling = float(kendalltau(*pairs.T).statistic)
+    macs = [row["macs_baseline"]["mape"] for row in table.calibration]
+    within_5pct = 100 * np.mean(np.abs(predicted / truth - 1) <= 0.05)
+    print(
+        f"  seed {seed}: {len(table.operators)} operators in {seconds:.0f} s; {networks} unseen networks "
+        f"of {truth.min():.4f} to {truth.max():.4f} ms: MAPE {found['mape']:.2f} % "
+        f"(bias {100 * np.mean(predicted / truth - 1):+.2f} %), tau {found['kendall_tau']:.3f}, within ±5 % "
+        f"{within_5pct:.0f}, within ±10 % {found['within_10pct']:.0f}"
+    )
+    print(
+        f"          floor: campaigns differ by CV {repeatability_cv(pairs):.2f} %, tau {ceiling:.3f}; "
+        f"MACs alone: MAPE {' / '.join(format(mape, '.1f') for mape in macs)} % by resolution; "
+        f"{100 * table.protocol['preempted']:.1f} % of runs preempted"
+    )
+
+
+def throughput(space: NetworkSpace) -> None:
+    """Look-ups a second, of a table that a cheap profile made."""
+    table = profile(space, rounds=2)
+    archs = space.sample(1_000_000, 0)
+    table.latency_ms(archs[:1])
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        table.latency_ms(archs)
+        times.append(time.perf_counter() - start)
+    rates = [len(archs) / t / 1e6 for t in times]
+    spread = f"{min(rates):.1f} to {max(rates):.1f}"
+    print(f"  look-up: {np.median(rates):.1f} million architectures a second ({spread})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("spaces", nargs="*", default=list(SPACES), help=", ".join(SPACES))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--networks", type=int, default=60)
+    arguments = parser.parse_args()
+    identity = get_device("onnxruntime").identity
+    print(f"{identity.device['cpu']}, {identity.device['cores']} cores; {identity.runtime}")
+    for name in arguments.spaces:
+        space = SPACES[name]()
+        print(f"{name}: {space.id}")
+        for seed in range(arguments.seeds):
+            measure(space, seed, arguments.networks)
+        throughput(space)
+
+
+if __name__ == "__main__":
+    main()
