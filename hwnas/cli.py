@@ -253,7 +253,8 @@ def _finish(job: Run, as_json: bool) -> None:
         if summary["report"]:
             _say(f"Report: {summary['report']}")
         if summary["models"]:
-            best = max(summary["models"], key=lambda model: float(model["validation_accuracy"]))
+            kept = [model for model in summary["models"] if model["status"] != "missed"]
+            best = max(kept or summary["models"], key=lambda model: float(model["validation_accuracy"]))
             model = job.directory / "models" / best["id"] / "model.onnx"
             _say(f'Use one: onnxruntime.InferenceSession("{model}"), as the README.md beside it shows')
         else:

@@ -323,7 +323,8 @@ class Run:
     def predicted_accuracy(self) -> dict[str, float]:
         """What a predictor that has not seen an evaluation says of it, by architecture id (5-fold)."""
         good = [e for e in self.searched.evaluations if e.status == "ok"]
-        features = self.space.features([e.architecture for e in good])
+        archs = [e.architecture for e in good]
+        features = np.column_stack([self.space.features(archs), self.table.latency_ms(archs)])
         accuracy = np.array([e.metrics["accuracy"] for e in good])
         predicted = np.full(len(good), np.nan)
         fold = np.random.default_rng(self.config.seed).permutation(len(good)) % FOLDS
@@ -695,9 +696,8 @@ def _spares(run: Run, entries: Sequence[Mapping[str, Any]], budget_ms: float) ->
     what was measured of the front, says will keep it.
     """
     known = {entry["id"] for entry in entries}
-    ratio = float(
-        np.median([entry["measured"]["latency_ms"] / entry["predicted"]["latency_ms"] for entry in entries])
-    )
+    ratios = [entry["measured"]["latency_ms"] / entry["predicted"]["latency_ms"] for entry in entries]
+    ratio = float(np.quantile(ratios, 0.5, method="lower"))
     kept = most_accurate(entries, budget_ms, "measured")
     least = _entry(entries, kept)["validation_accuracy"] if kept is not None else -np.inf
     candidates = [

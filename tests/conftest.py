@@ -22,7 +22,7 @@ TINY: dict[str, Any] = {
         ],
         "head": {"width": 32, "activation": "relu"},
     },
-    "training": {"steps": 40, "batch_size": 32, "warmup_steps": 5, "precision": "fp32", "threads": 1},
+    "training": {"steps": 100, "batch_size": 32, "warmup_steps": 5, "precision": "fp32", "threads": 1},
     "latency": {
         "budgets_ms": [1000.0],
         "rounds": 6,

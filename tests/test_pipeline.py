@@ -9,8 +9,10 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import hwnas
 from hwnas import pipeline
@@ -108,7 +110,7 @@ def test_running_again_does_nothing_twice(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "stage", "difference"),
     [
-        ({"training.steps": 50}, "train", r"training\.steps was 40, is 50"),
+        ({"training.steps": 50}, "train", r"training\.steps was 100, is 50"),
         ({"latency.rounds": 7}, "profile", "rounds was 6, is 7"),
         ({"search.evaluations": 30}, "search", r"search\.evaluations was 24, is 30"),
         ({"seed": 1}, "profile", "seed was 0, is 1"),
@@ -280,3 +282,34 @@ def test_config_and_environment_are_kept(tiny_run: Path) -> None:
     facts = json.loads((tiny_run / "environment.json").read_text())
     assert facts["cores"] >= 1
     assert facts["packages"]["torch"]
+
+
+def test_the_users_own_images(tmp_path: Path) -> None:
+    """Class folders of PNG files, without val and test: they are held out."""
+    rng = np.random.default_rng(0)
+    for position, name in enumerate(("dark", "bright", "striped")):
+        folder = tmp_path / "photos" / "train" / name
+        folder.mkdir(parents=True)
+        for i in range(60):
+            pixels = rng.integers(0, 100, (20, 24, 3)) + (0, 120, 0)[position]
+            if name == "striped":
+                pixels[:, ::2] += 120
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+    config = write_config(
+        tmp_path, training={"steps": 60}, search={"evaluations": 10, "random_baseline": False}
+    )
+    data = {"name": "imagefolder", "path": str(tmp_path / "photos"), "size": 16}
+    run = hwnas.run(config, run_dir=tmp_path / "run", overrides={"data": data})
+    assert run.space.classes == 3
+    assert run.space.input_shape == (3, 16, 16)
+    assert max(model["test_accuracy"] for model in run.models) > 60
+    card = next((run.directory / "models").glob("*/README.md")).read_text()
+    assert "bright, dark, striped" in card
+
+
+def test_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "train" / "only").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "train" / "only" / "1.png")
+    data = {"name": "imagefolder", "path": str(tmp_path / "photos"), "size": 16}
+    with pytest.raises(HwnasError, match="at least 2 are needed"):
+        hwnas.run(write_config(tmp_path), run_dir=tmp_path / "run", overrides={"data": data})

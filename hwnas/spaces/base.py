@@ -76,8 +76,8 @@ class Architecture:
 
     @cached_property
     def id(self) -> str:
-        """Eight hexadecimal digits that name the architecture within its space."""
-        return _digest({"space": self.space, "values": self.values})[:8]
+        """Twelve hexadecimal digits that name the architecture within its space."""
+        return _digest({"space": self.space, "values": self.values})[:12]
 
     def __str__(self) -> str:
         return json.dumps(self.values)
