@@ -7,7 +7,7 @@ checked against.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -64,6 +64,20 @@ class ConvBlock(nn.Module):
             weight = weight * scale[:, None, None, None]
             bias = (bias - mean.double()) * scale + self.norm.bias.double()
         return {"weight": weight, "bias": bias}
+
+    @torch.no_grad()
+    def unfold(self, weights: Mapping[str, Tensor]) -> None:
+        """Take a folded weight and bias; batch norm, where the layer has one, only adds the bias."""
+        self.conv.weight.copy_(weights["weight"])
+        if self.norm is None:
+            self.conv.bias = nn.Parameter(weights["bias"])
+            return
+        if self.conv.bias is not None:
+            self.conv.bias.zero_()
+        self.norm.weight.fill_(1.0)
+        self.norm.bias.copy_(weights["bias"])
+        cast(Tensor, self.norm.running_mean).zero_()
+        cast(Tensor, self.norm.running_var).fill_(1.0 - self.norm.eps)
 
 
 class SqueezeExciteBlock(nn.Module):
@@ -194,6 +208,28 @@ def folded_weights(network: StaticNetwork) -> list[dict[str, NDArray[np.float32]
         }
         for block in network.blocks
     ]
+
+
+def unfolded_network(
+    operators: Sequence[Operator], weights: Sequence[Mapping[str, NDArray[np.float32]]]
+) -> StaticNetwork:
+    """The network in eval mode that has these folded weights, one mapping an operator; see `folded_weights`.
+
+    Batch norms are there, as in any static network, and change nothing but by their bias.
+    """
+    network = StaticNetwork(operators).eval()
+    for block, given in zip(network.blocks, weights, strict=True):
+        for layer, module in block.named_children():
+            own = {
+                name.removeprefix(f"{layer}."): torch.from_numpy(array.copy())
+                for name, array in given.items()
+                if name.startswith(f"{layer}.")
+            }
+            if isinstance(module, ConvBlock):
+                module.unfold(own)
+            else:
+                module.load_state_dict(own)
+    return network
 
 
 # ---- drawing weights ------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ the addition of a residual into the convolution before them.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -29,6 +30,7 @@ from hwnas.spaces.operators import Conv, GlobalPool, Layer, Linear, SqueezeExcit
 OPSET = 18
 IR_VERSION = 8  # the one that came with opset 18
 INPUT, OUTPUT = "input", "logits"
+OPERATORS = "operators"  # property of a model: the keys of its operators in order, as a JSON list
 
 Weights = Mapping[str, NDArray[np.float32]]
 
@@ -74,9 +76,47 @@ def onnx_model(
     Input ``input`` is (batch, channels, height, width) float32, output ``logits`` is what the last operator
     gives: (batch, classes) after a head, otherwise (batch, channels, height, width). `weights` holds one
     mapping an operator. `batch_size` None leaves the batch open (dimension ``batch``). `metadata` goes into
-    the model's properties. SpaceError if operators do not follow on each other, for weights that are missing
-    or of another shape, and for a precision other than fp32 (quantise the model instead).
+    the model's properties, as do the keys of the operators (`parts` reads them). SpaceError if operators do
+    not follow on each other, for weights that are missing or of another shape, and for a precision other
+    than fp32 (quantise the model instead).
     """
+    model = helper.make_model(
+        _graph(operators, weights, batch_size),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="hwnas",
+    )
+    keys = json.dumps([operator.key for operator in operators])
+    helper.set_model_props(model, {**(metadata or {}), OPERATORS: keys})
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def parts(model: onnx.ModelProto) -> tuple[list[Operator], list[dict[str, NDArray[np.float32]]], int | None]:
+    """The operators, weights and batch size that `onnx_model` made a model of.
+
+    SpaceError for a model that it did not make, or that was changed since (optimised, quantised).
+    """
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    try:
+        keys = json.loads({prop.key: prop.value for prop in model.metadata_props}[OPERATORS])
+        operators = [Operator.parse(key) for key in keys]
+        weights = [
+            {name: arrays[f"{i}.{name}"] for name in weight_shapes(operator)}
+            for i, operator in enumerate(operators)
+        ]
+        batch = model.graph.input[0].type.tensor_type.shape.dim[0]
+    except (KeyError, IndexError, ValueError) as error:
+        raise SpaceError(f"not a model that hwnas made, or changed since: it has no {error}") from None
+    batch_size = batch.dim_value if batch.HasField("dim_value") else None
+    if _graph(operators, weights, batch_size) != model.graph:
+        raise SpaceError("the model was changed since hwnas made it; give the file that was exported")
+    return operators, weights, batch_size
+
+
+def _graph(
+    operators: Sequence[Operator], weights: Sequence[Weights], batch_size: int | None
+) -> onnx.GraphProto:
     if not operators:
         raise SpaceError("a model needs at least one operator")
     for before, after in pairwise(operators):
@@ -88,22 +128,13 @@ def onnx_model(
         value = graph.add_operator(str(i), operator, given, value)
     graph.nodes[-1].output[0] = OUTPUT
     batch: int | str = "batch" if batch_size is None else batch_size
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "hwnas",
-            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, *operators[0].in_shape])],
-            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch, *operators[-1].out_shape])],
-            graph.initializers,
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="hwnas",
+    return helper.make_graph(
+        graph.nodes,
+        "hwnas",
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, *operators[0].in_shape])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch, *operators[-1].out_shape])],
+        graph.initializers,
     )
-    if metadata:
-        helper.set_model_props(model, dict(metadata))
-    onnx.checker.check_model(model, full_check=True)
-    return model
 
 
 class _Graph:

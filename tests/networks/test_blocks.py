@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from hwnas.networks.blocks import build_network, build_operator, folded_weights
+from hwnas.networks.blocks import build_network, build_operator, folded_weights, unfolded_network
+from hwnas.networks.onnx_graph import random_weights
 from hwnas.spaces import NetworkSpace, Operator, get_space
 from hwnas.spaces.operators import Conv, SqueezeExcite
 
@@ -65,6 +66,17 @@ def folded_forward(operator: Operator, weights: dict[str, np.ndarray], x: torch.
         else:
             out = out.flatten(1) @ w[f"{layer.name}.weight"].T + w[f"{layer.name}.bias"]
     return out + x if operator.residual else out
+
+
+@pytest.mark.parametrize("space", [*SPACES.values(), OFA], ids=[*SPACES, "ofa"])
+def test_folding_undoes_unfolding(space: NetworkSpace) -> None:
+    operators = space.operators(space.sample(1, rng=0)[0])
+    weights = [random_weights(operator, 0) for operator in operators]
+    found = folded_weights(unfolded_network(operators, weights))
+    for one, two in zip(found, weights, strict=True):
+        assert one.keys() == two.keys()
+        for name in one:
+            np.testing.assert_allclose(one[name], two[name], rtol=1e-6)
 
 
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)

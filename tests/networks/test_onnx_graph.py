@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwnas.errors import SpaceError
-from hwnas.networks.onnx_graph import onnx_model, random_weights, weight_shapes
+from hwnas.networks.onnx_graph import onnx_model, parts, random_weights, weight_shapes
 from hwnas.spaces import NetworkSpace, Operator, get_space
 from hwnas.spaces.operators import Conv
 
@@ -91,9 +93,46 @@ def test_open_batch_and_metadata():
     space = small_space("mbconv")
     operators = space.operators(space.sample(1, 1)[0])
     model = onnx_model(operators, weights_of(operators), None, {"architecture": "abc"})
-    assert {p.key: p.value for p in model.metadata_props} == {"architecture": "abc"}
+    assert {p.key: p.value for p in model.metadata_props} == {
+        "architecture": "abc",
+        "operators": json.dumps([operator.key for operator in operators]),
+    }
     x = np.random.default_rng(0).standard_normal((3, *operators[0].in_shape), dtype=np.float32)
     np.testing.assert_allclose(run(model, x)[1:2], run(model, x[1:2]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("batch_size", [1, 4, None])
+def test_parts_of_a_model_are_what_it_was_made_of(name, batch_size):
+    space = small_space(name)
+    operators = list(space.operators(space.sample(1, 2)[0]))
+    weights = weights_of(operators)
+    data = onnx_model(operators, weights, batch_size).SerializeToString()
+    found, found_weights, found_batch_size = parts(onnx.load_from_string(data))
+    assert (found, found_batch_size) == (operators, batch_size)
+    for one, two in zip(found_weights, weights, strict=True):
+        assert one.keys() == two.keys()
+        for key in one:
+            np.testing.assert_array_equal(one[key], two[key])
+
+
+def test_parts_of_other_models_are_refused():
+    space = small_space("mbconv")
+    operators = space.operators(space.sample(1, 2)[0])
+
+    def changed(change):
+        model = onnx_model(operators, weights_of(operators))
+        change(model)
+        with pytest.raises(SpaceError, match="changed since"):
+            parts(model)
+
+    changed(lambda model: model.ClearField("metadata_props"))
+    changed(lambda model: model.metadata_props.pop())
+    changed(lambda model: setattr(model.metadata_props[0], "value", "not a list"))
+    changed(lambda model: model.graph.initializer.pop())
+    changed(lambda model: model.graph.input.pop())
+    changed(lambda model: model.graph.node.pop())
+    changed(lambda model: setattr(model.graph.node[0], "op_type", "ConvInteger"))
 
 
 def test_wrong_chains_and_weights_are_refused():

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from hwnas.latency.devices.local import LocalDevice
+from hwnas.latency.measure import Plan
+
+
+class Starting(LocalDevice):
+    """Opening a model starts a thread that lives on, as runtimes' pools do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.end = threading.Event()
+        self.pinned: list[set[int]] = []
+        self.worker: threading.Thread | None = None
+
+    @property
+    def runtime(self):
+        return {"name": "starting", "version": "1", "threads": 1, "graph_optimization": "none"}
+
+    def open(self, model):
+        self.worker = threading.Thread(target=self.end.wait)
+        self.worker.start()
+        self.pinned.append(os.sched_getaffinity(self.worker.native_id))
+        return lambda: sum(range(1000))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_threads_that_a_runtime_starts_are_let_go():
+    before = os.sched_getaffinity(0)
+    device = Starting()
+    try:
+        device.measure([b""], Plan(((0,),)))
+        assert [len(cores) for cores in device.pinned] == [1]
+        assert os.sched_getaffinity(device.worker.native_id) == before
+    finally:
+        device.end.set()
+        device.worker.join()
