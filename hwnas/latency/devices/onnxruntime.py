@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnxruntime
-
 from hwnas.errors import DeviceError
-from hwnas.latency.devices.local import LocalDevice, Run, random_input
-
-PROVIDER = "CPUExecutionProvider"
+from hwnas.latency import runner
+from hwnas.latency.devices.local import LocalDevice, Run
 
 
 class OnnxRuntimeDevice(LocalDevice):
@@ -17,26 +14,10 @@ class OnnxRuntimeDevice(LocalDevice):
 
     @property
     def runtime(self) -> dict[str, Any]:
-        return {
-            "name": "onnxruntime",
-            "version": onnxruntime.__version__,
-            "provider": PROVIDER,
-            "threads": self.threads,
-            "graph_optimization": "all",
-        }
+        return runner.onnxruntime_runtime(self.threads)
 
     def open(self, model: bytes) -> Run:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            session = onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
-        except Exception as error:  # its exceptions have no common base class
-            raise DeviceError(f"ONNX Runtime cannot load a model: {error}") from None
-        (argument,) = session.get_inputs()
-        shape = [size if isinstance(size, int) else 1 for size in argument.shape]
-        outputs = [output.name for output in session.get_outputs()]
-        feed = {argument.name: random_input(shape)}
-        return lambda: session.run(outputs, feed)
+            return runner.open_onnxruntime(model, self.threads)
+        except runner.RunnerError as error:
+            raise DeviceError(str(error)) from None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hwnas.errors import DeviceError, MissingExtraError
-from hwnas.latency.devices.local import LocalDevice, Run, random_input
+from hwnas.latency.devices.local import LocalDevice, Run
+from hwnas.latency.runner import random_input
 
 DEVICE = "CPU"
 PRECISION = "f32"  # left to itself OpenVINO computes in bf16 where the processor can

@@ -15,8 +15,9 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from hwnas.errors import DeviceError, SpaceError
-from hwnas.latency.devices.local import LocalDevice, Row, Run, random_input
+from hwnas.latency.devices.local import LocalDevice, Row, Run
 from hwnas.latency.measure import Plan
+from hwnas.latency.runner import random_input
 from hwnas.networks.onnx_graph import parts
 
 if TYPE_CHECKING:

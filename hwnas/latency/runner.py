@@ -1,0 +1,651 @@
+"""The timing loop, and all that a board needs of hwnas: this one file, Python >= 3.8, numpy and onnxruntime.
+
+It is the core of the devices of this machine, the far end of the device ``ssh`` (`serve`), and the program of
+a bundle (`run_bundle`). So it imports nothing of hwnas, and no syntax or function newer than Python 3.8.
+
+A job is plain data: ``models`` (of each, the SHA-256 of the pieces that make its bytes), ``visits``,
+``warmup_runs``, ``kept_runs``, ``time_limit_s`` and ``threads``. What is measured is a sequence of records,
+first {"cold_ns"} of each model, then {"seconds", "rows"} of each visit, in the order of the plan: so the
+number of records says how far a job is, and a job that was interrupted goes on from there.
+
+On a board, under ~/.cache/hwnas (or $XDG_CACHE_HOME/hwnas):
+
+    lock                held, with the holder's process id in it, by whoever measures
+    pieces/<sha256>     pieces of models, shared by jobs
+    jobs/<id>/          job.json; samples.jsonl, a record a line; lease, touched by a client that waits
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import gc
+import hashlib
+import json
+import math
+import os
+import platform
+import resource
+import select
+import shutil
+import sys
+import time
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator, Sequence
+
+    import numpy as np
+
+    Run = Callable[[], object]
+    Row = list[tuple[int, int, bool]]  # time and wall time in ns, and whether preempted, of each kept run
+
+SCHEMA = 1
+PROVIDER = "CPUExecutionProvider"
+FREE_MEMORY = 0.25  # share of the machine's memory that open models leave free
+PREEMPTED_RATIO = 1.5  # wall time to CPU time of one thread
+FLUSH_S = 0.5  # between writes of what was measured
+POLL_S = 0.2  # between looks at what was measured
+HEARTBEAT_S = 2.0
+LEASE_S = 60.0  # a job that no client waits for stops, and keeps what it has
+KEPT_S = 86400.0  # jobs and pieces unused for so long are deleted
+MAX_LINE = 64 << 20
+MAX_PIECE = 1 << 30
+EXIT_BUSY, EXIT_DISK = 75, 28
+
+
+class RunnerError(Exception):
+    """Something that the person who asked can put right; the message says how."""
+
+
+class Abandoned(Exception):
+    """No client waits for the job any more."""
+
+
+# ---- timing -------------------------------------------------------------------------------------
+
+
+def records(
+    models: int,
+    visits: Sequence[Sequence[int]],
+    time_limit_s: float,
+    open_model: Callable[[int], Run],
+    first_call: Callable[[Run], int],
+    visit: Callable[[Sequence[Run]], list[Row]],
+    done: int = 0,
+    spent_s: float = 0.0,
+) -> Iterator[dict[str, Any]]:
+    """The records of n models and of visits to them, from number `done` on, after `spent_s` s of timing.
+
+    `open_model` gives the call of a model by index, `first_call` its wall time in nanoseconds, `visit` the
+    kept runs of each model of a visit. All models are opened first; those for which memory is short are
+    opened anew at each visit.
+    """
+    ready: dict[int, Run] = {}
+    for i in range(models):
+        run = open_model(i)
+        cold_ns = first_call(run)
+        if memory_left():
+            ready[i] = run
+        if i >= done:
+            yield {"cold_ns": cold_ns}
+    began = time.monotonic() - spent_s
+    for chosen in visits[max(0, done - models) :]:
+        if time.monotonic() - began > time_limit_s:
+            break
+        rows = visit([ready[i] if i in ready else open_model(i) for i in chosen])
+        yield {"seconds": round(time.monotonic() - began, 3), "rows": rows}
+
+
+def wall_ns(run: Run) -> int:
+    """Wall time of one run in nanoseconds, from its call to its end."""
+    start = time.perf_counter_ns()
+    run()
+    return time.perf_counter_ns() - start
+
+
+def timed_visit(runs: Sequence[Run], warmup_runs: int, kept_runs: int, threads: int) -> list[Row]:
+    """The kept runs of each model of a visit: CPU time of the thread if there is one, else wall time."""
+    clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
+    for _ in range(warmup_runs):
+        for run in runs:
+            run()
+    kept: list[Row] = [[] for _ in runs]
+    for _ in range(kept_runs):
+        for i, run in enumerate(runs):
+            switches, wall = _switches(), time.perf_counter_ns()
+            start = clock()
+            run()
+            time_ns = clock() - start
+            wall_ns = time.perf_counter_ns() - wall
+            preempted = _switches() > switches
+            if threads == 1:
+                preempted = preempted or wall_ns > PREEMPTED_RATIO * time_ns
+            kept[i].append((time_ns, wall_ns, preempted))
+    return kept
+
+
+def open_onnxruntime(model: bytes, threads: int) -> Run:
+    """A call that runs a serialised model once; RunnerError if ONNX Runtime refuses it."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
+    except Exception as error:  # its exceptions have no common base class
+        raise RunnerError(f"ONNX Runtime cannot load a model: {error}") from None
+    (argument,) = session.get_inputs()
+    shape = [size if isinstance(size, int) else 1 for size in argument.shape]
+    outputs = [output.name for output in session.get_outputs()]
+    feed = {argument.name: random_input(shape)}
+    return lambda: session.run(outputs, feed)
+
+
+def random_input(shape: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The input that models are timed on."""
+    import numpy as np
+
+    return np.random.default_rng(0).standard_normal(tuple(shape), dtype=np.float32)
+
+
+def onnxruntime_records(
+    job: dict[str, Any], load: Callable[[int], bytes], done: int = 0, spent_s: float = 0.0
+) -> Generator[dict[str, Any], None, None]:
+    """The records of a job by ONNX Runtime on pinned cores; `load` gives the bytes of a model by index."""
+    threads, limit_s = job["threads"], job["time_limit_s"]
+    with pinned(threads), without_gc():
+        yield from records(
+            len(job["models"]),
+            job["visits"],
+            math.inf if limit_s is None else limit_s,
+            lambda i: open_onnxruntime(load(i), threads),
+            wall_ns,
+            lambda runs: timed_visit(runs, job["warmup_runs"], job["kept_runs"], threads),
+            done,
+            spent_s,
+        )
+
+
+def onnxruntime_identity(threads: int) -> dict[str, Any]:
+    """The machine, the runtime and the statistic, as a table holds them; RunnerError says what is missing."""
+    for module in ("numpy", "onnxruntime"):
+        try:
+            __import__(module)
+        except ImportError as error:
+            raise RunnerError(
+                f"{sys.executable} cannot import {module} ({error}); run there: python3 -m venv ~/hwnas && "
+                "~/hwnas/bin/pip install numpy onnxruntime, and use the Python ~/hwnas/bin/python"
+            ) from None
+    cores = os.cpu_count() or 1
+    if not 1 <= threads <= cores:
+        raise RunnerError(f"threads is {threads}; this machine has {cores} cores, give 1 to {cores}")
+    return {
+        "device": machine(),
+        "runtime": onnxruntime_runtime(threads),
+        "statistic": statistic(threads),
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The device of the identity."""
+    return {"name": platform.node(), "cpu": cpu_name(), "cores": os.cpu_count() or 1}
+
+
+def onnxruntime_runtime(threads: int) -> dict[str, Any]:
+    """The runtime of the identity."""
+    import onnxruntime
+
+    return {
+        "name": "onnxruntime",
+        "version": onnxruntime.__version__,
+        "provider": PROVIDER,
+        "threads": threads,
+        "graph_optimization": "all",
+    }
+
+
+def statistic(threads: int) -> str:
+    """Which time of a run is the latency, see `timed_visit`."""
+    return "cpu-trimmed-mean" if threads == 1 else "wall-trimmed-mean"
+
+
+def cpu_name() -> str:
+    """The processor, or where the system does not name it, the board."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    board = Path("/proc/device-tree/model")
+    if board.exists():
+        return board.read_text().strip("\0 \n")
+    return platform.processor() or platform.machine()
+
+
+def memory_left() -> bool:
+    """Whether further models may stay open."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return True
+    rows = (line.split() for line in meminfo.read_text().splitlines())
+    size = {row[0]: int(row[1]) for row in rows if len(row) > 1}
+    return size.get("MemAvailable:", size["MemTotal:"]) > FREE_MEMORY * size["MemTotal:"]
+
+
+@contextlib.contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Keep the calling thread, and those it starts, on the least loaded cores, where the system allows it.
+
+    Threads that a runtime starts outlive the measurement in its pool; they too are let go at the end.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before, others = os.sched_getaffinity(0), _thread_ids()
+    first = _busy_ticks()
+    time.sleep(0.1)
+    load = {core: ticks - first.get(core, 0) for core, ticks in _busy_ticks().items()}
+    os.sched_setaffinity(0, sorted(before, key=lambda core: load.get(core, 0))[:threads])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+        for thread in _thread_ids() - others:
+            with contextlib.suppress(ProcessLookupError):  # it ended in the meantime
+                os.sched_setaffinity(thread, before)
+
+
+@contextlib.contextmanager
+def without_gc() -> Iterator[None]:
+    """Garbage is collected before, not while, models are timed."""
+    was_on = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _switches() -> int:
+    """Involuntary context switches of this thread so far."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+
+
+def _thread_ids() -> set[int]:
+    return {int(name) for name in os.listdir("/proc/self/task")}
+
+
+def _busy_ticks() -> dict[int, int]:
+    """By core, the clock ticks in which it was busy so far."""
+    busy = {}
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *ticks = line.split()[:9]
+        if name.startswith("cpu") and name[3:].isdigit():
+            busy[int(name[3:])] = sum(map(int, ticks)) - int(ticks[3]) - int(ticks[4])  # idle, waiting
+    return busy
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def job_id(job: dict[str, Any]) -> str:
+    """SHA-256 of a job as canonical JSON: equal jobs are one job."""
+    text = json.dumps(job, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def is_digest(name: Any) -> bool:
+    """Whether something is a SHA-256 in hexadecimal digits, and so safe as a file's name."""
+    return isinstance(name, str) and len(name) == 64 and not set(name) - set("0123456789abcdef")
+
+
+def cache() -> Path:
+    """Where jobs and pieces are kept on this machine."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hwnas"
+
+
+def assemble(pieces: list[str], read: Callable[[str], bytes]) -> bytes:
+    """The bytes of a model; RunnerError if a piece is not what its name says."""
+    found = []
+    for name in pieces:
+        data = read(name)
+        if hashlib.sha256(data).hexdigest() != name:
+            raise RunnerError(f"piece {name} is damaged; delete {cache()} on the board and start again")
+        found.append(data)
+    return b"".join(found)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def go_on(path: Path) -> list[dict[str, Any]]:
+    """The whole records of a file of samples; what a killed writer left of another one is cut off."""
+    data = path.read_bytes() if path.exists() else b""
+    whole = data[: data.rfind(b"\n") + 1]
+    if whole != data:
+        os.truncate(path, len(whole))
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+@contextlib.contextmanager
+def measuring(waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of this machine; `waiting` is told twice a second who holds it (a process id)."""
+    path = cache() / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(path, "a+") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.seek(0)
+                waiting(file.read().strip())
+                time.sleep(0.5)
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def append_records(job: dict[str, Any], load: Callable[[int], bytes], path: Path) -> Iterator[int]:
+    """Measure what is missing of a job and append it to a file of samples; gives the number of records."""
+    have = go_on(path)
+    spent_s = have[-1].get("seconds", 0.0) if have else 0.0
+    done, pending, flushed = len(have), [], time.monotonic()
+    with open(path, "ab") as file, contextlib.closing(onnxruntime_records(job, load, done, spent_s)) as new:
+        for record in new:
+            pending.append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
+            done += 1
+            if time.monotonic() - flushed > FLUSH_S:
+                file.write(b"".join(pending))
+                file.flush()
+                pending, flushed = [], time.monotonic()
+                yield done
+        file.write(b"".join(pending))
+        file.flush()
+        os.fsync(file.fileno())
+    yield done
+
+
+# ---- over ssh -----------------------------------------------------------------------------------
+#
+# The client sends this source, then lines of JSON: a request, and pieces that are asked for. Answers are
+# lines of JSON too. A job is measured by a process of its own, which outlives the connection.
+
+
+def serve() -> None:
+    """Answer one client on standard input and output."""
+    try:
+        say({"hwnas": SCHEMA})
+        request = json.loads(sys.stdin.buffer.readline(MAX_LINE))
+        if request["ask"] == "identity":
+            say({"identity": onnxruntime_identity(request["threads"])})
+        else:
+            serve_job(request)
+    except BrokenPipeError:  # the client is gone
+        os._exit(0)
+    except RunnerError as error:
+        say({"error": str(error)})
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        say({"error": disk_full()})
+
+
+def say(line: dict[str, Any]) -> None:
+    """A line of JSON to the client."""
+    sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
+    sys.stdout.flush()
+
+
+def disk_full() -> str:
+    """What to do about a full disk."""
+    free = shutil.disk_usage(cache()).free >> 20
+    return f"the disk of the board is full ({free} MiB free at {cache()}); make room there"
+
+
+def serve_job(request: dict[str, Any]) -> None:
+    """Take in what is missing of a job, have it measured, and send its records from number `from` on."""
+    job = request["job"]
+    name, pieces = job_id(job), cache() / "pieces"
+    folder = cache() / "jobs" / name
+    for path in (folder, pieces):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    (folder / "lease").touch()
+    for path in [*pieces.iterdir(), *folder.parent.iterdir()]:
+        used = path / "lease" if path.is_dir() else path
+        if not used.exists() or time.time() - used.stat().st_mtime > KEPT_S:
+            with contextlib.suppress(FileNotFoundError):  # another client's runner was here first
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    needed = sorted({piece for model in job["models"] for piece in model})
+    if not all(map(is_digest, needed)):
+        raise RunnerError("the job names pieces that are no SHA-256; use the same hwnas on both sides")
+    missing = [piece for piece in needed if not (pieces / piece).exists()]
+    say({"need": missing})
+    for piece in missing:
+        data = read_piece(sys.stdin.buffer)
+        if hashlib.sha256(data).hexdigest() != piece:
+            raise RunnerError(f"piece {piece} arrived damaged; start again")
+        write_atomically(pieces / piece, data)
+    for piece in needed:
+        os.utime(pieces / piece)
+    write_atomically(folder / "job.json", json.dumps(job).encode())
+    if follow(folder, request["from"]):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_piece(stream: BinaryIO) -> bytes:
+    """A line with a size, and so many bytes; the process ends if the client is gone."""
+    size = int(stream.readline(32) or -1)
+    data = stream.read(size) if 0 <= size <= MAX_PIECE else b""
+    if len(data) != size:
+        os._exit(0)
+    return data
+
+
+def follow(folder: Path, sent: int) -> bool:
+    """Send records from number `sent` on, as they come; whether the client has them all.
+
+    A process that measures is started if none does. This one ends when the client closes its side.
+    """
+    samples, lease = folder / "samples.jsonl", folder / "lease"
+    worker: int | None = None
+    offset, skip, spoke = 0, sent, 0.0
+    while True:
+        lease.touch()
+        status = exit_status(worker)
+        idle = not is_locked(folder / "lock") if worker is None else status is not None
+        lines = b""
+        if samples.exists():
+            with open(samples, "rb") as file:
+                file.seek(offset)
+                lines = file.read()
+        lines = lines[: lines.rfind(b"\n") + 1]
+        offset += len(lines)
+        for line in lines.splitlines(keepends=True):
+            if skip and b'"done"' not in line and b'"error"' not in line:
+                skip -= 1
+                continue
+            sys.stdout.write(line.decode())
+            if b'"error"' in line:
+                return True
+            if b'"done"' in line:
+                sys.stdout.flush()
+                return sys.stdin.buffer.readline(32) == b"forget\n"
+        sys.stdout.flush()
+        if lines:
+            spoke = time.monotonic()
+        elif idle and (worker is None or status in (0, EXIT_BUSY)):
+            worker = start_worker(folder)
+        elif idle and status == EXIT_DISK:
+            raise RunnerError(disk_full())
+        elif idle:
+            log = (folder / "log").read_text(errors="replace")[-2000:]
+            raise RunnerError(f"the process that measures ended with status {status}: {log.strip()}")
+        if time.monotonic() - spoke > HEARTBEAT_S:
+            waiting = folder / "waiting"
+            say({"waiting": waiting.read_text() if waiting.exists() else None})
+            spoke = time.monotonic()
+        if select.select([0], [], [], POLL_S)[0] and not os.read(0, 1):
+            return False
+
+
+def exit_status(worker: int | None) -> int | None:
+    """The status with which a child ended, negative for a signal; None if it has not, or there is none."""
+    if worker is None:
+        return None
+    try:
+        pid, status = os.waitpid(worker, os.WNOHANG)
+    except ChildProcessError:
+        return EXIT_BUSY
+    if pid == 0:
+        return None
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether another process holds the lock of a file."""
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def start_worker(folder: Path) -> int:
+    """A process that measures a job and outlives this one; its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        os.setsid()
+        log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        status = work(folder)
+    except BaseException as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        status = EXIT_DISK if full else 1
+        sys.excepthook(type(error), error, error.__traceback__)
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def work(folder: Path) -> int:
+    """Measure what is missing of a job, as long as a client waits for it; the status to exit with."""
+    lease, samples, note = folder / "lease", folder / "samples.jsonl", folder / "waiting"
+
+    def wanted() -> bool:
+        return lease.exists() and time.time() - lease.stat().st_mtime < LEASE_S
+
+    def waiting(holder: str) -> None:
+        note.write_text(holder)
+        if not wanted():
+            raise Abandoned
+
+    with open(folder / "lock", "a") as mine:
+        try:
+            fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return EXIT_BUSY
+        have = go_on(samples)
+        if have and ("done" in have[-1] or "error" in have[-1]):
+            return 0
+        try:
+            with measuring(waiting):
+                if note.exists():
+                    note.unlink()
+                job = json.loads((folder / "job.json").read_bytes())
+                onnxruntime_identity(job["threads"])
+                pieces = cache() / "pieces"
+
+                def load(i: int) -> bytes:
+                    return assemble(job["models"][i], lambda piece: (pieces / piece).read_bytes())
+
+                for _ in append_records(job, load, samples):
+                    if not wanted():
+                        return 0
+                last: dict[str, Any] = {"done": len(go_on(samples))}
+        except Abandoned:
+            return 0
+        except RunnerError as error:
+            last = {"error": str(error)}
+        with open(samples, "ab") as file:
+            file.write(json.dumps(last).encode() + b"\n")
+    return 0
+
+
+# ---- without a network --------------------------------------------------------------------------
+
+
+def run_bundle() -> None:
+    """Measure the bundle that this file lies in, a zip file or its unpacked folder, into results.json.
+
+    An interrupted measurement goes on where it was when it is started again in the same folder.
+    """
+    here = Path(__file__).resolve().parent
+
+    def read(name: str) -> bytes:
+        if not here.is_file():
+            return (here / name).read_bytes()
+        with zipfile.ZipFile(here) as archive:
+            return archive.read(name)
+
+    try:
+        job = json.loads(read("job.json"))
+        name, result = job_id(job), Path("results.json")
+        identity = onnxruntime_identity(job["threads"])
+        samples = Path(f"results-{name[:12]}.part")
+
+        def piece(name: str) -> bytes:
+            if not is_digest(name):
+                raise RunnerError("job.json names pieces that are no SHA-256; copy the bundle again")
+            return read(f"pieces/{name}")
+
+        def tell(text: str) -> None:
+            sys.stderr.write(f"\r\033[K{text}")
+            sys.stderr.flush()
+
+        total = len(job["models"]) + len(job["visits"])
+        with measuring(lambda holder: tell(f"waiting for process {holder}, which measures on this board")):
+            for number in append_records(job, lambda i: assemble(job["models"][i], piece), samples):
+                tell(f"{100 * number // total} %")
+        found = {"schema": SCHEMA, "job": name, "identity": identity, "records": go_on(samples)}
+        if "study" in job:
+            found["study"] = job["study"]
+        write_atomically(result, json.dumps(found, separators=(",", ":")).encode())
+        samples.unlink()
+        tell(f"{result.resolve()}\nBring it back and run: hwnas table build results.json -o table.json\n")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; start it again in this folder to go on")
+    except (RunnerError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        sys.exit(f"error: {disk_full() if full else error}")
+
+
+if __name__ == "__main__":
+    run_bundle()
