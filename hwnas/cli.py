@@ -380,6 +380,61 @@ def table_diff(a: TableFile, b: TableFile, top: Top = 20, as_json: AsJson = Fals
         out.print(shown)
 
 
+Format = Annotated[
+    str, typer.Option("--format", help="The other format; ofa: Once-for-All and ProxylessNAS.")
+]
+OutFile = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="File to write.")]
+
+
+@table_app.command("import")
+def table_import(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="Tables of one device in the other format.")
+    ],
+    output: OutFile,
+    device: Annotated[str, typer.Option("--device", help="Name of the device that they were measured on.")],
+    form: Format = "ofa",
+    as_json: AsJson = False,
+) -> None:
+    """Make a latency table of another project's look-up table, and say what has no counterpart.
+
+    Example: `hwnas table import lut.yaml --device "Pixel 1" -o latency_tables/pixel1.json`
+    """
+    from hwnas.latency.formats import get_format
+
+    found = get_format(form).read(files, device)
+    found.table.save(output)
+    _say_written(output, len(found.table.operators), found.skipped, found.notes, as_json)
+
+
+@table_app.command("export")
+def table_export(file: TableFile, output: OutFile, form: Format = "ofa", as_json: AsJson = False) -> None:
+    """Write a latency table in another project's format, and say what that cannot hold.
+
+    Example: `hwnas table export runs/digits/latency_table.json --format ofa -o lut.yaml`
+    """
+    from hwnas.latency.formats import get_format
+    from hwnas.latency.table import LatencyTable
+
+    table = LatencyTable.load(file)
+    skipped = get_format(form).write(table, output)
+    notes = ["the calibration has no place in this format"] if table.calibration else []
+    _say_written(output, len(table.operators) - sum(map(len, skipped.values())), skipped, notes, as_json)
+
+
+def _say_written(
+    output: Path, operators: int, skipped: dict[str, list[str]], notes: Iterable[str], as_json: bool
+) -> None:
+    if as_json:
+        _print_json({"table": str(output), "operators": operators, "skipped": skipped, "notes": list(notes)})
+        return
+    _say(f"{output}: {operators} operators")
+    for reason, keys in skipped.items():
+        _say(f"left out {len(keys)}, such as {keys[0]}: {reason}")
+    for note in notes:
+        _say(f"note: {note}")
+
+
 # ---- what there is -------------------------------------------------------------------------------
 
 

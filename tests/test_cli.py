@@ -55,6 +55,8 @@ def test_all_commands_exist() -> None:
         "run",
         "search",
         "table diff",
+        "table export",
+        "table import",
         "table show",
         "table validate",
         "train",
@@ -189,3 +191,20 @@ def test_table_commands(tiny_run: Path, tmp_path: Path, hwnas_command: Command) 
     code, _, err = hwnas_command("table", "validate", "--reseal", table)
     assert code == 1
     assert "-0.5" in err
+
+
+def test_tables_of_other_projects(tiny_run: Path, tmp_path: Path, hwnas_command: Command) -> None:
+    lut, table = tmp_path / "lut.yaml", tmp_path / "table.json"
+    code, out, _ = hwnas_command("table", "export", tiny_run / "latency_table.json", "-o", lut)
+    assert code == 0
+    assert "kind fused" in out
+    assert "note: the calibration has no place" in out
+    code, out, _ = hwnas_command("table", "import", lut, "--device", "Board", "-o", table, "--json")
+    assert code == 0
+    assert json.loads(out)["skipped"] == {}
+    shown = json.loads(hwnas_command("table", "show", table, "--json")[1])
+    assert shown["device"]["name"] == "Board"
+    assert shown["operators"] == json.loads(out)["operators"] > 0
+    code, _, err = hwnas_command("table", "import", lut, "--device", "x", "-o", table, "--format", "tvm")
+    assert code == 1
+    assert "unknown format 'tvm'; known: ofa" in err

@@ -1,0 +1,386 @@
+"""Other projects' look-up tables, read and written. `FORMATS` says which.
+
+**ofa**: the tables of ProxylessNAS (https://arxiv.org/abs/1812.00332) and Once-for-All
+(https://arxiv.org/abs/1908.09791), and of NSGANetV2 (https://arxiv.org/abs/2007.10396), which renamed some
+rows. A row is a key such as ``expanded_conv-input:40x40x32-output:40x40x32-expand:96-kernel:5-stride:1-
+idskip:1-se:0-hs:0`` with `mean` in milliseconds and perhaps `var` and `count`: YAML, or CSV with the columns
+key, mean_ms, var, count; either may be gzipped.
+
+What a row leaves unsaid comes from the family of its table. Where no block says `se`, the table is
+ProxylessNAS's: ReLU6 throughout, no squeeze-and-excite. Otherwise it is MobileNetV3's: stem and head are
+h-swish, and a block that does not say `hs` has the activation of Once-for-All's stage that has its channels,
+stride and squeeze-and-excite. `expand` is a ratio where it is smaller than the input channels, else it is
+the number of channels in the middle, as Once-for-All writes it. The stem's kernel is 3.
+
+The rows of a head (expanding convolution, pooling, feature mix, classifier) are summed into one operator.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hwnas.errors import SpaceError, TableError
+from hwnas.latency.table import Entry, LatencyTable
+from hwnas.spaces import Operator, get_space
+from hwnas.spaces.operators import make_divisible
+from hwnas.store import read_bytes, write_text
+
+BLOCKS = ("expanded_conv", "MBConv")
+STEMS = ("Conv", "first_conv")
+EXPANDS = ("Conv_1", "final_expand_layer")
+POOLS = ("AvgPool2D",)
+MIXES = ("Conv_2", "feature_mix_layer")
+CLASSIFIERS = ("Logits", "classifier")
+HEAD = (*EXPANDS, *POOLS, *MIXES, *CLASSIFIERS)
+BLOCK_FIELDS = {"expand", "kernel", "stride", "idskip"}
+STEM_KERNEL = 3
+
+Skipped = dict[str, list[str]]  # why rows or operators have no counterpart → their keys
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A table made from a file of another format, what has no counterpart in it, and what to know of it."""
+
+    table: LatencyTable
+    skipped: Skipped
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a format is read (of files, and the device's name) and written (returns what it cannot say)."""
+
+    read: Callable[[Sequence[str | Path], str], Imported]
+    write: Callable[[LatencyTable, str | Path], Skipped]
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of a table: shapes are (channels, height, width), or (features,)."""
+
+    key: str
+    kind: str
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    fields: Mapping[str, int]
+    mean: float
+    var: float
+    count: int | None
+
+
+def read_ofa(paths: Sequence[str | Path], device: str) -> Imported:
+    """The table in files of one device, such as one a resolution; `device` is its name.
+
+    Runtime and threads are not in such files and stay unknown; the table is not calibrated. StoreError for
+    a file that cannot be read, TableError for one that is no such table, has an impossible latency, or says
+    an operator that is there already.
+    """
+    operators: dict[str, Entry] = {}
+    skipped: Skipped = {}
+    notes: list[str] = []
+    for path in paths:
+        rows = [_row(path, key, facts) for key, facts in _facts(path)]
+        family = _family(rows)
+        for operator, parts in _operators(rows, family, skipped):
+            if operator.key in operators:
+                raise TableError(f"{path}: {parts[0].key} is there twice, as {operator.key}")
+            operators[operator.key] = _entry(path, parts)
+        notes += [f"{Path(path).name}: {note}" for note in _notes(rows, family)]
+    if not operators:
+        raise TableError(f"{', '.join(map(str, paths))}: no row of a kind that hwnas knows")
+    table = LatencyTable(
+        {"name": device, "cpu": device, "cores": None},
+        {"name": "unknown", "version": None, "threads": None, "precisions": ["fp32"], "batch_size": 1},
+        {
+            "statistic": "mean",
+            "rounds": min(entry.count for entry in operators.values()),
+            "origin": [Path(path).name for path in paths],
+            "notes": notes,
+            "skipped": {reason: len(keys) for reason, keys in skipped.items()},
+        },
+        [],
+        operators,
+    )
+    return Imported(table, skipped, tuple(notes))
+
+
+def _facts(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(key, {mean, var, count}) of each row of a YAML or CSV file."""
+    data = read_bytes(path)
+    try:
+        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+        if Path(str(path).removesuffix(".gz")).suffix == ".csv":
+            for row in csv.DictReader(io.StringIO(text)):
+                yield row["key"], {"mean": row["mean_ms"], "var": row.get("var"), "count": row.get("count")}
+        else:
+            rows = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            if not isinstance(rows, dict):
+                raise TableError(f"{path} holds {type(rows).__name__}, not rows by key")
+            yield from rows.items()
+    except (OSError, EOFError, UnicodeDecodeError, KeyError, csv.Error, yaml.YAMLError) as error:
+        raise TableError(f"{path} is not a look-up table: {' '.join(str(error).split())}") from None
+
+
+def _row(path: str | Path, key: Any, facts: Any) -> _Row:
+    kind, *pairs = str(key).split("-")
+    try:
+        fields = dict(pair.split(":") for pair in pairs)
+        var, count = facts.get("var"), facts.get("count")
+        row = _Row(
+            str(key),
+            kind,
+            _shape(fields.pop("input")),
+            _shape(fields.pop("output")),
+            {name: int(value) for name, value in fields.items()},
+            float(facts["mean"]),
+            float(var) if var not in (None, "") else 0.0,
+            int(count) if count not in (None, "") else None,
+        )
+        if kind in BLOCKS and not row.fields.keys() >= BLOCK_FIELDS:
+            raise KeyError(", ".join(sorted(BLOCK_FIELDS - row.fields.keys())))
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise TableError(f"{path}: {key!r} is not a row of a look-up table ({error!r})") from None
+    if not (math.isfinite(row.mean) and row.mean >= 0 and math.isfinite(row.var) and row.var >= 0):
+        raise TableError(f"{path}: {key}: mean is {row.mean} ms and var {row.var}; neither can be negative")
+    return row
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    """``56x56x24`` as (24, 56, 56), ``1000`` as (1000,)."""
+    *size, channels = (int(part) for part in text.split("x"))
+    return (channels, *size)
+
+
+def _family(rows: Sequence[_Row]) -> str:
+    return "mobilenetv3" if any("se" in row.fields for row in rows if row.kind in BLOCKS) else "proxylessnas"
+
+
+def _operators(
+    rows: Sequence[_Row], family: str, skipped: Skipped
+) -> Iterator[tuple[Operator, tuple[_Row, ...]]]:
+    """Each operator with the rows that it is the sum of."""
+    act = "relu6" if family == "proxylessnas" else "hswish"
+    found: list[tuple[Operator, tuple[_Row, ...]]] = []
+    for row in rows:
+        reason = None
+        if row.kind in BLOCKS:
+            operator = _block(row, family)
+            if operator is None:
+                reason = "a block of no stage of Once-for-All's, and its key does not say hs"
+        elif row.kind in STEMS and len(row.in_shape) == len(row.out_shape) == 3:
+            stride = max(1, round(row.in_shape[1] / max(row.out_shape[1], 1)))
+            attributes = (("k", STEM_KERNEL), ("s", stride), ("act", act))
+            operator = Operator("conv", row.in_shape, row.out_shape, attributes)
+        elif row.kind in HEAD:
+            continue
+        else:
+            operator, reason = None, f"rows of kind {row.kind!r}"
+        if operator is not None and not _possible(operator):
+            operator, reason = None, "shapes that its kernel, stride and skip cannot have"
+        if operator is not None:
+            found.append((operator, (row,)))
+        elif reason is not None:
+            skipped.setdefault(reason, []).append(row.key)
+    heads = list(_heads(rows, act))
+    used = {part.key for _, parts in heads for part in parts}
+    left = [row.key for row in rows if row.kind in HEAD and row.key not in used]
+    if left:
+        skipped.setdefault("parts of a head whose other parts are not there", []).extend(left)
+    yield from [*found, *heads]
+
+
+def _block(row: _Row, family: str) -> Operator | None:
+    fields, channels = row.fields, row.in_shape[0]
+    expand, stride, se = fields["expand"], fields["stride"], fields.get("se", 0)
+    mid = make_divisible(channels * expand) if expand < channels else expand
+    if family == "proxylessnas":
+        act: str | None = "relu6"
+    elif "hs" in fields:
+        act = "hswish" if fields["hs"] else "relu"
+    else:
+        act = stage_activations().get((channels, row.out_shape[0], stride, se))
+    if act is None:
+        return None
+    attributes: tuple[tuple[str, int | str], ...] = (
+        ("k", fields["kernel"]),
+        ("s", stride),
+        ("act", act),
+        ("se", se),
+        ("res", fields["idskip"]),
+    )
+    if mid == channels:
+        return Operator("dsconv", row.in_shape, row.out_shape, attributes)
+    return Operator("mbconv", row.in_shape, row.out_shape, (("mid", mid), *attributes))
+
+
+@cache
+def stage_activations() -> dict[tuple[int, int, int, int], str]:
+    """The activation of Once-for-All's blocks by channels in, channels out, stride, squeeze-and-excite."""
+    known: dict[tuple[int, int, int, int], str] = {}
+    for width in (1.0, 1.2):  # the two widths that Once-for-All was trained at
+        for op in get_space("mobilenetv3", width=width).all_operators():
+            if op.kind in ("mbconv", "dsconv"):
+                key = (op.in_shape[0], op.out_shape[0], op.integer("s"), op.integer("se"))
+                known[key] = str(op["act"])
+    return known
+
+
+def _possible(operator: Operator) -> bool:
+    if operator.residual and operator.in_shape != operator.out_shape:
+        return False
+    try:
+        return Operator.parse(operator.key) == operator
+    except SpaceError:
+        return False
+
+
+def _heads(rows: Sequence[_Row], act: str) -> Iterator[tuple[Operator, tuple[_Row, ...]]]:
+    """Expanding convolution, pooling if it is there, feature mix if it is there, classifier."""
+
+    def of(kinds: tuple[str, ...], channels: int) -> list[_Row]:
+        return [row for row in rows if row.kind in kinds and row.in_shape[0] == channels]
+
+    for expand in (row for row in rows if row.kind in EXPANDS):
+        mid, *size = expand.out_shape
+        pools = [row for row in of(POOLS, mid) if row.in_shape == expand.out_shape]
+        tails: list[tuple[_Row, ...]] = [
+            (m, c) for m in of(MIXES, mid) for c in of(CLASSIFIERS, m.out_shape[0])
+        ]
+        tails += [(c,) for c in of(CLASSIFIERS, mid) if list(c.in_shape[1:]) in ([], [1, 1], size)]
+        for tail in tails:
+            feat = tail[0].out_shape[0] if len(tail) == 2 else 0
+            attributes = (("mid", mid), ("feat", feat), ("act", act))
+            operator = Operator("head", expand.in_shape, tail[-1].out_shape, attributes)
+            if _possible(operator):
+                yield operator, (expand, *pools, *tail)
+
+
+def _entry(path: str | Path, parts: Sequence[_Row]) -> Entry:
+    counts = [part.count for part in parts if part.count is not None]
+    try:
+        return Entry(sum(p.mean for p in parts), math.sqrt(sum(p.var for p in parts)), min(counts, default=1))
+    except TableError as error:
+        raise TableError(f"{path}: {parts[0].key}: {error}") from None
+
+
+def _notes(rows: Sequence[_Row], family: str) -> Iterator[str]:
+    """What the table does not say, and what was taken for it."""
+    blocks = [row for row in rows if row.kind in BLOCKS]
+    if family == "proxylessnas":
+        yield "no block says se, so the table is taken for one of ProxylessNAS: ReLU6 throughout"
+    elif any("hs" not in row.fields for row in blocks):
+        yield "blocks do not say hs; their activations are those of Once-for-All's stages"
+    if any(r.kind in EXPANDS for r in rows) and not any(r.kind in POOLS for r in rows):
+        inside = [r for r in rows if r.kind in CLASSIFIERS and len(r.in_shape) == 3 and r.in_shape[1] > 1]
+        if not inside:
+            yield "no row for pooling; heads are without it"
+    if all(row.count is None for row in rows):
+        yield "rows do not say how often they were measured; count is 1"
+
+
+# ---- writing -------------------------------------------------------------------------------------
+
+
+def write_ofa(table: LatencyTable, path: str | Path) -> Skipped:
+    """Write what the format can say of a table as YAML, and return the rest: why → keys.
+
+    Written are operators of the table's first precision of one family: of ProxylessNAS's if there are ReLU6
+    ones, else of MobileNetV3's. A head goes whole into its expanding convolution, and its other rows are 0,
+    so that sums over a network are right and reading gives the same operators back. The calibration has no
+    place in the format: sums are the plain ones. TableError if nothing can be written.
+    """
+    precision = table.runtime["precisions"][0]
+    operators = {Operator.parse(key): entry for key, entry in table.operators.items()}
+    proxyless = any(dict(operator.attributes).get("act") == "relu6" for operator in operators)
+    rows: dict[str, dict[str, float | int]] = {}
+    skipped: Skipped = {}
+    for operator, entry in operators.items():
+        if operator.precision != precision:
+            reason: str | None = f"precision {operator.precision}, not {precision}"
+            keys: list[str] = []
+        else:
+            keys, reason = _keys(operator, proxyless)
+        if not reason and keys[0] in rows:
+            reason = "another operator has the same key there"
+        if reason:
+            skipped.setdefault(reason, []).append(operator.key)
+            continue
+        rows[keys[0]] = {"mean": entry.ms, "var": entry.std_ms**2, "count": entry.count}
+        for key in keys[1:]:
+            rows[key] = {"mean": 0.0}
+    if not rows:
+        raise TableError(f"no operator of the table can be written in this format: {'; '.join(skipped)}")
+    write_text(path, yaml.safe_dump(rows, sort_keys=False, width=1000))
+    return skipped
+
+
+def _keys(operator: Operator, proxyless: bool) -> tuple[list[str], str | None]:
+    """The keys of an operator, that of its latency first, or why it has none."""
+    family = "ProxylessNAS" if proxyless else "MobileNetV3"
+    act, i, o = str(operator["act"]), operator.in_shape, operator.out_shape
+    whole_act = "relu6" if proxyless else "hswish"
+    if operator.kind == "conv":
+        if operator["k"] != STEM_KERNEL or act != whole_act or o[1] != -(-i[1] // operator.integer("s")):
+            return [], f"a stem other than {family}'s"
+        return [_key("Conv", i, o)], None
+    if operator.kind == "head":
+        mid, feat = operator.integer("mid"), operator.integer("feat")
+        if act != whole_act or bool(feat) == proxyless:
+            return [], f"a head other than {family}'s"
+        expanded = (mid, *i[1:])
+        keys = [_key("Conv_1", i, expanded)]
+        if proxyless:
+            return [*keys, _key("Logits", expanded, o)], None
+        keys += [_key("AvgPool2D", expanded, (mid, 1, 1)), _key("Conv_2", (mid, 1, 1), (feat, 1, 1))]
+        return [*keys, _key("Logits", (feat, 1, 1), o)], None
+    if operator.kind not in ("mbconv", "dsconv"):
+        return [], f"kind {operator.kind}"
+    mid = operator.integer("mid") if operator.kind == "mbconv" else i[0]
+    if act not in (("relu6",) if proxyless else ("relu", "hswish")) or (proxyless and operator["se"]):
+        return [], f"a block other than {family}'s"
+    expand = mid // i[0] if proxyless else mid
+    named = [("expand", expand), ("kernel", operator["k"]), ("stride", operator["s"])]
+    named.append(("idskip", int(operator.residual)))
+    if not proxyless:
+        named += [("se", operator["se"]), ("hs", int(act == "hswish"))]
+    key = _key("expanded_conv", i, o) + "".join(f"-{name}:{value}" for name, value in named)
+    row = _row(key, key, {"mean": 1.0})
+    if _block(row, "proxylessnas" if proxyless else "mobilenetv3") != _plain(operator):
+        return [], "a middle that expand cannot say"
+    return [key], None
+
+
+def _plain(operator: Operator) -> Operator:
+    """The operator in fp32, as it is read: the format does not say the precision."""
+    return Operator(operator.kind, operator.in_shape, operator.out_shape, operator.attributes)
+
+
+def _key(kind: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...]) -> str:
+    texts = ["x".join(str(n) for n in (*shape[1:], shape[0])) for shape in (in_shape, out_shape)]
+    return f"{kind}-input:{texts[0]}-output:{texts[1]}"
+
+
+FORMATS: dict[str, Format] = {
+    "ofa": Format(read_ofa, write_ofa),
+}
+
+
+def get_format(name: str) -> Format:
+    """The format of this name; TableError for an unknown one."""
+    if name not in FORMATS:
+        raise TableError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
+    return FORMATS[name]
