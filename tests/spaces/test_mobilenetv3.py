@@ -122,7 +122,7 @@ def test_key_has_the_documented_form() -> None:
     ],
 )
 def test_wrong_keys_are_refused(key: str) -> None:
-    with pytest.raises(SpaceError, match="key of|unknown kind"):
+    with pytest.raises(SpaceError, match=r"key of|unknown kind"):
         Operator.parse(key)
 
 
