@@ -200,13 +200,44 @@ def _stage_command(name: str, doc: str) -> None:
     app.command(name)(command)
 
 
-_stage_command(
-    "search",
-    """Search the front of a run whose table and supernet are there.
+@app.command()
+def search(
+    run: RunFolder,
+    table: Annotated[
+        Path | None,
+        typer.Option("--table", metavar="TABLE", help="Search for the device of this latency table instead."),
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Folder of the other device's run; with --table.")
+    ] = None,
+    settings: Set = None,
+    seed: Seed = None,
+    budgets: Budget = None,
+    resume: Resume = True,
+    restart: Restart = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search the front of a run whose table and supernet are there; or of its supernet for another device.
 
     Example: `hwnas search runs/digits --restart search --set search.evaluations=400`
-    """,
-)
+
+    Another device: `hwnas search runs/digits --table board.json --run-dir board`
+    """
+    from hwnas.pipeline import load_run, run_for_device
+
+    job = load_run(run, overrides_of(settings, seed, budgets))
+    if table is None and run_dir is None:
+        _make(job, ["search"], restart)
+    elif table is None or run_dir is None:
+        raise ConfigError("--table and --run-dir go together: another device's table, and its run's folder")
+    else:
+        job = run_for_device(job, table, run_dir)
+        _make(job, ["profile", "search"], restart)
+        known, new = job.accuracies
+        err.print(f"Accuracies: {known} known from {run}, {new} evaluated anew", highlight=False)
+    _finish(job, as_json)
+
+
 _stage_command(
     "export",
     """Write the models of the searched front as ONNX, checked against torch.

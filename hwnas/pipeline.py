@@ -27,10 +27,11 @@ import psutil
 import yaml
 
 from hwnas.config import Experiment, load_config
-from hwnas.errors import ConfigError, ExportError, InfeasibleError, StoreError
+from hwnas.errors import ConfigError, DeviceError, ExportError, InfeasibleError, StoreError
 from hwnas.export.card import model_card
 from hwnas.export.verify import measure_latency, most_accurate
-from hwnas.latency.devices import get_device
+from hwnas.latency.devices import DEVICES, get_device
+from hwnas.latency.measure import Device
 from hwnas.latency.profiling import profile
 from hwnas.latency.table import LatencyTable
 from hwnas.predictors import get_predictor
@@ -126,6 +127,35 @@ def load_run(run_dir: str | Path, overrides: Mapping[str, Any] | None = None) ->
             f"{directory} is not the folder of a run: it has no config.yaml; see hwnas run --help"
         )
     return Run(directory, load_config(directory / "config.yaml", overrides))
+
+
+def run_for_device(run: Run, table: str | Path, run_dir: str | Path) -> Run:
+    """The run of another device, that of a latency table, in a folder of its own, for `run`'s supernet.
+
+    It refers to that supernet by checksum, holds no weights, and knows every accuracy that `run` knows.
+    StoreError if `run` has no supernet, or the folder is that of a run with another one.
+    """
+    from hwnas.networks.supernet import refer_to_supernet
+
+    directory = run_folder(run_dir)
+    if directory.resolve() == run.directory.resolve():
+        raise ConfigError(f"{directory} is the run itself; give the other device another --run-dir")
+    trained = run.store.stage("train")
+    if trained is None:
+        raise StoreError(f"{run.directory} has no supernet yet; run: hwnas train {run.directory}/config.yaml")
+    outputs = trained["outputs"]
+    latency = run.config.latency.model_copy(update={"table": str(Path(table).resolve())})
+    job = Run(directory, run.config.model_copy(update={"latency": latency}))
+    stands = job.store.stage("train")
+    if stands is None:
+        known = job.store.copy_measurements(run.store, "accuracy", run.accuracy_source)
+        refer_to_supernet(directory / "supernet", run.directory / "supernet", outputs["checksum"])
+        files = {"supernet/supernet.json": file_digest(directory / "supernet" / "supernet.json")}
+        outputs |= {"files": files, "accuracies": known}
+        job.store.finish_stage("train", trained["inputs"], outputs)
+    elif stands["outputs"]["checksum"] != outputs["checksum"]:
+        raise StoreError(f"{directory} is of another supernet than {run.directory}; choose another --run-dir")
+    return job
 
 
 def run_folder(run_dir: str | Path) -> Path:
@@ -275,15 +305,10 @@ class Run:
 
     # ---- what was found -------------------------------------------------------------------------
 
-    @cached_property
-    def objectives(self) -> list[Objective]:
-        """Validation accuracy, truly evaluated; latency by the table."""
-
-        def accuracy(archs: Sequence[Architecture]) -> Any:
-            return self.evaluator(archs)
-
-        # Values are shared by all searches that evaluate the same supernet in the same way.
-        source = digest(
+    @property
+    def accuracy_source(self) -> str:
+        """Of all that an accuracy depends on: shared by all searches that evaluate a supernet in one way."""
+        return digest(
             {
                 "supernet": self.outputs("train")["checksum"],
                 "data": self.config.data.model_dump(),
@@ -291,8 +316,16 @@ class Run:
                 "calibration_images": self.config.search.calibration_images,
             }
         )
+
+    @cached_property
+    def objectives(self) -> list[Objective]:
+        """Validation accuracy, truly evaluated; latency by the table."""
+
+        def accuracy(archs: Sequence[Architecture]) -> Any:
+            return self.evaluator(archs)
+
         return [
-            Objective("accuracy", "max", accuracy, expensive=True, source=source),
+            Objective("accuracy", "max", accuracy, expensive=True, source=self.accuracy_source),
             Objective("latency_ms", "min", self.table.latency_ms),
         ]
 
@@ -354,6 +387,12 @@ class Run:
             }
         )
         return pd.concat([facts, pd.DataFrame([arch.values for arch in archs])], axis=1)
+
+    @property
+    def accuracies(self) -> tuple[int, int]:
+        """How many accuracies this run knows from the run of another device, and how many it added."""
+        known = self.outputs("train").get("accuracies", 0)
+        return known, len(self.store.measurements("accuracy", self.accuracy_source)) - known
 
     @property
     def models(self) -> list[dict[str, Any]]:
@@ -531,6 +570,9 @@ def _search(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     if not front:
         raise InfeasibleError("the search found no model within the budgets; see evaluations in run.db")
     failed = sum(evaluation.status == "failed" for evaluation in result.evaluations)
+    if "accuracies" in run.outputs("train"):
+        known, new = run.accuracies
+        log.info("search: %d accuracies were known from the other run, %d were evaluated anew", known, new)
     return {"front": front, "evaluations": len(result.evaluations), "failed": failed}, []
 
 
@@ -676,8 +718,7 @@ def _verify(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
 
 def _measured(run: Run, names: Sequence[str], progress: Progress) -> list[dict[str, Any]]:
     """The entries of exported models with their latency on the device, and whether it repeats."""
-    runtime = run.table.runtime
-    device = get_device(runtime["name"], runtime["threads"])
+    device = _device_of_table(run)
     models = {name: read_bytes(run.directory / "models" / name / "model.onnx") for name in names}
     rounds, seed = run.config.latency.verify_rounds, run.config.seed
     entries = []
@@ -687,6 +728,21 @@ def _measured(run: Run, names: Sequence[str], progress: Progress) -> list[dict[s
         entry["status"] = "verified" if found.stable else "unstable"
         entries.append(entry)
     return entries
+
+
+def _device_of_table(run: Run) -> Device:
+    """The device that the run's table is of; DeviceError, naming both, if that is not within reach."""
+    runtime, asked, configured = run.table.runtime, run.table.device, run.config.latency.device
+    here = runtime["name"] in DEVICES and not configured.startswith("ssh://")
+    device = get_device(runtime["name"] if here else configured, runtime["threads"] or 1)
+    found = device.identity.device
+    if found != asked or device.identity.runtime["name"] != runtime["name"]:
+        raise DeviceError(
+            f"the table is of {asked['name']} with {runtime['name']}, but what would be measured on is "
+            f"{found['name']} with {device.identity.runtime['name']}; a table is verified on its own device: "
+            f"verify {run.directory} there, or name it: --set latency.device=ssh://user@host"
+        )
+    return device
 
 
 def _spares(run: Run, entries: Sequence[Mapping[str, Any]], budget_ms: float) -> list[Architecture]:

@@ -277,6 +277,22 @@ class Store:
         )
         return {row[0]: Measurement(*row) for row in rows}
 
+    def copy_measurements(self, other: Store, metric: str, source: str) -> int:
+        """Take over what another store knows of one metric from one source, and when; how many there are."""
+        found = other._db.execute(
+            "SELECT a.id, a.space, a.choices, m.metric, m.source, m.value, m.error, m.seconds, m.created "
+            "FROM measurements m JOIN architectures a ON a.id = m.architecture "
+            "WHERE m.metric = ? AND m.source = ? AND m.value IS NOT NULL",
+            (metric, source),
+        ).fetchall()
+        with self._transaction() as db:
+            db.executemany("INSERT OR IGNORE INTO architectures VALUES (?, ?, ?)", [row[:3] for row in found])
+            db.executemany(
+                "INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(row[0], *row[3:]) for row in found],
+            )
+        return len(found)
+
     def forget_search(self, search: str) -> None:
         """Drop a search and its rounds; its measurements stay, they are true of their source."""
         with self._transaction() as db:

@@ -11,6 +11,7 @@ It keeps no active state. Which subnet runs, and by which statistics it normalis
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Mapping
 from functools import lru_cache
@@ -184,10 +185,21 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
+def refer_to_supernet(directory: str | Path, target: str | Path, checksum: str) -> None:
+    """Have `load_supernet` of a folder load the supernet of another, `target`, which must keep its checksum.
+
+    Writes a `supernet.json` that holds no weights, only where they are, relative to the folder.
+    """
+    where = os.path.relpath(Path(target).resolve(), Path(directory).resolve())
+    data = {"schema": SCHEMA, "refers_to": Path(where).as_posix(), "checksum": checksum}
+    write_json(Path(directory) / DEFINITION_FILE, data)
+
+
 def load_supernet(path: str | Path) -> Supernet:
     """The supernet in a folder that `save` wrote, or in the `supernet` folder of a run; in eval mode.
 
-    StoreError if there is none or it is of another schema, ChecksumError if a file is not what was written.
+    Where a folder refers to another's supernet, that one, if it is the same still. StoreError if there is
+    none or it is of another schema, ChecksumError if it is not what was written or referred to.
     """
     folder = Path(path)
     if not (folder / DEFINITION_FILE).exists() and (folder / "supernet").is_dir():
@@ -204,6 +216,8 @@ def load_supernet(path: str | Path) -> Supernet:
         )
     remedy = "restore it from a copy, or train again"
     data = read_json(folder / DEFINITION_FILE, remedy)
+    if "refers_to" in data:
+        return _referred(folder, data["refers_to"], data["checksum"])
     net = Supernet(space_of(data["space"]))
     weights = folder / WEIGHTS_FILE
     try:
@@ -216,3 +230,21 @@ def load_supernet(path: str | Path) -> Supernet:
     net.has_statistics = data["has_statistics"]
     net.metadata = data["metadata"]
     return net.eval()
+
+
+def _referred(folder: Path, refers_to: str, checksum: str) -> Supernet:
+    """The supernet that the one in `folder` is a reference to."""
+    target = Path(os.path.normpath(folder.resolve() / refers_to))
+    if not (target / DEFINITION_FILE).exists():
+        raise StoreError(
+            f"the supernet of {folder} is that of {target}, which is gone; put it back, or search anew from "
+            "the run that has it: hwnas search RUN --table TABLE --run-dir NEW"
+        )
+    net = load_supernet(target)
+    if net.checksum != checksum:
+        raise ChecksumError(
+            f"the supernet in {target} is no longer the one that {folder} refers to (its checksum is "
+            f"{net.checksum[:12]}…, not {checksum[:12]}…); search anew: hwnas search RUN --table TABLE "
+            "--run-dir NEW"
+        )
+    return net
