@@ -5,8 +5,8 @@ a bundle (`run_bundle`). So it imports nothing of hwnas, and no syntax or functi
 
 A job is plain data: ``models`` (of each, the SHA-256 of the pieces that make its bytes), ``visits``,
 ``warmup_runs``, ``kept_runs``, ``time_limit_s`` and ``threads``. What is measured is a sequence of records,
-first {"cold_ns"} of each model, then {"seconds", "rows"} of each visit, in the order of the plan: so the
-number of records says how far a job is, and a job that was interrupted goes on from there.
+first {"seconds", "cold_ns"} of each model, then {"seconds", "rows"} of each visit, in the order of the plan:
+so the number of records says how far a job is, and a job that was interrupted goes on from there.
 
 On a board, under ~/.cache/hwnas (or $XDG_CACHE_HOME/hwnas):
 
@@ -18,7 +18,6 @@ On a board, under ~/.cache/hwnas (or $XDG_CACHE_HOME/hwnas):
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import gc
 import hashlib
@@ -54,7 +53,7 @@ LEASE_S = 60.0  # a job that no client waits for stops, and keeps what it has
 KEPT_S = 86400.0  # jobs and pieces unused for so long are deleted
 MAX_LINE = 64 << 20
 MAX_PIECE = 1 << 30
-EXIT_BUSY, EXIT_DISK = 75, 28
+EXIT_BUSY, EXIT_WRITE = 75, 74
 
 
 class RunnerError(Exception):
@@ -78,12 +77,13 @@ def records(
     done: int = 0,
     spent_s: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
-    """The records of n models and of visits to them, from number `done` on, after `spent_s` s of timing.
+    """The records of n models and of visits to them, from number `done` on, after `spent_s` seconds.
 
     `open_model` gives the call of a model by index, `first_call` its wall time in nanoseconds, `visit` the
     kept runs of each model of a visit. All models are opened first; those for which memory is short are
     opened anew at each visit.
     """
+    began = time.monotonic() - spent_s
     ready: dict[int, Run] = {}
     for i in range(models):
         run = open_model(i)
@@ -91,8 +91,7 @@ def records(
         if memory_left():
             ready[i] = run
         if i >= done:
-            yield {"cold_ns": cold_ns}
-    began = time.monotonic() - spent_s
+            yield {"seconds": round(time.monotonic() - began, 3), "cold_ns": cold_ns}
     for chosen in visits[max(0, done - models) :]:
         if time.monotonic() - began > time_limit_s:
             break
@@ -195,7 +194,8 @@ def onnxruntime_identity(threads: int) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """The device of the identity."""
-    return {"name": platform.node(), "cpu": cpu_name(), "cores": os.cpu_count() or 1}
+    cpu = cpu_name()  # names the device too: tables are shared, and a host name says nothing elsewhere
+    return {"name": cpu, "cpu": cpu, "cores": os.cpu_count() or 1}
 
 
 def onnxruntime_runtime(threads: int) -> dict[str, Any]:
@@ -370,7 +370,7 @@ def measuring(waiting: Callable[[str], None]) -> Iterator[None]:
 def append_records(job: dict[str, Any], load: Callable[[int], bytes], path: Path) -> Iterator[int]:
     """Measure what is missing of a job and append it to a file of samples; gives the number of records."""
     have = go_on(path)
-    spent_s = have[-1].get("seconds", 0.0) if have else 0.0
+    spent_s = have[-1]["seconds"] if have else 0.0
     done, pending, flushed = len(have), [], time.monotonic()
     with open(path, "ab") as file, contextlib.closing(onnxruntime_records(job, load, done, spent_s)) as new:
         for record in new:
@@ -407,9 +407,7 @@ def serve() -> None:
     except RunnerError as error:
         say({"error": str(error)})
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        say({"error": disk_full()})
+        say({"error": cannot_write(error)})
 
 
 def say(line: dict[str, Any]) -> None:
@@ -418,10 +416,13 @@ def say(line: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def disk_full() -> str:
-    """What to do about a full disk."""
-    free = shutil.disk_usage(cache()).free >> 20
-    return f"the disk of the board is full ({free} MiB free at {cache()}); make room there"
+def cannot_write(error: OSError | None = None) -> str:
+    """What to do about files that cannot be written."""
+    path = cache()
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free >> 20
+    return f"cannot write to {cache()}, {free} MiB free ({error or 'see there'}); make room there"
 
 
 def serve_job(request: dict[str, Any]) -> None:
@@ -497,8 +498,8 @@ def follow(folder: Path, sent: int) -> bool:
             spoke = time.monotonic()
         elif idle and (worker is None or status in (0, EXIT_BUSY)):
             worker = start_worker(folder)
-        elif idle and status == EXIT_DISK:
-            raise RunnerError(disk_full())
+        elif idle and status == EXIT_WRITE:
+            raise RunnerError(cannot_write())
         elif idle:
             log = (folder / "log").read_text(errors="replace")[-2000:]
             raise RunnerError(f"the process that measures ended with status {status}: {log.strip()}")
@@ -547,10 +548,9 @@ def start_worker(folder: Path) -> int:
         os.dup2(log, 2)
         status = work(folder)
     except BaseException as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        status = EXIT_DISK if full else 1
-        sys.excepthook(type(error), error, error.__traceback__)
-        sys.stderr.flush()
+        status = EXIT_WRITE if isinstance(error, OSError) else 1
+        with contextlib.suppress(OSError):
+            sys.excepthook(type(error), error, error.__traceback__)
     finally:
         os._exit(status)
 
@@ -643,8 +643,7 @@ def run_bundle() -> None:
     except KeyboardInterrupt:
         sys.exit("\nstopped; start it again in this folder to go on")
     except (RunnerError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        sys.exit(f"error: {disk_full() if full else error}")
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from hwnas.latency.devices import DEVICES, get_device
 from hwnas.latency.measure import Plan, time_models
 from hwnas.networks.onnx_graph import onnx_model, random_weights
 from hwnas.spaces import Operator
+from tests.latency.devices.board import running_board
 from tests.latency.fakes import small_space
 
 
@@ -21,8 +22,20 @@ def conv(channels: int, size: int) -> bytes:
     return onnx_model([operator], [random_weights(operator, 0)]).SerializeToString()
 
 
+@pytest.fixture(scope="module")
+def board_address(tmp_path_factory):
+    """The address of a board with an sshd of its own; skips where there is none."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        running_board(tmp_path_factory.mktemp("board"), patch) as board,
+    ):
+        yield f"ssh://{board.address()}"
+
+
 @pytest.fixture(params=[pytest.param(n, marks=pytest.mark.gpu) if "cuda" in n else n for n in DEVICES])
 def name(request):
+    if request.param == "ssh":
+        return request.getfixturevalue("board_address")
     try:
         get_device(request.param)
     except MissingExtraError as error:
@@ -34,7 +47,7 @@ def test_identity_is_plain_data(name):
     identity = get_device(name).identity
     assert set(identity.device) == {"name", "cpu", "cores"}
     assert {"name", "version", "threads", "graph_optimization"} <= set(identity.runtime)
-    assert identity.runtime["name"] == name
+    assert identity.runtime["name"] == ("onnxruntime" if name.startswith("ssh://") else name)
     assert identity.runtime["threads"] == 1
     assert identity == get_device(name).identity
     assert "mean" in identity.statistic
@@ -91,7 +104,7 @@ def test_wrong_models_and_threads_are_refused(name):
         get_device(name).measure([b"not a model"], Plan(((0,),)))
     for threads in (0, 100_000):
         with pytest.raises(DeviceError, match="threads"):
-            get_device(name, threads)
+            get_device(name, threads).identity  # noqa: B018
 
 
 def test_measuring_leaves_the_process_as_it_was(name):

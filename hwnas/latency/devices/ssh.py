@@ -152,7 +152,7 @@ class SshDevice:
                 done = len(records)
                 if done <= models:
                     progress(done, models, f"opening models on {self._destination}")
-                elif done % 100 == 0:
+                else:
                     progress(done - models, visits, f"timing on {self._destination}")
 
     @contextmanager

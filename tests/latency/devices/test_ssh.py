@@ -1,0 +1,275 @@
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwnas.errors import DeviceError
+from hwnas.latency.devices import get_device
+from hwnas.latency.devices.ssh import SshDevice
+from hwnas.latency.measure import Plan
+from tests.conformance.test_devices import conv
+from tests.latency.devices.board import Board, running_board
+
+SMALL = conv(4, 4)
+LARGE = conv(64, 64)  # milliseconds, so that the plan takes seconds
+PLAN = Plan(((0,), (1, 0, 1), (0,), (1,)) * 50, warmup_runs=3, kept_runs=7)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        running_board(tmp_path_factory.mktemp("board"), patch) as found,
+    ):
+        yield found
+
+
+@pytest.fixture
+def board(running: Board) -> Board:
+    """The board, without jobs of other tests."""
+    shutil.rmtree(running.cache / "jobs", ignore_errors=True)
+    return running
+
+
+def command(board: Board, name: str, script: str) -> Path:
+    """A program on the board in place of its Python."""
+    path = board.folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def jobs(board: Board) -> list[Path]:
+    return sorted((board.cache / "jobs").iterdir())
+
+
+def records(board: Board) -> list[dict]:
+    (job,) = jobs(board)
+    whole = (job / "samples.jsonl").read_text().rpartition("\n")[0]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def device(running: Board) -> SshDevice:
+    """The board as a device that knows its identity already."""
+    found = SshDevice(running.address())
+    assert found.identity.runtime["name"] == "onnxruntime"
+    return found
+
+
+# ---- addresses ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "-oProxyCommand=touch${IFS}x", "user@-oProxyCommand=x", "-l@host", "a;b", "$(x)", "`x`", "a b", "a|b",
+        "a@b@c", "host:0", "host:99999", "host:22;x", "host:-1", "host/usr/bin/py;x", "host/$(x)", "host/a b",
+        "host/'x'", "host//x", "host?x", "", "user@", "@host", "user:secret@host", "host\n", "hôst", "[::1",
+        "a\\b",
+    ],
+)  # fmt: skip
+def test_hostile_addresses_are_refused(address):
+    with pytest.raises(DeviceError, match="is not of the form ssh://user@host:port"):
+        get_device(f"ssh://{address}")
+
+
+@pytest.mark.parametrize(
+    ("address", "destination", "port", "python"),
+    [
+        ("board", "board", None, "python3"),
+        ("board/", "board", None, "python3"),
+        ("pi@192.168.1.7:2222", "pi@192.168.1.7", "2222", "python3"),
+        ("pi@[fe80::1]:22", "pi@fe80::1", "22", "python3"),
+        ("pi@board/~/hwnas/bin/python", "pi@board", None, "~/hwnas/bin/python"),
+        ("my-board.local/usr/bin/python3.8", "my-board.local", None, "/usr/bin/python3.8"),
+    ],
+)
+def test_the_command_is_fixed_but_for_what_was_checked(address, destination, port, python):
+    arguments = SshDevice(address)._arguments
+    assert arguments[arguments.index("--") + 1 : -1] == [destination]
+    assert ("-p" in arguments) == (port is not None)
+    assert port is None or arguments[arguments.index("-p") + 1] == port
+    assert arguments[-1].startswith(f"exec {python} -u -c '")
+    assert arguments[-1].count("'") == 2
+    assert "BatchMode=yes" in arguments
+
+
+def test_a_name_without_an_address_says_so():
+    with pytest.raises(DeviceError, match="needs an address"):
+        get_device("ssh")
+    with pytest.raises(DeviceError, match="unknown device 'telnet://x'"):
+        get_device("telnet://x")
+
+
+# ---- what can be missing ------------------------------------------------------------------------
+
+
+def test_what_stands_in_the_way_is_named(board):
+    def identity(python):
+        return SshDevice(board.address(python)).identity
+
+    with pytest.raises(DeviceError, match=r"has no such Python.*install python3, numpy and onnxruntime"):
+        identity(board.folder / "no-python")
+    bare = command(board, "bare", f'exec {sys.executable} -I -S "$@"')
+    with pytest.raises(DeviceError, match=r"cannot import numpy.*pip install numpy onnxruntime"):
+        identity(bare)
+    with pytest.raises(DeviceError, match=r"answered 'what\?'.*not the runner's"):
+        identity(command(board, "garbage", "echo '{\"hwnas\":1}'; echo 'what?'; sleep 20"))
+    with pytest.raises(DeviceError, match=r"the runner failed: oh\[2J; dear"):
+        identity(command(board, "failing", "echo 'oh\033[2J' >&2; echo dear >&2; exit 3"))
+    with pytest.raises(DeviceError, match="prints without end"):
+        identity(command(board, "chatty", "yes"))
+
+
+def test_what_a_login_prints_is_skipped(board, device):
+    chatty = command(board, "welcome", f'echo "Welcome to the board"; exec {sys.executable} "$@"')
+    assert SshDevice(board.address(chatty)).identity == device.identity
+
+
+def test_ssh_speaks_for_itself_when_it_cannot_connect(board):
+    with pytest.raises(DeviceError, match=r"Connection refused; try it by hand: ssh -p 9 -- nobody@127"):
+        SshDevice("nobody@127.0.0.1:9").identity  # noqa: B018
+    known = board.folder / "known"
+    keys = known.read_text()
+    known.write_text("")
+    try:
+        with pytest.raises(DeviceError, match=r"Host key verification failed.*without a password: ssh -p"):
+            SshDevice(board.address()).identity  # noqa: B018
+    finally:
+        known.write_text(keys)
+
+
+def test_no_ssh_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DeviceError, match="install the OpenSSH client"):
+        SshDevice("board").identity  # noqa: B018
+
+
+def test_a_board_that_falls_silent_is_given_up(board, monkeypatch):
+    monkeypatch.setattr("hwnas.latency.devices.ssh.SILENCE_S", 0.5)
+    silent = command(board, "silent", "sleep 20")
+    with pytest.raises(DeviceError, match="no sign of life"):
+        SshDevice(board.address(silent)).identity  # noqa: B018
+
+
+def test_a_disk_that_takes_no_more_is_reported(board):
+    """Writing fails as it does on a full disk, where the shell allows files of 16 KiB."""
+    full = command(board, "full", f'ulimit -f 32; exec {sys.executable} "$@"')
+    with pytest.raises(DeviceError, match=r"cannot write to .* MiB free .*; make room there"):
+        SshDevice(board.address(full)).measure([LARGE], Plan(((0,),)))
+    with pytest.raises(DeviceError, match=r"cannot write to .* MiB free .*; make room there"):
+        SshDevice(board.address(full)).measure([SMALL], Plan(((0,),) * 1000))
+
+
+# ---- interruptions ------------------------------------------------------------------------------
+
+
+def test_a_connection_that_is_cut_again_and_again_changes_nothing(board, device):
+    """The first connections are cut as soon as they give something; one process has measured it all."""
+    pids, cut = set(), []
+
+    def progress(done, total, text=""):
+        pids.add((board.cache / "lock").read_text())
+        if len(cut) < 2 and board.clients[-1] not in cut:
+            cut.append(board.clients[-1])
+            os.kill(cut[-1], signal.SIGKILL)
+
+    samples = device.measure([SMALL, LARGE], PLAN, progress)
+    assert len(cut) == 2
+    assert len(pids) == 1
+    assert samples.model.tolist() == [model for visit in PLAN.visits for model in visit]
+    assert (samples.time_ns > 0).all()
+    assert not jobs(board)
+
+
+@pytest.mark.parametrize("how", ["killed", "abandoned"])
+def test_a_measurement_that_ended_early_goes_on_where_it_was(board, device, how):
+    """The one that asked and the one that measured are gone; another one asks for the same."""
+
+    class Gone(Exception):
+        pass
+
+    def leave(done, total, text=""):
+        if text.startswith("timing"):
+            raise Gone
+
+    models = [SMALL, LARGE]
+    with pytest.raises(Gone):
+        device.measure(models, PLAN, leave)
+    worker = int((board.cache / "lock").read_text())
+    if how == "killed":
+        os.kill(worker, signal.SIGKILL)
+        with open(jobs(board)[0] / "samples.jsonl", "a") as file:
+            file.write('{"seconds": 1, "ro')  # half a record
+    else:
+        os.utime(jobs(board)[0] / "lease", (1, 1))
+    with open(board.cache / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # waits for the process to end
+    before = records(board)
+    assert 2 < len(before) < 2 + len(PLAN.visits)
+    samples = device.measure(models, PLAN)
+    assert int((board.cache / "lock").read_text()) != worker
+    kept = [row for record in before[2:] for row in record["rows"]]
+    np.testing.assert_array_equal(samples.time_ns[: len(kept)], np.array(kept)[:, :, 0])
+    assert samples.cold_ns.tolist() == [record["cold_ns"] for record in before[:2]]
+    assert samples.model.tolist() == [model for visit in PLAN.visits for model in visit]
+
+
+def test_one_measures_and_the_other_waits_and_says_for_whom(board, device, caplog):
+    board.cache.mkdir(parents=True, exist_ok=True)
+    with open(board.cache / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4242\n")
+        lock.flush()
+
+        class Release(logging.Handler):
+            def emit(self, record):
+                fcntl.flock(lock, fcntl.LOCK_UN)
+
+        logger, handler = logging.getLogger("hwnas.latency.devices.ssh"), Release()
+        logger.addHandler(handler)
+        try:
+            samples = device.measure([SMALL], Plan(((0,),) * 3))
+        finally:
+            logger.removeHandler(handler)
+    assert len(samples.model) == 3
+    assert "waiting for process 4242" in caplog.text
+
+
+def test_an_error_is_not_kept(board, device):
+    for _ in range(2):
+        with pytest.raises(DeviceError, match="cannot load a model"):
+            device.measure([b"no model"], Plan(((0,),)))
+    assert not jobs(board)
+
+
+def test_a_finished_measurement_is_forgotten_and_its_weights_are_kept(board, device):
+    models = [conv(64, 4)]
+    one, two = (device.measure(models, Plan(((0,),) * 20)) for _ in range(2))
+    assert not np.array_equal(one.time_ns, two.time_ns)
+    assert not jobs(board)
+    assert all(path.stat().st_mtime > time.time() - 100 for path in (board.cache / "pieces").iterdir())
+
+
+def test_what_is_old_is_deleted(board, device):
+    (board.cache / "pieces").mkdir(parents=True, exist_ok=True)
+    (board.cache / "jobs" / "old").mkdir(parents=True)
+    piece = board.cache / "pieces" / ("0" * 64)
+    piece.touch()
+    (board.cache / "jobs" / "old" / "lease").touch()
+    for path in (piece, board.cache / "jobs" / "old" / "lease"):
+        os.utime(path, (1, 1))
+    device.measure([SMALL], Plan(((0,),)))
+    assert not piece.exists()
+    assert not jobs(board)
