@@ -33,7 +33,7 @@ class Plan:
 
     A visit names models by index. They are run in turn, `warmup_runs` times discarded and `kept_runs` times
     kept, so a visit to one model times it back to back, and a visit to several times each of them amid the
-    others. After `time_limit_s` the visits that are left are dropped.
+    others. After `time_limit_s`, opening included, the visits that are left are dropped.
     """
 
     visits: tuple[Visit, ...]
@@ -98,7 +98,8 @@ class Timing:
 
     `ci_ms` is the 95 % confidence interval (low, high), `std_ms` the standard deviation of single visits,
     `count` the number of visits, `preempted` the share of kept runs that the system interrupted,
-    `halves_ms` the latency by the even and by the odd visits alone, which says how repeatable it is.
+    `halves_ms` the latency by the even and by the odd passes alone (visits, where there was one pass), which
+    says how repeatable it is; `replicates_ms` the latency of 200 bootstrap samples of the visits.
     """
 
     ms: float
@@ -109,6 +110,7 @@ class Timing:
     cold_ms: float
     preempted: float
     halves_ms: tuple[float, float] = field(repr=False)
+    replicates_ms: NDArray[np.float64] = field(repr=False, compare=False)
 
 
 def time_models(
@@ -125,46 +127,67 @@ def time_models(
     """
     generator = np.random.default_rng(rng)
     plan = Plan(shuffled_rounds(len(models), rounds, generator), time_limit_s=time_limit_s)
-    return timings(device.measure(models, plan, progress), len(models), generator)
+    return timings([device.measure(models, plan, progress)], len(models), generator)
 
 
-def timings(samples: Samples, models: int, rng: Rng) -> list[Timing]:
-    """What the samples say of each of n models; `rng` is for the bootstrap.
+def timings(passes: Sequence[Samples], models: int, rng: Rng) -> list[Timing]:
+    """What the samples of one or more passes say of each of n models; `rng` is for the bootstrap.
 
     DeviceError for times that are not positive and for a model that was visited less than twice.
     """
-    if (samples.time_ns <= 0).any():
+    if any((samples.time_ns <= 0).any() for samples in passes):
         raise DeviceError(
             "the device gave times that are not positive; its clock cannot resolve these models"
         )
     generator = np.random.default_rng(rng)
+    visited = np.concatenate([samples.model for samples in passes])
+    time_ms = np.concatenate([samples.time_ns for samples in passes]) / 1e6
+    wall_ms = np.concatenate([samples.wall_ns for samples in passes]) / 1e6
+    preempted = np.concatenate([samples.preempted for samples in passes])
+    number = np.repeat(np.arange(len(passes)), [len(samples.model) for samples in passes])
+    cold_ns = np.max([samples.cold_ns for samples in passes], axis=0)
+    order = np.argsort(visited, kind="stable")
+    bounds = np.searchsorted(visited[order], np.arange(models + 1))
     found = []
     for model in range(models):
-        rows = np.flatnonzero(samples.model == model)
+        rows = order[bounds[model] : bounds[model + 1]]
         if len(rows) < 2:
             raise DeviceError(f"model {model} was visited {len(rows)} times, not twice; allow more time")
-        found.append(_timing(samples, model, rows, generator))
+        times = time_ms[rows]
+        replicates = _bootstrap(times, generator)
+        low, high = np.quantile(replicates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        half = np.unique(number[rows], return_inverse=True)[1] % 2  # of the passes that visited this model
+        if not half.any():
+            half = np.arange(len(rows)) % 2
+        found.append(
+            Timing(
+                ms=float(trimmed_mean(times.ravel())),
+                ci_ms=(float(low), float(high)),
+                std_ms=float(np.std(trimmed_mean(times), ddof=1)),
+                count=len(rows),
+                wall_ms=float(trimmed_mean(wall_ms[rows].ravel())),
+                cold_ms=float(cold_ns[model] / 1e6),
+                preempted=float(preempted[rows].mean()),
+                halves_ms=(
+                    float(trimmed_mean(times[half == 0].ravel())),
+                    float(trimmed_mean(times[half == 1].ravel())),
+                ),
+                replicates_ms=replicates,
+            )
+        )
     return found
 
 
-def _timing(samples: Samples, model: int, rows: NDArray[np.int64], generator: np.random.Generator) -> Timing:
-    times = samples.time_ns[rows] / 1e6
-    resampled = generator.integers(0, len(rows), (BOOTSTRAPS, len(rows)))
-    replicates = trimmed_mean(times[resampled].reshape(BOOTSTRAPS, -1))
-    low, high = np.quantile(replicates, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Timing(
-        ms=float(trimmed_mean(times.ravel())),
-        ci_ms=(float(low), float(high)),
-        std_ms=float(np.std(trimmed_mean(times), ddof=1)),
-        count=len(times),
-        wall_ms=float(trimmed_mean(samples.wall_ns[rows].ravel() / 1e6)),
-        cold_ms=float(samples.cold_ns[model] / 1e6),
-        preempted=float(samples.preempted[rows].mean()),
-        halves_ms=(float(trimmed_mean(times[0::2].ravel())), float(trimmed_mean(times[1::2].ravel()))),
-    )
+def _bootstrap(times: NDArray[np.float64], generator: np.random.Generator) -> NDArray[np.float64]:
+    """The latency of resampled visits, (200,), of times (visits, runs)."""
+    resampled = generator.integers(0, len(times), (BOOTSTRAPS, len(times)))
+    return trimmed_mean(times[resampled].reshape(BOOTSTRAPS, -1))
 
 
 def trimmed_mean(times: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean over the last axis without the 10 % smallest and 10 % largest: (..., n) to (...)."""
     cut = int(TRIM * times.shape[-1])
-    return np.asarray(np.sort(times, axis=-1)[..., cut : times.shape[-1] - cut].mean(axis=-1))
+    if cut == 0:
+        return np.asarray(times.mean(axis=-1))
+    kept = np.partition(times, (cut, times.shape[-1] - cut - 1), axis=-1)
+    return np.asarray(kept[..., cut : times.shape[-1] - cut].mean(axis=-1))

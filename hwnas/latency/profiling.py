@@ -6,20 +6,22 @@ these cancel in the difference. An entry is the mean of (alone - an empty call) 
 other alone).
 
 **How it is timed.** A visit runs the operators of one random architecture in turn, so that each finds the
-caches as it does inside a network: warm where a network fits, cold where it does not. Visits are drawn until
-every operator had its number of rounds.
+caches as it does inside a network: warm where a network fits, cold where it does not. A round is visits that
+together hold every operator, and a visit to each whole network, in shuffled order.
 
-**What makes it whole.** At each resolution networks over the range of predicted latency are timed back to
-back; they give slope and intercept. Further, random ones are only predicted, and judge the table.
+**What makes it whole.** At each resolution networks over the range of MACs are timed back to back; they give
+slope and intercept. Further, random ones are only predicted, and judge the table.
 
 benchmarks/README.md holds the measurements behind these choices, and the protocols that lost.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,22 +29,26 @@ from numpy.typing import NDArray
 
 from hwnas.errors import DeviceError, TableError
 from hwnas.latency.calibrate import fit, judge, linear, repeatability_cv, spread_over
+from hwnas.latency.campaign import OPEN_MODELS, Campaign, Chunk, measure_in_passes
 from hwnas.latency.devices import get_device
-from hwnas.latency.measure import Device, Plan, Timing, Visit, time_models, timings
+from hwnas.latency.measure import Device, Identity, Plan, Samples, Timing, Visit, timings
+from hwnas.latency.noise import noise
 from hwnas.latency.table import Entry, LatencyTable, resolutions
 from hwnas.networks.onnx_graph import onnx_model, random_weights
 from hwnas.progress import Progress, silent
-from hwnas.spaces import Architectures, NetworkSpace, Operator
+from hwnas.spaces import Architecture, Architectures, NetworkSpace, Operator
 from hwnas.spaces.base import Rng
 
-ROUNDS = 24
+CALIBRATION_NETWORKS = 12
 CANDIDATES = 2000  # architectures that networks are chosen from
 DRAWS = 8  # architectures tried for one that holds an operator
 CONSIDERED = 16  # chains that compete for each visit
-OPERATORS_SHARE = 0.6  # of a time limit
 EMPTY_CALL = Operator("conv", (1, 1, 1), (1, 1, 1), (("k", 1), ("s", 1), ("act", "identity")))
 
+log = logging.getLogger(__name__)
+
 Weights = Mapping[Operator, Mapping[str, NDArray[np.float32]]]
+Chain = tuple[int, ...]  # indices of the operators of an architecture, in order
 
 
 def profile(
@@ -52,98 +58,159 @@ def profile(
     *,
     precision: str = "fp32",
     rounds: int | None = None,
-    calibration_networks: int = 12,
+    calibration_networks: int = CALIBRATION_NETWORKS,
     held_out_networks: int = 12,
     time_limit_s: float | None = None,
+    checkpoint: str | Path | None = None,
     rng: Rng = 0,
     progress: Progress = silent,
 ) -> LatencyTable:
     """Measure every operator of a space on a device, calibrate on whole networks, and judge on others.
 
-    `device` is a name of `hwnas list devices`, with `threads`, or a device of your own. `rounds` (24 by
-    default) is how often each operator and network is visited at least; `calibration_networks` and
-    `held_out_networks` are per resolution. Within `time_limit_s` seconds, opening the models aside, rounds
-    that are left are dropped. `rng` draws weights, networks and the order of visits.
+    `device` is a name of `hwnas list devices`, with `threads`, or a device of your own. `rounds` is how often
+    each operator and network is visited at least; without it, 16 to 64 times, until the 95 % interval of
+    predicted networks is within ±1 %. `calibration_networks` and `held_out_networks` are per resolution. The
+    device is used for `time_limit_s` seconds at most, with opening the models. `checkpoint` is a folder that
+    keeps what is measured, so that an interrupted profile goes on from there. `rng` draws weights, networks
+    and the order of visits.
 
-    Latency is that of batch size 1. DeviceError if the device cannot time the models, TableError if what it
-    gave makes no table.
+    Latency is that of batch size 1. `protocol` of the table says what was done and whether it is `noisy`, with
+    the reasons; a warning is logged if so. DeviceError if the device cannot time the models, or not within
+    the limit; TableError if what it gave makes no table.
     """
-    rounds = ROUNDS if rounds is None else rounds
+    device = get_device(device, threads) if isinstance(device, str) else device
+    subject = subject_of(space, precision, calibration_networks, held_out_networks, rng)
+
+    def half_width(passes: Sequence[Samples]) -> float:
+        try:
+            return _half_width(subject, timings(passes, len(subject.models), subject.seed))
+        except (DeviceError, TableError):  # too little was seen yet to tell
+            return math.inf
+
+    campaign = measure_in_passes(
+        subject.models,
+        subject.chunks,
+        device,
+        half_width,
+        seed=subject.seed,
+        rounds=rounds,
+        time_limit_s=math.inf if time_limit_s is None else time_limit_s,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    return table_of(subject, campaign, device.identity)
+
+
+def table_of(subject: Subject, campaign: Campaign, identity: Identity) -> LatencyTable:
+    """The table that passes over a subject make; DeviceError or TableError if they make none."""
+    found = timings([p.samples for p in campaign.passes], len(subject.models), subject.seed)
+    runtime = {**identity.runtime, "precisions": [subject.precision], "batch_size": 1}
+    plain = LatencyTable(identity.device, runtime, {}, [], _entries(subject, found))
+    calibration = [_calibrate(subject, plain, resolution, found) for resolution in subject.networks]
+    protocol = _protocol(subject, campaign, found, calibration, identity.statistic)
+    if protocol["noisy"]:
+        log.warning("the latency table is noisy: %s", "; ".join(protocol["noise"]))
+    return LatencyTable(identity.device, runtime, protocol, calibration, plain.operators)
+
+
+def _protocol(
+    subject: Subject,
+    campaign: Campaign,
+    found: Sequence[Timing],
+    calibration: Sequence[Mapping[str, Any]],
+    statistic: str,
+) -> dict[str, Any]:
+    """What was done and how sure it is, as plain data of the table."""
+    passes = [p.samples for p in campaign.passes]
+    networks = found[subject.first_network :]
+    return {
+        "statistic": statistic,
+        "rounds": min(campaign.rounds, *(timing.count for timing in found)),
+        "passes": len(passes),
+        "stopped": campaign.stopped,
+        "half_width": round(_half_width(subject, found), 5),
+        "warmup_runs": Plan(()).warmup_runs,
+        "kept_runs": Plan(()).kept_runs,
+        **noise(
+            passes,
+            found,
+            subject.first_network,
+            max(row["repeatability_cv"] for row in calibration),
+        ),
+        "cold_ratio": round(float(np.median([t.cold_ms / t.ms for t in networks])), 2),
+        "seconds": round(campaign.seconds, 1),
+    }
+
+
+# ---- what is timed ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a profile times, drawn once.
+
+    The models are each of n operators alone, each behind another, an empty call, and the networks,
+    calibrating and held out, by resolution.
+    """
+
+    space: NetworkSpace
+    precision: str
+    operators: tuple[Operator, ...]
+    before: tuple[int | None, ...]  # the operator that each is behind; None for the first of a network
+    networks: Mapping[int, tuple[Architectures, Architectures]]
+    models: Sequence[bytes]
+    chunks: Sequence[Chunk]
+    seed: int  # of visits and bootstraps
+
+    @property
+    def empty(self) -> int:
+        """The model of an empty call."""
+        return 2 * len(self.operators)
+
+    @property
+    def first_network(self) -> int:
+        """The first model of a network."""
+        return self.empty + 1
+
+    def timings_of(
+        self, resolution: int, found: Sequence[Timing]
+    ) -> tuple[Sequence[Timing], Sequence[Timing]]:
+        """Timings of the calibrating and of the held-out networks of a resolution."""
+        start = self.first_network
+        for other, (calibrating, held_out) in self.networks.items():
+            middle = start + len(calibrating)
+            if other == resolution:
+                return found[start:middle], found[middle : middle + len(held_out)]
+            start = middle + len(held_out)
+        raise KeyError(resolution)
+
+
+def subject_of(
+    space: NetworkSpace, precision: str, calibration_networks: int, held_out_networks: int, rng: Rng
+) -> Subject:
+    """What to time of a space; the arguments are those of `profile`."""
     if min(calibration_networks, held_out_networks) < 1:
         raise TableError("calibration_networks and held_out_networks are at least 1 each")
     generator = np.random.default_rng(rng)
-    device = get_device(device, threads) if isinstance(device, str) else device
+    seed = int(generator.integers(2**62))
     operators = space.all_operators(precision)
     weights = {operator: random_weights(operator, generator) for operator in operators}
-    limit = math.inf if time_limit_s is None else time_limit_s
-
-    start = time.monotonic()
-    entries, preempted = _time_operators(
-        space, operators, weights, device, rounds, generator, progress, OPERATORS_SHARE * limit
-    )
-    identity = device.identity
-    runtime = {**identity.runtime, "precisions": [precision], "batch_size": 1}
-    plain = LatencyTable(identity.device, runtime, {}, [], entries)
-
-    chosen = _choose_networks(space, plain, precision, calibration_networks, held_out_networks, generator)
-    archs = [arch for networks in chosen.values() for part in networks for arch in part]
-    models = [_model(space.operators(arch, precision), weights) for arch in archs]
-    left = max(0.0, limit - (time.monotonic() - start))
-    measured = time_models(models, device, rounds, generator, progress, left)
-    of = dict(zip(archs, measured, strict=True))
-    calibration = [
-        _calibrate(
-            space, plain, precision, resolution, networks, [[of[arch] for arch in part] for part in networks]
-        )
-        for resolution, networks in chosen.items()
-    ]
-    protocol = {
-        "statistic": identity.statistic,
-        "rounds": min(rounds, *(t.count for t in measured), *(e.count for e in entries.values())),
-        "warmup_runs": Plan(()).warmup_runs,
-        "kept_runs": Plan(()).kept_runs,
-        "preempted": round(max(preempted, float(np.mean([t.preempted for t in measured]))), 4),
-        "cold_ratio": round(float(np.median([t.cold_ms / t.ms for t in measured])), 2),
-        "seconds": round(time.monotonic() - start, 1),
-    }
-    return LatencyTable(identity.device, runtime, protocol, calibration, entries)
-
-
-# ---- operators ----------------------------------------------------------------------------------
-
-
-def _time_operators(
-    space: NetworkSpace,
-    operators: Sequence[Operator],
-    weights: Weights,
-    device: Device,
-    rounds: int,
-    generator: np.random.Generator,
-    progress: Progress,
-    time_limit_s: float,
-) -> tuple[dict[str, Entry], float]:
-    """An entry for each operator by key, and the share of preempted runs."""
-    n = len(operators)
     chains = _covering_chains(space, operators, generator)
-    before: list[int | None] = [_before(i, chain) for i, chain in enumerate(chains)]
+    before = tuple(_before(i, chain) for i, chain in enumerate(chains))
+    networks = _choose_networks(space, calibration_networks, held_out_networks, generator)
     models = [_model([operator], weights) for operator in operators]
     for operator, other in zip(operators, before, strict=True):
         models.append(_model([operator] if other is None else [operators[other], operator], weights))
     models.append(_model([EMPTY_CALL], {EMPTY_CALL: random_weights(EMPTY_CALL, generator)}))
-    empty = len(models) - 1
-    visits: list[Visit] = []
-    for _ in range(rounds):
-        drawn = _one_round(chains, generator)
-        one_round: list[Visit] = [(*chain, empty) for chain in drawn]
-        one_round += [tuple(n + i for i in chain) for chain in drawn]
-        visits += [one_round[i] for i in generator.permutation(len(one_round))]
-    samples = device.measure(models, Plan(tuple(visits), time_limit_s=time_limit_s), progress)
-    found = timings(samples, len(models), generator)
-    entries = {}
-    for i, (operator, other) in enumerate(zip(operators, before, strict=True)):
-        parts = (found[i], found[empty], found[n + i], found[empty if other is None else other])
-        entries[operator.key] = _entry(operator, *parts)
-    return entries, float(samples.preempted.mean())
+    for archs in networks.values():
+        models += [_model(space.operators(arch, precision), weights) for part in archs for arch in part]
+    chunks = _chunks(chains, len(operators), len(models))
+    return Subject(space, precision, operators, before, networks, models, chunks, seed)
+
+
+def _model(operators: Sequence[Operator], weights: Weights) -> bytes:
+    model = onnx_model(operators, [weights[operator] for operator in operators])
+    return bytes(model.SerializeToString())
 
 
 def _before(operator: int, chain: tuple[int, ...]) -> int | None:
@@ -152,26 +219,13 @@ def _before(operator: int, chain: tuple[int, ...]) -> int | None:
     return chain[place - 1] if place else None
 
 
-def _entry(operator: Operator, alone: Timing, empty: Timing, behind: Timing, other: Timing) -> Entry:
-    """The mean of both differences; see the module."""
-    parts = (alone, empty, behind, other)
-    ms = (alone.ms - empty.ms + behind.ms - other.ms) / 2
-    if ms <= 0:
-        raise DeviceError(
-            f"{operator.key} cannot be told from an empty call ({1000 * ms:.3f} µs); "
-            "the machine was disturbed: profile again, with more rounds"
-        )
-    std = math.sqrt(sum(part.std_ms**2 for part in parts)) / 2
-    return Entry(round(ms, 7), round(std, 7), min(part.count for part in parts))
-
-
 def _covering_chains(
     space: NetworkSpace, operators: Sequence[Operator], generator: np.random.Generator
-) -> list[tuple[int, ...]]:
+) -> list[Chain]:
     """For each operator a random architecture that holds it, as the indices of its operators in order."""
     precision = operators[0].precision
     index = {operator: i for i, operator in enumerate(operators)}
-    chains: dict[Operator, tuple[int, ...]] = {}
+    chains: dict[Operator, Chain] = {}
     for slot in space.slots:
         columns = [space.index(name) for name in slot.choices]
         for values, operator in space.slot_operators(slot, precision).items():
@@ -190,31 +244,60 @@ def _covering_chains(
     return [chains[operator] for operator in operators]
 
 
-def _one_round(chains: Sequence[tuple[int, ...]], generator: np.random.Generator) -> list[tuple[int, ...]]:
-    """Chains that together hold every operator, each the best of a random few at what is still missing."""
-    missing, drawn = set(range(len(chains))), []
+def _chunks(chains: Sequence[Chain], operators: int, models: int, limit: int = OPEN_MODELS) -> list[Chunk]:
+    """Chains and networks shared out so that no chunk opens more models than `limit`, where that can be.
+
+    Neighbours in order share their first operators, so they go together. Every chunk has the empty call and
+    the first network, which ties the chunks together.
+    """
+    empty, anchor = 2 * operators, 2 * operators + 1
+    parts: list[tuple[list[Chain], list[int], set[int]]] = []
+
+    def place(chain: Chain, networks: list[int], opened: set[int]) -> None:
+        if not parts or len(parts[-1][2] | opened) > limit:
+            parts.append(([], [anchor], {empty, anchor}))
+        parts[-1][0].extend([chain] if chain else [])
+        parts[-1][1].extend(networks)
+        parts[-1][2].update(opened)
+
+    for chain in sorted(set(chains)):
+        place(chain, [], {*chain, *(operators + i for i in chain)})
+    for network in range(anchor + 1, models):
+        place((), [network], {network})
+
+    def chunk(chains: list[Chain], networks: list[int], opened: set[int]) -> Chunk:
+        def draw_round(generator: np.random.Generator) -> list[Visit]:
+            drawn = _one_round(chains, generator)
+            visits: list[Visit] = [(*chain, empty) for chain in drawn] or [(empty,)]
+            visits += [tuple(operators + i for i in chain) for chain in drawn]
+            visits += [(network,) for network in networks]
+            return [visits[i] for i in generator.permutation(len(visits))]
+
+        return Chunk(tuple(sorted(opened)), draw_round)
+
+    return [chunk(*part) for part in parts]
+
+
+def _one_round(chains: Sequence[Chain], generator: np.random.Generator) -> list[Chain]:
+    """Chains that together hold every operator of all, each the best of a random few at what is missing."""
+    missing, drawn = {i for chain in chains for i in chain}, []
     while missing:
         considered = [chains[j] for j in generator.integers(len(chains), size=CONSIDERED)]
         best = max(considered, key=lambda chain: len(missing.intersection(chain)))
         if missing.isdisjoint(best):
-            best = chains[min(missing)]
+            best = next(chain for chain in chains if min(missing) in chain)
         missing.difference_update(best)
         drawn.append(best)
     return drawn
 
 
-# ---- whole networks -----------------------------------------------------------------------------
-
-
 def _choose_networks(
     space: NetworkSpace,
-    plain: LatencyTable,
-    precision: str,
     calibration_networks: int,
     held_out_networks: int,
     generator: np.random.Generator,
 ) -> dict[int, tuple[Architectures, Architectures]]:
-    """By resolution, the networks to calibrate on, spread over the predicted range, and random others.
+    """By resolution, the networks to calibrate on, spread over the range of MACs, and random others.
 
     Where a resolution has fewer architectures than asked for, they are shared out in the same proportion.
     """
@@ -232,38 +315,87 @@ def _choose_networks(
                 f"{space.id} has one architecture at {resolution} px; there is nothing to calibrate"
             )
         rest = archs[held_out:]
-        spread = spread_over(plain.sum_ms(space, rest, precision), min(calibration_networks, len(rest)))
+        spread = spread_over(space.macs(rest), min(calibration_networks, len(rest)))
         chosen[resolution] = (rest[spread], archs[:held_out])
     return chosen
 
 
+# ---- what the timings say -----------------------------------------------------------------------
+
+
+def _entries(subject: Subject, found: Sequence[Timing]) -> dict[str, Entry]:
+    """An entry for each operator by key: the mean of both differences; see the module."""
+    entries = {}
+    for i, operator in enumerate(subject.operators):
+        parts = [found[j] for j in _parts(subject, i)]
+        alone, empty, behind, other = (part.ms for part in parts)
+        ms = (alone - empty + behind - other) / 2
+        if ms <= 0:
+            raise DeviceError(
+                f"{operator.key} cannot be told from an empty call ({1000 * ms:.3f} µs); "
+                "the machine was disturbed: profile again, with more rounds"
+            )
+        std = math.sqrt(sum(part.std_ms**2 for part in parts)) / 2
+        entries[operator.key] = Entry(round(ms, 7), round(std, 7), min(part.count for part in parts))
+    return entries
+
+
+def _parts(subject: Subject, i: int) -> tuple[int, int, int, int]:
+    """The models of an operator alone, an empty call, the operator behind another, that other alone."""
+    other = subject.before[i]
+    return i, subject.empty, len(subject.operators) + i, subject.empty if other is None else other
+
+
+def _half_width(subject: Subject, found: Sequence[Timing]) -> float:
+    """Half the 95 % interval of a predicted network as a share of it, mean of the held-out ones.
+
+    The whole way from timings to calibrated predictions is bootstrapped; TableError if that fails.
+    """
+    parts = np.array([_parts(subject, i) for i in range(len(subject.operators))])
+    replicates = np.array([timing.replicates_ms for timing in found])
+    entries = replicates[parts] * np.array([1.0, -1.0, 1.0, -1.0])[:, None]
+    entries = entries.sum(axis=1) / 2
+    widths: list[float] = []
+    for resolution, (calibrating, held_out) in subject.networks.items():
+        sums = [_counts(subject, archs) @ entries for archs in (calibrating, held_out)]
+        measured = np.array([timing.replicates_ms for timing in subject.timings_of(resolution, found)[0]])
+        predicted = np.array(
+            [linear(sums[1][:, b], *fit(sums[0][:, b], measured[:, b])) for b in range(measured.shape[1])]
+        )
+        low, high = np.quantile(predicted, [0.025, 0.975], axis=0)
+        widths += ((high - low) / 2 / np.median(predicted, axis=0)).tolist()
+    return float(np.mean(widths))
+
+
+def _counts(subject: Subject, archs: Sequence[Architecture] | Architectures) -> NDArray[np.float64]:
+    """How often each of n operators is in each of m architectures, (m, n)."""
+    index = {operator: i for i, operator in enumerate(subject.operators)}
+    counts = np.zeros((len(archs), len(index)))
+    for row, arch in enumerate(archs):
+        for operator in subject.space.operators(arch, subject.precision):
+            counts[row, index[operator]] += 1
+    return counts
+
+
 def _calibrate(
-    space: NetworkSpace,
-    plain: LatencyTable,
-    precision: str,
-    resolution: int,
-    networks: tuple[Architectures, Architectures],
-    measured: Sequence[Sequence[Timing]],
+    subject: Subject, plain: LatencyTable, resolution: int, found: Sequence[Timing]
 ) -> dict[str, Any]:
-    """A row of the table's calibration from (calibrating, held out) networks and their timings."""
-    sums = [plain.sum_ms(space, archs, precision) for archs in networks]
+    """A row of the table's calibration."""
+    space, networks = subject.space, subject.networks[resolution]
+    sums = [plain.sum_ms(space, archs, subject.precision) for archs in networks]
     macs = [space.macs(archs) for archs in networks]
-    calibrating, held_out = ([timing.ms for timing in part] for part in measured)
+    timed = subject.timings_of(resolution, found)
+    calibrating, held_out = ([timing.ms for timing in part] for part in timed)
     slope, intercept = fit(sums[0], calibrating)
     baseline = judge(linear(macs[1], *fit(macs[0], calibrating)), held_out)
     return {
         "space": space.id,
         "resolution": resolution,
-        "precision": precision,
+        "precision": subject.precision,
         "slope": slope,
         "intercept_ms": intercept,
         "networks": len(calibrating),
         "held_out": judge(linear(sums[1], slope, intercept), held_out),
         "macs_baseline": {name: baseline[name] for name in ("mape", "kendall_tau")},
-        "repeatability_cv": repeatability_cv([timing.halves_ms for timing in measured[1]]),
+        "repeatability_cv": repeatability_cv([timing.halves_ms for timing in timed[1]]),
     }
-
-
-def _model(operators: Sequence[Operator], weights: Weights) -> bytes:
-    model = onnx_model(operators, [weights[operator] for operator in operators])
-    return bytes(model.SerializeToString())

@@ -77,11 +77,11 @@ def test_unusable_samples_are_refused():
         times = np.full((len(model), 2), time)
         return Samples(np.array(model), times, times, times < 0, np.ones(2, dtype=int))
 
-    assert len(timings(samples([0, 1, 1, 0], 5), 2, 0)) == 2
+    assert len(timings([samples([0, 1, 1, 0], 5)], 2, 0)) == 2
     with pytest.raises(DeviceError, match="model 1 was visited 1 times"):
-        timings(samples([0, 1, 0], 5), 2, 0)
+        timings([samples([0, 1, 0], 5)], 2, 0)
     with pytest.raises(DeviceError, match="not positive"):
-        timings(samples([0, 1, 1, 0], 0), 2, 0)
+        timings([samples([0, 1, 1, 0], 0)], 2, 0)
 
 
 def test_wrong_plans_are_refused():
