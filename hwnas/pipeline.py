@@ -13,8 +13,10 @@ import logging
 import os
 import platform
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -208,13 +210,14 @@ class Run:
             log.info("%s: done before", name)
             return
         self._describe()
-        log.info("%s: started", name)
-        start = time.perf_counter()
-        outputs, files = stage.make(self, display(name))
-        seconds = time.perf_counter() - start
-        digests = {file: file_digest(self.directory / file) for file in files}
-        self.store.finish_stage(name, inputs, {**outputs, "files": digests, "seconds": seconds})
-        log.info("%s: finished in %.1f s", name, seconds)
+        with _logging_to(self.directory / "hwnas.log"):
+            log.info("%s: started", name)
+            start = time.perf_counter()
+            outputs, files = stage.make(self, display(name))
+            seconds = time.perf_counter() - start
+            digests = {file: file_digest(self.directory / file) for file in files}
+            self.store.finish_stage(name, inputs, {**outputs, "files": digests, "seconds": seconds})
+            log.info("%s: finished in %.1f s", name, seconds)
 
     def outputs(self, name: str) -> dict[str, Any]:
         """What a finished stage made; StoreError if it is not finished."""
@@ -448,8 +451,38 @@ def environment() -> dict[str, Any]:
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load": round(os.getloadavg()[0], 2),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "git_commit": _git_commit(),
         "packages": {name: version(name) for name in packages},
     }
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that hwnas runs from; None where it is installed otherwise."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+
+
+@contextmanager
+def _logging_to(path: Path) -> Iterator[None]:
+    """The log of hwnas, from information on, into a file; an error that ends the work is its last line."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    except BaseException as error:
+        log.info("stopped: %s: %s", type(error).__name__, error)
+        raise
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+        handler.close()
 
 
 def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
