@@ -297,10 +297,14 @@ def _busy_ticks() -> dict[int, int]:
 # ---- files --------------------------------------------------------------------------------------
 
 
+def canonical(job: dict[str, Any]) -> bytes:
+    """A job as JSON: equal jobs are equal bytes."""
+    return json.dumps(job, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
 def job_id(job: dict[str, Any]) -> str:
-    """SHA-256 of a job as canonical JSON: equal jobs are one job."""
-    text = json.dumps(job, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of a job: equal jobs are one job."""
+    return hashlib.sha256(canonical(job)).hexdigest()
 
 
 def is_digest(name: Any) -> bool:
@@ -605,45 +609,53 @@ def work(folder: Path) -> int:
 def run_bundle() -> None:
     """Measure the bundle that this file lies in, a zip file or its unpacked folder, into results.json.
 
-    An interrupted measurement goes on where it was when it is started again in the same folder.
+    The bundle's job.json holds a list of jobs, which are measured in turn. An interrupted measurement goes on
+    where it was when it is started again in the same folder.
     """
-    here = Path(__file__).resolve().parent
-
-    def read(name: str) -> bytes:
-        if not here.is_file():
-            return (here / name).read_bytes()
-        with zipfile.ZipFile(here) as archive:
-            return archive.read(name)
-
     try:
-        job = json.loads(read("job.json"))
-        name, result = job_id(job), Path("results.json")
-        identity = onnxruntime_identity(job["threads"])
-        samples = Path(f"results-{name[:12]}.part")
-
-        def piece(name: str) -> bytes:
-            if not is_digest(name):
-                raise RunnerError("job.json names pieces that are no SHA-256; copy the bundle again")
-            return read(f"pieces/{name}")
-
-        def tell(text: str) -> None:
-            sys.stderr.write(f"\r\033[K{text}")
-            sys.stderr.flush()
-
-        total = len(job["models"]) + len(job["visits"])
-        with measuring(lambda holder: tell(f"waiting for process {holder}, which measures on this board")):
-            for number in append_records(job, lambda i: assemble(job["models"][i], piece), samples):
-                tell(f"{100 * number // total} %")
-        found = {"schema": SCHEMA, "job": name, "identity": identity, "records": go_on(samples)}
-        if "study" in job:
-            found["study"] = job["study"]
-        write_atomically(result, json.dumps(found, separators=(",", ":")).encode())
-        samples.unlink()
-        tell(f"{result.resolve()}\nBring it back and run: hwnas table build results.json -o table.json\n")
+        measure_bundle(Path(__file__).resolve().parent)
     except KeyboardInterrupt:
         sys.exit("\nstopped; start it again in this folder to go on")
     except (RunnerError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         sys.exit(f"error: {error}")
+
+
+def measure_bundle(bundle: Path) -> None:
+    """As `run_bundle`, with errors raised."""
+
+    def read(name: str) -> bytes:
+        if bundle.is_dir():
+            return (bundle / name).read_bytes()
+        with zipfile.ZipFile(bundle) as archive:
+            return archive.read(name)
+
+    def piece(name: str) -> bytes:
+        if not is_digest(name):
+            raise RunnerError("job.json names pieces that are no SHA-256; copy the bundle again")
+        return read(f"pieces/{name}")
+
+    def tell(text: str) -> None:
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
+
+    plan = json.loads(read("job.json"))
+    jobs, name = plan["jobs"], job_id(plan)
+    identity = onnxruntime_identity(jobs[0]["threads"])
+    total = sum(len(job["models"]) + len(job["visits"]) for job in jobs)
+    parts = [Path(f"results-{name[:12]}-{i}.part") for i in range(len(jobs))]
+    before = 0
+    with measuring(lambda holder: tell(f"waiting for process {holder}, which measures on this board")):
+        for job, part in zip(jobs, parts):  # noqa: B905 - Python 3.8 knows no strict
+            models, number = job["models"], 0
+            for number in append_records(job, lambda i: assemble(models[i], piece), part):  # noqa: B023
+                tell(f"measured {100 * (before + number) // total} %")
+            before += number
+    found = {"schema": SCHEMA, "bundle": name, "identity": identity, "study": plan["study"]}
+    result = Path("results.json")
+    write_atomically(result, json.dumps({**found, "records": [go_on(part) for part in parts]}).encode())
+    for part in parts:
+        part.unlink()
+    tell(f"{result.resolve()}\nBring it back, and run: hwnas table build results.json -o table.json\n")
 
 
 if __name__ == "__main__":

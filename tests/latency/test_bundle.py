@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from hwnas.errors import DeviceError, StoreError, TableError
+from hwnas.latency.bundle import build_table, write_bundle
+from hwnas.latency.profiling import profile
+from tests.latency.fakes import small_space
+
+SPACE = small_space(resolutions=(8,))
+SETTINGS = {"rounds": 4, "calibration_networks": 4, "held_out_networks": 3}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bundle") / "board.zip"
+    write_bundle(SPACE, path, **SETTINGS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def results(bundle):
+    assert run(bundle, bundle.parent).returncode == 0
+    return bundle.parent / "results.json"
+
+
+def run(program, folder, **options):
+    """A board: Python that runs the bundle, without hwnas, with a cache of its own."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+    command = [sys.executable, "-P", str(program)]
+    return subprocess.run(
+        command, cwd=folder, env=environment, check=False, capture_output=True, text=True, **options
+    )
+
+
+def test_what_a_board_measured_makes_the_table_that_it_would_be_here(results, tmp_path):
+    table = build_table(results)
+    here = profile(SPACE, **SETTINGS)
+    assert set(table.operators) == set(here.operators)
+    assert (table.device, table.runtime) == (here.device, here.runtime)
+    assert table.calibration[0]["networks"] == 4
+    assert table.calibration[0]["held_out"]["networks"] == 3
+    assert table.protocol.keys() == here.protocol.keys()
+    assert (table.protocol["rounds"], table.protocol["passes"]) == (4, 4)
+    table.save(tmp_path / "table.json")
+    assert (table.latency_ms(SPACE.sample(50, 0)) > 0).all()
+
+
+def test_the_same_study_makes_the_same_file(bundle, tmp_path):
+    write_bundle(SPACE, tmp_path / "again.zip", **SETTINGS)
+    assert (tmp_path / "again.zip").read_bytes() == bundle.read_bytes()
+    write_bundle(SPACE, tmp_path / "other.zip", **SETTINGS, seed=1)
+    assert (tmp_path / "other.zip").read_bytes() != bundle.read_bytes()
+
+
+def test_an_unpacked_bundle_goes_on_where_it_was_stopped(bundle, results, tmp_path):
+    """The records of two passes are there, and half a record more: they stay as they are."""
+    with zipfile.ZipFile(bundle) as archive:
+        assert all(name == os.path.normpath(name) for name in archive.namelist())
+        archive.extractall(tmp_path / "unpacked")
+    found = json.loads(results.read_text())
+    name = f"results-{found['bundle'][:12]}"
+    first, second = found["records"][0], found["records"][1][:9]
+    (tmp_path / f"{name}-0.part").write_text("".join(json.dumps(record) + "\n" for record in first))
+    (tmp_path / f"{name}-1.part").write_text(
+        "".join(json.dumps(record) + "\n" for record in second) + '{"seco'
+    )
+    done = run(tmp_path / "unpacked", tmp_path)
+    assert done.returncode == 0, done.stderr
+    again = json.loads((tmp_path / "results.json").read_text())
+    assert again["records"][0] == first
+    assert again["records"][1][:9] == second
+    assert again["records"][2] != found["records"][2]
+    assert build_table(tmp_path / "results.json").operators
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "results.json", "unpacked"]
+
+
+def test_a_damaged_bundle_says_so(bundle, tmp_path):
+    with zipfile.ZipFile(bundle) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    piece = min((tmp_path / "unpacked" / "pieces").iterdir(), key=lambda path: path.stat().st_size)
+    piece.write_bytes(b"x")
+    done = run(tmp_path / "unpacked", tmp_path)
+    assert done.returncode == 1
+    assert f"piece {piece.name} is damaged" in done.stderr
+    job = tmp_path / "unpacked" / "job.json"
+    plan = json.loads(job.read_text())
+    plan["jobs"][0]["models"][0] = ["../../secret"]
+    job.write_text(json.dumps(plan))
+    done = run(tmp_path / "unpacked", tmp_path)
+    assert "no SHA-256" in done.stderr
+    assert "Traceback" not in done.stderr
+    (tmp_path / "cut.zip").write_bytes(bundle.read_bytes()[:1000])
+    shutil.rmtree(tmp_path / "unpacked")
+    assert run(tmp_path / "cut.zip", tmp_path).returncode == 1
+
+
+def test_results_are_checked(results, tmp_path):
+    path = tmp_path / "results.json"
+
+    def build(**changes):
+        path.write_text(json.dumps({**json.loads(results.read_text()), **changes}))
+        return build_table(path)
+
+    found = json.loads(results.read_text())
+    assert build().operators
+    records = found["records"]
+    other = {**found["study"], "seed": 7}
+    for error, message, changes in [
+        (TableError, "another bundle", {"study": other}),
+        (TableError, "another bundle", {"bundle": "0" * 64}),
+        (TableError, "another bundle", {"records": records[:-1]}),
+        (TableError, "schema 9", {"schema": 9}),
+        (TableError, "no results of a bundle", {"study": {"seed": 1}}),
+        (TableError, "no results of a bundle", {"study": None}),
+        (DeviceError, "wrong identity", {"identity": {"device": {}}}),
+        (DeviceError, "left visits out", {"records": [records[0][:-1], *records[1:]]}),
+        (DeviceError, "wrong records", {"records": [records[0][:3], *records[1:]]}),
+        (DeviceError, "wrong records", {"records": [[{"rows": []}] * len(records[0]), *records[1:]]}),
+    ]:
+        with pytest.raises(error, match=message):
+            build(**changes)
+    path.write_text("[]")
+    with pytest.raises(StoreError, match="not a JSON object"):
+        build_table(path)
+
+
+def test_impossible_bundles_are_refused(tmp_path):
+    with pytest.raises(TableError, match="at least 1"):
+        write_bundle(SPACE, tmp_path / "x.zip", held_out_networks=0)
+    assert not (tmp_path / "x.zip").exists()
