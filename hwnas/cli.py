@@ -130,19 +130,44 @@ def run_command(
 def profile(
     config: ConfigFile,
     settings: Set = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="As latency.device, such as ssh://user@host:port.")
+    ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option("--bundle", help="Measure nothing here: write what a board without a network measures."),
+    ] = None,
     run_dir: RunDir = None,
     seed: Seed = None,
     resume: Resume = True,
     restart: Restart = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the latency table of this machine for the space of an experiment.
+    """Measure the latency table of a device for the space of an experiment.
 
-    Example: `hwnas profile configs/digits.yaml --set latency.threads=2`
+    Example: `hwnas profile configs/digits.yaml --device ssh://pi@192.168.1.7 --set latency.threads=2`
     """
+    from hwnas.latency.bundle import write_bundle
     from hwnas.pipeline import open_run
 
-    job = open_run(config, run_dir=run_dir, overrides=overrides_of(settings, seed))
+    overrides = overrides_of(settings, seed) | ({} if device is None else {"latency.device": device})
+    job = open_run(config, run_dir=run_dir, overrides=overrides)
+    if bundle is not None:
+        latency = job.config.latency
+        write_bundle(
+            job.space,
+            bundle,
+            latency.threads,
+            rounds=latency.rounds,
+            calibration_networks=latency.calibration_networks,
+            held_out_networks=latency.held_out_networks,
+            seed=job.config.seed,
+        )
+        if as_json:
+            _print_json({"bundle": str(bundle)})
+        else:
+            _say(f"Bundle: {bundle}; on the board: python3 {bundle.name}, then here: hwnas table build")
+        return
     _make(job, ["profile"], restart)
     path = job.directory / "latency_table.json"
     if as_json:
@@ -262,13 +287,12 @@ _stage_command(
 
 
 def _make(job: Run, stages: Sequence[str], restart: str | None) -> None:
-    """Make stages of a run under a progress display, with a log in the run's folder."""
-    with _logging_to(job.directory / "hwnas.log"):
-        if restart is not None:
-            job.restart(restart)
-        with StageDisplay() as display:
-            for stage in stages:
-                job.make(stage, display)
+    """Make stages of a run under a progress display."""
+    if restart is not None:
+        job.restart(restart)
+    with _warnings_shown(), StageDisplay() as display:
+        for stage in stages:
+            job.make(stage, display)
 
 
 def _finish(job: Run, as_json: bool) -> None:
@@ -353,6 +377,29 @@ def table_show(file: TableFile, top: Top = 10, as_json: AsJson = False) -> None:
     for key, entry in costly:
         shown.add_row(escape(key), f"{entry.ms:.4f}")
     out.print(shown)
+
+
+@table_app.command("build")
+def table_build(
+    results: Annotated[
+        Path, typer.Argument(metavar="RESULTS", help="The results.json that a bundle wrote on a board.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the table is written.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a latency table of what a board measured by itself, see `hwnas profile --bundle`.
+
+    Example: `hwnas table build results.json -o latency_tables/my-board.json`
+    """
+    from hwnas.latency.bundle import build_table
+
+    table = build_table(results)
+    table.save(output)
+    if as_json:
+        _print_json({"table": str(output), **table.to_dict(), "operators": len(table.operators)})
+    else:
+        _say(table.summary())
+        _say(f"Table: {output}")
 
 
 @table_app.command("validate")
@@ -530,7 +577,8 @@ class RateColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.3g}/s", style="progress.data.speed")
+        text = "" if speed is None else f"{speed:,.{0 if speed >= 10 else 2}f}/s"
+        return Text(text, style="progress.data.speed")
 
 
 class StageDisplay:
@@ -566,23 +614,16 @@ class StageDisplay:
 
 
 @contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """The log of hwnas into a file; warnings to standard error too."""
+def _warnings_shown() -> Iterator[None]:
+    """The warnings of hwnas on standard error."""
     logger = logging.getLogger("hwnas")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     screen = logging.StreamHandler(sys.stderr)
     screen.setLevel(logging.WARNING)
-    logger.setLevel(logging.INFO)
-    for handler in (file, screen):
-        logger.addHandler(handler)
+    logger.addHandler(screen)
     try:
         yield
     finally:
-        for handler in (file, screen):
-            logger.removeHandler(handler)
-        file.close()
+        logger.removeHandler(screen)
 
 
 def _say(text: str) -> None:

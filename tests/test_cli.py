@@ -54,6 +54,7 @@ def test_all_commands_exist() -> None:
         "report",
         "run",
         "search",
+        "table build",
         "table diff",
         "table export",
         "table import",
