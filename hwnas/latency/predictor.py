@@ -1,0 +1,305 @@
+"""Latency without a table of operators: learnt from few whole networks, or measured for each one.
+
+**Learnt.** A linear model of eight costs of a network, by ridge regression, from networks spread over the
+range of MACs: MACs and elements written, of depthwise and of dense layers, squeeze-and-excites and the
+elements they scale, parameters, operators. On the Once-for-All networks that HELP measured
+(https://arxiv.org/abs/2106.08630), 50 of them learnt from and 500 judged on, the error is 1.0 % on a Titan
+RTX at batch 32 and 1.9 % on a 2080 Ti at batch 64 (Kendall tau .979 and .963); MACs alone give 2.9 and 3.6 %.
+One-hot choices, a Gaussian process, the logarithm of latency, and another device's table did not help.
+
+**Measured.** Each network that is asked for is built and timed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.errors import HwnasError, TableError
+from hwnas.latency.calibrate import fit, judge, linear, repeatability_cv, spread_over
+from hwnas.latency.measure import Device, Timing, time_models
+from hwnas.latency.table import SCHEMA, Entry, check_schema
+from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.predictors.ridge import Ridge
+from hwnas.progress import Progress, silent
+from hwnas.spaces import Architectures, NetworkSpace, Operator, OperatorSum, space_of
+from hwnas.spaces.base import Rng
+from hwnas.spaces.operators import Conv, Layer, SqueezeExcite
+from hwnas.store import digest, read_json, write_json
+
+ROUNDS = 24
+CANDIDATES = 2000  # architectures that networks are chosen from
+FOLDS = 5  # of the cross-validation that judges a predictor
+LOWEST = 0.1  # no prediction is below this share of the fastest network that was measured
+MIN_NETWORKS = 10
+
+Shape = tuple[int, ...]
+Cost = Callable[[Layer, Shape, Shape], float]  # of a layer with its input's and output's shape
+
+
+# ---- learnt --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MeasuredNetwork:
+    """A whole network and its latency; `architecture` is values by choice name."""
+
+    architecture: Mapping[str, Any]
+    ms: float
+    std_ms: float
+    count: int
+
+
+class LatencyPredictor:
+    """Latency in milliseconds, learnt from networks of a space that were measured on a device.
+
+    `device`, `runtime` and `protocol` are plain data as those of a latency table. It is fitted when it is
+    made, so its file holds the networks and no weights.
+    """
+
+    def __init__(
+        self,
+        space: NetworkSpace,
+        networks: Sequence[MeasuredNetwork],
+        device: Mapping[str, Any],
+        runtime: Mapping[str, Any],
+        protocol: Mapping[str, Any],
+    ) -> None:
+        """TableError for too few networks."""
+        if len(networks) < MIN_NETWORKS:
+            raise TableError(f"{len(networks)} networks are too few to learn from; give {MIN_NETWORKS}")
+        self.space = space
+        self.networks = tuple(networks)
+        self.device = dict(device)
+        self.runtime = dict(runtime)
+        self.protocol = dict(protocol)
+        self._costs = costs(space)
+        self._archs = Architectures(
+            space, np.array([space.architecture(n.architecture).genotype for n in networks])
+        )
+        self._ms = np.array([n.ms for n in networks])
+        self._ridge = Ridge()
+        self._ridge.fit(self._costs(self._archs), self._ms)
+
+    def latency_ms(self, archs: Any) -> NDArray[np.float64]:
+        """Predicted latency of n architectures of the space, (n,), in milliseconds."""
+        if len(archs) == 0:
+            return np.zeros(0)
+        mean = self._ridge.predict(self._costs(archs))[0]
+        return np.asarray(np.maximum(mean, LOWEST * self._ms.min()))
+
+    @cached_property
+    def quality(self) -> dict[str, Any]:
+        """What predictors that had not seen a network said of it (5 folds), beside MACs alone."""
+        features, macs = self._costs(self._archs), self.space.macs(self._archs)
+        predicted, baseline = np.zeros(len(self._ms)), np.zeros(len(self._ms))
+        fold = np.random.default_rng(0).permutation(len(self._ms)) % FOLDS
+        for part in range(FOLDS):
+            seen, unseen = fold != part, fold == part
+            ridge = Ridge()
+            ridge.fit(features[seen], self._ms[seen])
+            predicted[unseen] = ridge.predict(features[unseen])[0]
+            baseline[unseen] = linear(macs[unseen], *fit(macs[seen], self._ms[seen]))
+        return {"held_out": judge(predicted, self._ms), "macs_baseline": judge(baseline, self._ms)}
+
+    def summary(self) -> str:
+        """A text for a person: what was measured, and how well networks are predicted unseen."""
+        found, baseline = self.quality["held_out"], self.quality["macs_baseline"]
+        return (
+            f"{self.device['cpu']}, {self.runtime['name']} {self.runtime['version']}, threads "
+            f"{self.runtime['threads']}: predictor from {len(self.networks)} networks\n"
+            f"  unseen: MAPE {found['mape']:.1f} %, Kendall tau {found['kendall_tau']:.2f}, within ±10 % "
+            f"{found['within_10pct']:.0f} %\n"
+            f"  MACs alone: MAPE {baseline['mape']:.1f} %, tau {baseline['kendall_tau']:.2f}; repeatability "
+            f"{self.protocol['repeatability_cv']:.1f} %"
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the predictor as sealed JSON, whole or not at all."""
+        write_json(
+            path,
+            {
+                "schema": SCHEMA,
+                "device": self.device,
+                "runtime": self.runtime,
+                "protocol": self.protocol,
+                "space": self.space.definition,
+                **self.quality,
+                "networks": [asdict(network) for network in self.networks],
+            },
+        )
+
+    @classmethod
+    def load(cls, path: str | Path) -> LatencyPredictor:
+        """The predictor in a file, fitted again.
+
+        StoreError for an unreadable file, ChecksumError for a changed one, TableError for one that holds no
+        predictor or an impossible latency.
+        """
+        data = read_json(path)
+        check_schema(data, path)
+        try:
+            networks = [MeasuredNetwork(**row) for row in data["networks"]]
+            for network in networks:
+                Entry(network.ms, network.std_ms, network.count)  # checks the values
+            facts = (data["device"], data["runtime"], data["protocol"])
+            return cls(space_of(data["space"]), networks, *facts)
+        except (KeyError, TypeError, HwnasError) as error:
+            raise TableError(f"{path} is not a latency predictor: {error}") from None
+
+
+def learn_latency(
+    space: NetworkSpace,
+    device: Device,
+    networks: int = 50,
+    rounds: int | None = None,
+    rng: Rng = 0,
+    progress: Progress = silent,
+) -> LatencyPredictor:
+    """Time `networks` whole networks of a space on a device and learn from them.
+
+    Each is visited in `rounds` (24 by default) shuffled rounds, all together; `rng` draws networks, weights
+    and the order. DeviceError if the device cannot time them, TableError if there are too few.
+    """
+    rounds = ROUNDS if rounds is None else rounds
+    generator = np.random.default_rng(rng)
+    archs = _spread(space, networks, generator)
+    found = _time(space, archs, device, rounds, generator, progress)
+    identity = device.identity
+    measured = [
+        MeasuredNetwork(arch.values, timing.ms, timing.std_ms, timing.count)
+        for arch, timing in zip(archs, found, strict=True)
+    ]
+    protocol = {
+        "statistic": identity.statistic,
+        "rounds": rounds,
+        "preempted": round(float(np.mean([timing.preempted for timing in found])), 4),
+        "repeatability_cv": repeatability_cv([timing.halves_ms for timing in found]),
+    }
+    return LatencyPredictor(space, measured, identity.device, _runtime(identity.runtime), protocol)
+
+
+def _spread(space: NetworkSpace, n: int, generator: np.random.Generator) -> Architectures:
+    """n different architectures, evenly over the range of MACs from the least to the most."""
+    ends = space.canonical(np.stack([np.zeros_like(space.cardinalities), space.cardinalities - 1]))
+    drawn = space.sample(CANDIDATES, generator).genotypes
+    genotypes = np.unique(np.concatenate([ends[space.valid(ends)], drawn]), axis=0)
+    archs = Architectures(space, genotypes)
+    return archs if len(archs) <= n else archs[np.unique(spread_over(space.macs(archs), n))]
+
+
+def costs(space: NetworkSpace) -> Callable[[Any], NDArray[np.float64]]:
+    """The function from n architectures of a space to their eight costs, (n, 8); see the module."""
+
+    def is_depthwise(layer: Layer) -> bool:
+        return isinstance(layer, Conv) and layer.depthwise
+
+    def is_squeeze(layer: Layer) -> bool:
+        return isinstance(layer, SqueezeExcite)
+
+    def is_dense(layer: Layer) -> bool:
+        return not is_depthwise(layer) and not is_squeeze(layer)
+
+    def macs(layer: Layer, before: Shape, after: Shape) -> float:
+        return layer.macs(before)
+
+    def elements(layer: Layer, before: Shape, after: Shape) -> float:
+        return float(np.prod(after))
+
+    def one(layer: Layer, before: Shape, after: Shape) -> float:
+        return 1.0
+
+    wanted = [
+        (is_depthwise, macs),
+        (is_dense, macs),
+        (is_depthwise, elements),
+        (is_dense, elements),
+        (is_squeeze, one),
+        (is_squeeze, elements),
+    ]
+    sums = [OperatorSum(space, _sum_of_layers(counts, cost)) for counts, cost in wanted]
+    sums += [OperatorSum(space, lambda op: op.params), OperatorSum(space, lambda op: 1.0)]
+    return lambda archs: np.stack([total(archs) for total in sums], axis=1)
+
+
+def _sum_of_layers(counts: Callable[[Layer], bool], cost: Cost) -> Callable[[Operator], float]:
+    def total(operator: Operator) -> float:
+        found, shape = 0.0, operator.in_shape
+        for layer in operator.layers:
+            after = layer.out_shape(shape)
+            found += cost(layer, shape, after) if counts(layer) else 0.0
+            shape = after
+        return found
+
+    return total
+
+
+# ---- measured ------------------------------------------------------------------------------------
+
+
+class MeasuredLatency:
+    """Latency in milliseconds, measured on a device for each network that is asked for.
+
+    `source` is a digest of all that a value depends on. `open_device` gives the device when one is needed.
+    """
+
+    def __init__(
+        self,
+        space: NetworkSpace,
+        facts: Mapping[str, Any],
+        open_device: Callable[[], Device],
+    ) -> None:
+        """`facts` are those of `measured_on`."""
+        self.space = space
+        self.device, self.runtime, self.protocol = facts["device"], facts["runtime"], facts["protocol"]
+        self.source = digest({**facts, "space": space.definition})
+        self._open_device = open_device
+
+    @cached_property
+    def _opened(self) -> Device:
+        return self._open_device()
+
+    def latency_ms(self, archs: Any) -> NDArray[np.float64]:
+        """Measured latency of n architectures of the space, timed together, (n,), in milliseconds."""
+        generator = np.random.default_rng(self.protocol["seed"])
+        rounds = self.protocol["rounds"]
+        found = _time(self.space, archs, self._opened, rounds, generator, silent)
+        return np.array([timing.ms for timing in found])
+
+
+def measured_on(device: Device, rounds: int | None, seed: int) -> dict[str, Any]:
+    """Plain data on what measured latencies are true of: device, runtime, protocol."""
+    identity = device.identity
+    protocol = {"statistic": identity.statistic, "rounds": rounds or ROUNDS, "seed": seed}
+    return {
+        "schema": SCHEMA,
+        "device": dict(identity.device),
+        "runtime": _runtime(identity.runtime),
+        "protocol": protocol,
+    }
+
+
+def _runtime(runtime: Mapping[str, Any]) -> dict[str, Any]:
+    return {**runtime, "precisions": ["fp32"], "batch_size": 1}
+
+
+def _time(
+    space: NetworkSpace,
+    archs: Any,
+    device: Device,
+    rounds: int,
+    generator: np.random.Generator,
+    progress: Progress,
+) -> list[Timing]:
+    models = []
+    for arch in archs:
+        operators = space.operators(arch)
+        weights = [random_weights(operator, generator) for operator in operators]
+        models.append(bytes(onnx_model(operators, weights).SerializeToString()))
+    return time_models(models, device, rounds, generator, progress)
