@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import cdist
 from scipy.stats import kendalltau
 
 from hwnas.errors import TableError
 
 INTERCEPT_FROM = 10  # networks; fewer do not carry a second parameter
+REACH = 2.0  # doublings of shape over which operators are off alike
+UNEXPLAINED = 0.1  # variance of a network that its operators do not explain, as a share of what they do
 
 
 def fit(predicted: ArrayLike, measured: ArrayLike) -> tuple[float, float]:
@@ -29,6 +32,22 @@ def fit(predicted: ArrayLike, measured: ArrayLike) -> tuple[float, float]:
             "the machine was disturbed, or the space is too small to tell its networks apart: profile again"
         )
     return slope, intercept
+
+
+def correction_gain(shares: ArrayLike, features: ArrayLike) -> NDArray[np.float64]:
+    """How relative errors of m networks (m,) become corrections of n operators: a matrix (n, m).
+
+    `shares` (m, n) says what part of a network's latency each operator is, `features` (n, d) are
+    logarithms to base 2 of what makes operators alike. The error of an operator is a Gaussian process over
+    these features with an exponential covariance: alike operators, also of another resolution, are corrected
+    alike, and one that no network holds as its neighbours are. https://gaussianprocess.org/gpml/ (chapter 2)
+    """
+    a, x = np.asarray(shares, dtype=float), np.asarray(features, dtype=float)
+    similarity = np.exp(-cdist(x, x) / REACH)
+    across = similarity @ a.T
+    covariance = a @ across
+    covariance += UNEXPLAINED * np.mean(np.diag(covariance)) * np.eye(len(a))
+    return np.asarray(np.linalg.solve(covariance, across.T).T)
 
 
 def linear(predicted: ArrayLike, slope: float, intercept: float) -> NDArray[np.float64]:

@@ -28,7 +28,7 @@ from hwnas.store import digest, write_bytes
 
 OPEN_MODELS = 1000  # above about 1200 open sessions small models slow down by up to 8 %
 FIRST_ROUNDS = 4
-PASS_SECONDS = 5.0  # a later pass lasts about this long, or as long as opening its models took
+PASS_SECONDS = 3.0  # a later pass lasts about this long, or as long as opening its models took
 MIN_SWEEPS = 2  # so that two halves of the passes can be compared
 ROUNDS = (16, 64)  # at least and at most, where the campaign chooses
 ENOUGH = 0.01  # relative half-width of the confidence interval at which it stops

@@ -9,8 +9,9 @@ other alone).
 caches as it does inside a network: warm where a network fits, cold where it does not. A round is visits that
 together hold every operator, and a visit to each whole network, in shuffled order.
 
-**What makes it whole.** At each resolution networks over the range of MACs are timed back to back; they give
-slope and intercept. Further, random ones are only predicted, and judge the table.
+**What makes it whole.** At each resolution networks over the range of MACs are timed back to back. Entries
+are corrected, alike operators alike, towards what these networks take; then they give slope and intercept of
+each resolution. Further, random ones are only predicted, and judge the table.
 
 benchmarks/README.md holds the measurements behind these choices, and the protocols that lost.
 """
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import DeviceError, TableError
-from hwnas.latency.calibrate import fit, judge, linear, repeatability_cv, spread_over
+from hwnas.latency.calibrate import correction_gain, fit, judge, linear, repeatability_cv, spread_over
 from hwnas.latency.campaign import OPEN_MODELS, Campaign, Chunk, measure_in_passes
 from hwnas.latency.devices import get_device
 from hwnas.latency.measure import Device, Identity, Plan, Samples, Timing, Visit, timings
@@ -39,9 +40,10 @@ from hwnas.progress import Progress, silent
 from hwnas.spaces import Architecture, Architectures, NetworkSpace, Operator
 from hwnas.spaces.base import Rng
 
-CALIBRATION_NETWORKS = 12
+CALIBRATION_NETWORKS = 48
 CANDIDATES = 2000  # architectures that networks are chosen from
 DRAWS = 8  # architectures tried for one that holds an operator
+DIFFERENCE = np.array([0.5, -0.5, 0.5, -0.5])  # an entry of the parts that `_parts` names
 CONSIDERED = 16  # chains that compete for each visit
 EMPTY_CALL = Operator("conv", (1, 1, 1), (1, 1, 1), (("k", 1), ("s", 1), ("act", "identity")))
 
@@ -74,9 +76,9 @@ def profile(
     keeps what is measured, so that an interrupted profile goes on from there. `rng` draws weights, networks
     and the order of visits.
 
-    Latency is that of batch size 1. `protocol` of the table says what was done and whether it is `noisy`, with
-    the reasons; a warning is logged if so. DeviceError if the device cannot time the models, or not within
-    the limit; TableError if what it gave makes no table.
+    Latency is that of batch size 1. `protocol` of the table says what was done and whether it is `noisy`,
+    with the reasons; a warning is logged if so. DeviceError if the device cannot time the models, or not
+    within the limit; TableError if what it gave makes no table.
     """
     device = get_device(device, threads) if isinstance(device, str) else device
     subject = subject_of(space, precision, calibration_networks, held_out_networks, rng)
@@ -172,16 +174,15 @@ class Subject:
         """The first model of a network."""
         return self.empty + 1
 
-    def timings_of(
-        self, resolution: int, found: Sequence[Timing]
-    ) -> tuple[Sequence[Timing], Sequence[Timing]]:
-        """Timings of the calibrating and of the held-out networks of a resolution."""
+    def models_of(self, resolution: int) -> tuple[slice, slice]:
+        """The models of the calibrating and of the held-out networks of a resolution."""
         start = self.first_network
         for other, (calibrating, held_out) in self.networks.items():
             middle = start + len(calibrating)
+            stop = middle + len(held_out)
             if other == resolution:
-                return found[start:middle], found[middle : middle + len(held_out)]
-            start = middle + len(held_out)
+                return slice(start, middle), slice(middle, stop)
+            start = stop
         raise KeyError(resolution)
 
 
@@ -299,17 +300,16 @@ def _choose_networks(
 ) -> dict[int, tuple[Architectures, Architectures]]:
     """By resolution, the networks to calibrate on, spread over the range of MACs, and random others.
 
-    Where a resolution has fewer architectures than asked for, they are shared out in the same proportion.
+    Where a resolution has fewer architectures than asked for, at most half of them are held out.
     """
     candidates = space.sample(CANDIDATES, generator)
     order = generator.permutation(np.unique(candidates.genotypes, axis=0, return_index=True)[1])
     candidates = candidates[order]
     at = resolutions(space, candidates)
     chosen = {}
-    asked = calibration_networks + held_out_networks
     for resolution in np.unique(at).tolist():
         archs = candidates[at == resolution]
-        held_out = max(1, min(held_out_networks, len(archs) * held_out_networks // asked))
+        held_out = max(1, min(held_out_networks, len(archs) // 2))
         if len(archs) < 2:
             raise TableError(
                 f"{space.id} has one architecture at {resolution} px; there is nothing to calibrate"
@@ -324,19 +324,26 @@ def _choose_networks(
 
 
 def _entries(subject: Subject, found: Sequence[Timing]) -> dict[str, Entry]:
-    """An entry for each operator by key: the mean of both differences; see the module."""
-    entries = {}
-    for i, operator in enumerate(subject.operators):
-        parts = [found[j] for j in _parts(subject, i)]
-        alone, empty, behind, other = (part.ms for part in parts)
-        ms = (alone - empty + behind - other) / 2
+    """An entry for each operator by key: the mean of both differences, corrected; see the module."""
+    parts = [[found[j] for j in _parts(subject, i)] for i in range(len(subject.operators))]
+    alone = np.array([[part.ms for part in row] for row in parts]) @ DIFFERENCE
+    for operator, ms in zip(subject.operators, alone.tolist(), strict=True):
         if ms <= 0:
             raise DeviceError(
                 f"{operator.key} cannot be told from an empty call ({1000 * ms:.3f} µs); "
                 "the machine was disturbed: profile again, with more rounds"
             )
-        std = math.sqrt(sum(part.std_ms**2 for part in parts)) / 2
-        entries[operator.key] = Entry(round(ms, 7), round(std, 7), min(part.count for part in parts))
+    measured = {
+        resolution: np.array([timing.ms for timing in found[subject.models_of(resolution)[0]]])
+        for resolution in subject.networks
+    }
+    counts = {r: _counts(subject, calibrating) for r, (calibrating, _) in subject.networks.items()}
+    factors = np.exp(_gain(subject, alone, counts, measured) @ _residuals(alone, counts, measured))
+    entries = {}
+    for operator, row, ms, factor in zip(subject.operators, parts, alone, factors, strict=True):
+        std = factor * math.sqrt(sum(part.std_ms**2 for part in row)) / 2
+        count = min(part.count for part in row)
+        entries[operator.key] = Entry(round(float(factor * ms), 7), round(float(std), 7), count)
     return entries
 
 
@@ -346,25 +353,63 @@ def _parts(subject: Subject, i: int) -> tuple[int, int, int, int]:
     return i, subject.empty, len(subject.operators) + i, subject.empty if other is None else other
 
 
+def _gain(
+    subject: Subject,
+    entries: NDArray[np.float64],
+    counts: Mapping[int, NDArray[np.float64]],
+    measured: Mapping[int, NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """From the relative errors of the calibrating networks to corrections of the operators, (n, m)."""
+    shares = []
+    for resolution, of in counts.items():
+        slope, intercept = fit(of @ entries, measured[resolution])
+        shares.append(slope * of * entries / linear(of @ entries, slope, intercept)[:, None])
+    features = [
+        [*operator.in_shape[:2], operator.out_shape[0], operator.out_shape[-1], operator.macs]
+        for operator in subject.operators
+    ]
+    return correction_gain(np.concatenate(shares), np.log2(features))
+
+
+def _residuals(
+    entries: NDArray[np.float64],
+    counts: Mapping[int, NDArray[np.float64]],
+    measured: Mapping[int, NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Relative errors of the calibrating networks of all resolutions, (m,)."""
+    return np.concatenate(
+        [
+            measured[resolution] / linear(of @ entries, *fit(of @ entries, measured[resolution])) - 1
+            for resolution, of in counts.items()
+        ]
+    )
+
+
 def _half_width(subject: Subject, found: Sequence[Timing]) -> float:
     """Half the 95 % interval of a predicted network as a share of it, mean of the held-out ones.
 
-    The whole way from timings to calibrated predictions is bootstrapped; TableError if that fails.
+    The whole way from timings to corrected and calibrated predictions is bootstrapped; TableError if that
+    fails.
     """
     parts = np.array([_parts(subject, i) for i in range(len(subject.operators))])
+    ms = np.array([timing.ms for timing in found])
     replicates = np.array([timing.replicates_ms for timing in found])
-    entries = replicates[parts] * np.array([1.0, -1.0, 1.0, -1.0])[:, None]
-    entries = entries.sum(axis=1) / 2
-    widths: list[float] = []
-    for resolution, (calibrating, held_out) in subject.networks.items():
-        sums = [_counts(subject, archs) @ entries for archs in (calibrating, held_out)]
-        measured = np.array([timing.replicates_ms for timing in subject.timings_of(resolution, found)[0]])
-        predicted = np.array(
-            [linear(sums[1][:, b], *fit(sums[0][:, b], measured[:, b])) for b in range(measured.shape[1])]
+    counts = {r: _counts(subject, calibrating) for r, (calibrating, _) in subject.networks.items()}
+    judging = {r: _counts(subject, held_out) for r, (_, held_out) in subject.networks.items()}
+    rows = {r: subject.models_of(r)[0] for r in subject.networks}
+    gain = _gain(subject, ms[parts] @ DIFFERENCE, counts, {r: ms[part] for r, part in rows.items()})
+    predicted = []
+    for replicate in replicates.T:
+        alone = replicate[parts] @ DIFFERENCE
+        measured = {r: replicate[part] for r, part in rows.items()}
+        entries = alone * np.exp(gain @ _residuals(alone, counts, measured))
+        predicted.append(
+            np.concatenate(
+                [linear(judging[r] @ entries, *fit(of @ entries, measured[r])) for r, of in counts.items()]
+            )
         )
-        low, high = np.quantile(predicted, [0.025, 0.975], axis=0)
-        widths += ((high - low) / 2 / np.median(predicted, axis=0)).tolist()
-    return float(np.mean(widths))
+    low, high = np.quantile(predicted, [0.025, 0.975], axis=0)
+    return float(np.mean((high - low) / 2 / np.median(predicted, axis=0)))
 
 
 def _counts(subject: Subject, archs: Sequence[Architecture] | Architectures) -> NDArray[np.float64]:
@@ -384,7 +429,7 @@ def _calibrate(
     space, networks = subject.space, subject.networks[resolution]
     sums = [plain.sum_ms(space, archs, subject.precision) for archs in networks]
     macs = [space.macs(archs) for archs in networks]
-    timed = subject.timings_of(resolution, found)
+    timed = [found[models] for models in subject.models_of(resolution)]
     calibrating, held_out = ([timing.ms for timing in part] for part in timed)
     slope, intercept = fit(sums[0], calibrating)
     baseline = judge(linear(macs[1], *fit(macs[0], calibrating)), held_out)

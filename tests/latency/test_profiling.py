@@ -28,7 +28,7 @@ def test_additive_costs_are_found_exactly():
     empty = 2e-5  # the empty call has two weights
     for operator in SPACE.all_operators():
         expected = weights(operator) * 1e-5
-        assert table.operators[operator.key].ms == pytest.approx(expected, abs=1.01 * empty)
+        assert table.operators[operator.key].ms == pytest.approx(expected, abs=1.1 * empty, rel=1e-3)
     archs = SPACE.sample(100, 1)
     truth = [CALL_NS * 1e-6 + sum(weights(op) for op in SPACE.operators(arch)) * 1e-5 for arch in archs]
     np.testing.assert_allclose(table.latency_ms(archs), truth, rtol=2e-3)
@@ -37,7 +37,7 @@ def test_additive_costs_are_found_exactly():
         assert row["held_out"]["mape"] < 0.1
         assert row["macs_baseline"]["mape"] > row["held_out"]["mape"]
         assert row["repeatability_cv"] == 0
-        assert (row["networks"], row["held_out"]["networks"]) == (12, 12)
+        assert (row["networks"], row["held_out"]["networks"]) == (48, 12)
     assert [row["resolution"] for row in table.calibration] == [8, 12]
     assert table.protocol["statistic"] == "exact"
     assert table.runtime["precisions"] == ["fp32"]
@@ -46,15 +46,17 @@ def test_additive_costs_are_found_exactly():
 
 def test_each_operator_is_visited_amid_the_others_of_a_network():
     device = FakeDevice()
-    profile(SPACE, device, rounds=3, rng=0)
-    operators, networks = device.plans
+    profile(SPACE, device, rounds=3, calibration_networks=3, held_out_networks=2, rng=0)
     n = len(SPACE.all_operators())
-    counts = np.bincount([model for visit in operators.visits for model in visit], minlength=2 * n + 1)
+    visits = [visit for plan in device.plans for visit in plan.visits]
+    counts = np.bincount([model for visit in visits for model in visit])
+    assert len(device.plans) == 2
     assert (counts[:n] >= 3).all()
     assert (counts[n : 2 * n] == counts[:n]).all()
-    assert min(len(visit) for visit in operators.visits) >= 4
-    assert all(len(visit) == 1 for visit in networks.visits)
-    assert np.bincount(np.ravel(networks.visits)).tolist() == [3] * 48
+    assert counts[2 * n + 1 :].tolist() == [3] * 10
+    alone = [visit for visit in visits if len(visit) == 1]
+    assert len(alone) == 30
+    assert min(len(visit) for visit in visits if len(visit) > 1) >= 4
 
 
 def test_profile_repeats_with_its_seed():
