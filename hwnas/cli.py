@@ -137,6 +137,12 @@ def profile(
         Path | None,
         typer.Option("--bundle", help="Measure nothing here: write what a board without a network measures."),
     ] = None,
+    time_limit_s: Annotated[
+        float | None, typer.Option("--time-limit", metavar="SECONDS", help="Measure no longer than this.")
+    ] = None,
+    allow_noisy: Annotated[
+        bool, typer.Option("--allow-noisy", help="Keep a table that other work disturbed, flagged.")
+    ] = False,
     run_dir: RunDir = None,
     seed: Seed = None,
     resume: Resume = True,
@@ -150,7 +156,13 @@ def profile(
     from hwnas.latency.bundle import write_bundle
     from hwnas.pipeline import open_run
 
-    overrides = overrides_of(settings, seed) | ({} if device is None else {"latency.device": device})
+    overrides = overrides_of(settings, seed)
+    if device is not None:
+        overrides["latency.device"] = device
+    if time_limit_s is not None:
+        overrides["latency.time_limit_s"] = time_limit_s
+    if allow_noisy:
+        overrides["latency.allow_noisy"] = True
     job = open_run(config, run_dir=run_dir, overrides=overrides)
     if bundle is not None:
         latency = job.config.latency

@@ -60,7 +60,9 @@ class Latency(Section):
     budgets_ms: tuple[float, ...] = ()  # latency budgets; the loosest bounds the search
     table: str | None = None  # a table to use instead of measuring one
     rounds: int | None = Field(None, ge=4)  # shuffled rounds of visits; none: the protocol's own
-    calibration_networks: int = Field(12, ge=3)  # whole networks a resolution that calibrate the table
+    time_limit_s: float | None = Field(None, gt=0)  # of measuring a table; none: until it is precise
+    allow_noisy: bool = False  # keep a table that other work disturbed, flagged as noisy
+    calibration_networks: int = Field(48, ge=3)  # whole networks a resolution that calibrate the table
     held_out_networks: int = Field(12, ge=3)  # further ones that judge it
     verify_rounds: int = Field(48, ge=8)  # shuffled rounds of the final campaign over the front's models
 

@@ -20,7 +20,6 @@ from hwnas.store import check_seal, parse_json, read_bytes, sealed, write_text
 
 SCHEMA = 1
 REMEDY = "restore it from a copy, or accept a deliberate edit with: hwnas table validate --reseal"
-MAX_PREEMPTED = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -270,8 +269,8 @@ class LatencyTable:
         judged = [row for row in self.calibration if row.get("held_out")]
         if not judged:
             return "not judged: no network was held out, so nothing is known of its error."
-        if self.protocol.get("preempted", 0) > MAX_PREEMPTED:
-            return "disturbed: too many runs were preempted; stop other work and profile again."
+        if self.protocol.get("noisy"):
+            return f"noisy: {'; '.join(self.protocol['noise'])}; stop other work and profile again."
         mape = max(row["held_out"]["mape"] for row in judged)
         within = min(row["held_out"]["within_10pct"] for row in judged)
         floor = max(row["repeatability_cv"] for row in judged)
