@@ -178,15 +178,17 @@ def profile(
         if as_json:
             _print_json({"bundle": str(bundle)})
         else:
-            _say(f"Bundle: {bundle}; on the board: python3 {bundle.name}, then here: hwnas table build")
+            _say(f"Bundle: {bundle}")
+            _say(f"On the board: python3 {bundle.name}; then here: hwnas table build results.json -o FILE")
         return
     _make(job, ["profile"], restart)
-    path = job.directory / "latency_table.json"
+    path = job.directory / job.latency_file
     if as_json:
-        facts = job.table.to_dict()
-        _print_json({"table": str(path), **facts, "operators": len(job.table.operators)})
+        facts = job.latency.to_dict()
+        counts = {name: len(facts[name]) for name in ("operators", "networks") if name in facts}
+        _print_json({"table": str(path), **facts, **counts})
     else:
-        _say(job.table.summary())
+        _say(job.latency.summary())
         _say(f"Table: {path}")
 
 

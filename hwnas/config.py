@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hwnas.errors import ConfigError
 
@@ -53,18 +53,26 @@ class Training(Section):
 
 
 class Latency(Section):
-    """The device, how its table is measured, and the budgets."""
+    """The device, where latencies come from, and the budgets."""
 
     device: str = "onnxruntime"  # see `hwnas list devices`
     threads: int = Field(1, ge=1)  # threads of one inference
     budgets_ms: tuple[float, ...] = ()  # latency budgets; the loosest bounds the search
+    source: Literal["table", "predictor", "measured"] = "table"  # operators' table; learnt; each one timed
     table: str | None = None  # a table to use instead of measuring one
+    predictor_networks: int = Field(50, ge=10)  # whole networks that source: predictor learns from
     rounds: int | None = Field(None, ge=4)  # shuffled rounds of visits; none: the protocol's own
     time_limit_s: float | None = Field(None, gt=0)  # of measuring a table; none: until it is precise
     allow_noisy: bool = False  # keep a table that other work disturbed, flagged as noisy
     calibration_networks: int = Field(48, ge=3)  # whole networks a resolution that calibrate the table
     held_out_networks: int = Field(12, ge=3)  # further ones that judge it
     verify_rounds: int = Field(48, ge=8)  # shuffled rounds of the final campaign over the front's models
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Latency:
+        if self.table is not None and self.source != "table":
+            raise ValueError(f"table and source: {self.source} exclude each other; leave one out")
+        return self
 
     @field_validator("budgets_ms")
     @classmethod

@@ -34,6 +34,7 @@ from hwnas.export.card import model_card
 from hwnas.export.verify import measure_latency, most_accurate
 from hwnas.latency.devices import DEVICES, get_device
 from hwnas.latency.measure import Device
+from hwnas.latency.predictor import LatencyPredictor, MeasuredLatency, learn_latency, measured_on
 from hwnas.latency.profiling import profile
 from hwnas.latency.table import LatencyTable
 from hwnas.predictors import get_predictor
@@ -64,6 +65,13 @@ if TYPE_CHECKING:  # torch is loaded by the stages that need it
 log = logging.getLogger("hwnas")
 
 TABLE_FILE = "latency_table.json"
+UNFINISHED_TABLE = "latency_table.unfinished"  # folder of an interrupted profile's passes
+# What the profile stage leaves, by latency.source.
+LATENCY_FILES = {
+    "table": TABLE_FILE,
+    "predictor": "latency_predictor.json",
+    "measured": "latency_device.json",
+}
 CHECKED_IMAGES = 64  # real images on which every export is compared with torch
 ACCURACY_TOLERANCE = 0.1  # points of test accuracy between ONNX Runtime and torch
 FOLDS = 5  # of the cross-validation behind predicted accuracies
@@ -146,7 +154,7 @@ def run_for_device(run: Run, table: str | Path, run_dir: str | Path) -> Run:
     if trained is None:
         raise StoreError(f"{run.directory} has no supernet yet; run: hwnas train {run.directory}/config.yaml")
     outputs = trained["outputs"]
-    latency = run.config.latency.model_copy(update={"table": str(Path(table).resolve())})
+    latency = run.config.latency.model_copy(update={"source": "table", "table": str(Path(table).resolve())})
     job = Run(directory, run.config.model_copy(update={"latency": latency}))
     stands = job.store.stage("train")
     if stands is None:
@@ -289,6 +297,21 @@ class Run:
         """The latency table that the profile stage left."""
         return LatencyTable.load(self.directory / TABLE_FILE)
 
+    @property
+    def latency_file(self) -> str:
+        """The artefact of the profile stage."""
+        return LATENCY_FILES[self.config.latency.source]
+
+    @cached_property
+    def latency(self) -> LatencyTable | LatencyPredictor | MeasuredLatency:
+        """Where latencies come from: the table, a predictor, or the device itself."""
+        path, source = self.directory / self.latency_file, self.config.latency.source
+        if source == "predictor":
+            return LatencyPredictor.load(path)
+        if source == "measured":
+            return MeasuredLatency(self.space, read_json(path), lambda: _device_of_latency(self))
+        return self.table
+
     @cached_property
     def supernet(self) -> Supernet:
         """The supernet that the train stage left."""
@@ -322,14 +345,16 @@ class Run:
 
     @cached_property
     def objectives(self) -> list[Objective]:
-        """Validation accuracy, truly evaluated; latency by the table."""
+        """Validation accuracy, truly evaluated; latency by table or predictor, or truly measured."""
 
         def accuracy(archs: Sequence[Architecture]) -> Any:
             return self.evaluator(archs)
 
+        measured = isinstance(self.latency, MeasuredLatency)
+        source = self.latency.source if isinstance(self.latency, MeasuredLatency) else ""
         return [
             Objective("accuracy", "max", accuracy, expensive=True, source=self.accuracy_source),
-            Objective("latency_ms", "min", self.table.latency_ms),
+            Objective("latency_ms", "min", self.latency.latency_ms, expensive=measured, source=source),
         ]
 
     def search(self, name: str, strategy: str, progress: Progress = silent) -> SearchResult:
@@ -360,7 +385,7 @@ class Run:
         """What a predictor that has not seen an evaluation says of it, by architecture id (5-fold)."""
         good = [e for e in self.searched.evaluations if e.status == "ok"]
         archs = [e.architecture for e in good]
-        features = np.column_stack([self.space.features(archs), self.table.latency_ms(archs)])
+        features = np.column_stack([self.space.features(archs), [e.metrics["latency_ms"] for e in good]])
         accuracy = np.array([e.metrics["accuracy"] for e in good])
         predicted = np.full(len(good), np.nan)
         fold = np.random.default_rng(self.config.seed).permutation(len(good)) % FOLDS
@@ -375,7 +400,7 @@ class Run:
         evaluations = self.searched.evaluations
         archs = [e.architecture for e in evaluations]
         budgets = self.config.latency.budgets_ms
-        latency = self.table.latency_ms(archs)
+        latency = np.array([e.metrics.get("latency_ms", np.nan) for e in evaluations])
         facts = pd.DataFrame(
             {
                 "id": [arch.id for arch in archs],
@@ -499,6 +524,16 @@ def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _profile_inputs(run: Run) -> dict[str, Any]:
     latency = run.config.latency
+    if latency.source != "table":
+        return {
+            "space": run.space.definition,
+            "source": latency.source,
+            "device": latency.device,
+            "threads": latency.threads,
+            "rounds": latency.rounds,
+            "networks": latency.predictor_networks if latency.source == "predictor" else 0,
+            "seed": run.config.seed,
+        }
     if latency.table is not None:
         return {"space": run.space.definition, "table": file_digest(latency.table)}
     return {
@@ -508,12 +543,24 @@ def _profile_inputs(run: Run) -> dict[str, Any]:
         "rounds": latency.rounds,
         "calibration_networks": latency.calibration_networks,
         "held_out_networks": latency.held_out_networks,
+        "time_limit_s": latency.time_limit_s,
         "seed": run.config.seed,
     }
 
 
 def _profile(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     latency = run.config.latency
+    path = run.directory / run.latency_file
+    if latency.source != "table":
+        device, seed = get_device(latency.device, latency.threads), run.config.seed
+        if latency.source == "predictor":
+            networks = latency.predictor_networks
+            predictor = learn_latency(run.space, device, networks, latency.rounds, seed, progress)
+            predictor.save(path)
+            log.info("profile: %s", predictor.summary())
+        else:
+            write_json(path, measured_on(device, latency.rounds, seed))
+        return {"table": file_digest(path)}, [run.latency_file]
     if latency.table is not None:
         table = LatencyTable.load(latency.table)
     else:
@@ -524,18 +571,30 @@ def _profile(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
             rounds=latency.rounds,
             calibration_networks=latency.calibration_networks,
             held_out_networks=latency.held_out_networks,
+            time_limit_s=latency.time_limit_s,
+            checkpoint=run.directory / UNFINISHED_TABLE,
             rng=run.config.seed,
             progress=progress,
         )
-    table.save(run.directory / TABLE_FILE)
+        if table.protocol["noisy"] and not latency.allow_noisy:
+            _forget_profile(run)
+            raise DeviceError(
+                f"the latency table is noisy, so it is not kept: {'; '.join(table.protocol['noise'])}. Stop "
+                "other work on the device and profile again, or keep it, flagged: --allow-noisy, or "
+                "--set latency.allow_noisy=true"
+            )
+    table.save(path)
+    _forget_profile(run)
     log.info("profile: %s", table.summary())
-    return {"table": file_digest(run.directory / TABLE_FILE)}, [TABLE_FILE]
+    return {"table": file_digest(path)}, [run.latency_file]
 
 
 def check_budgets(run: Run) -> None:
-    """Warn of budgets that no architecture can keep by the table; InfeasibleError if that is all of them."""
+    """Warn of budgets that no architecture can keep, as far as is known; InfeasibleError if none can."""
+    if isinstance(run.latency, MeasuredLatency):
+        return
     budgets = run.config.latency.budgets_ms
-    _, smallest = extreme(run.space, run.table.latency_ms)
+    _, smallest = extreme(run.space, run.latency.latency_ms)
     unreachable = [budget for budget in budgets if budget < smallest]
     if budgets and len(unreachable) == len(budgets):
         raise InfeasibleError(
@@ -596,6 +655,8 @@ def _search_inputs(run: Run) -> dict[str, Any]:
 
 
 def _search(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    if isinstance(run.latency, MeasuredLatency):
+        _device_of_latency(run)  # before anything is asked for
     result = run.search("search", run.config.search.strategy, progress)
     if run.config.search.random_baseline:
         run.search("random-baseline", "random", progress)
@@ -687,14 +748,14 @@ def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
     """architecture.json and README.md of a model."""
     folder = run.directory / "models" / entry["id"]
     write_json(folder / "architecture.json", entry)
-    data, runtime = run.data("test"), run.table.runtime
+    data, runtime = run.data("test"), run.latency.runtime
     card = model_card(
         entry,
         experiment=run.config.name,
         input_shape=run.space.operators(run.space.architecture(entry["architecture"]))[0].in_shape,
         preprocessing={"mean": data.mean, "std": data.std},
         classes=data.classes,
-        device=f"{run.table.device['cpu']}, {runtime['name']} {runtime['version']}, "
+        device=f"{run.latency.device['cpu']}, {runtime['name']} {runtime['version']}, "
         f"threads: {runtime['threads']}",
     )
     write_text(folder / "README.md", card)
@@ -751,7 +812,7 @@ def _verify(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
 
 def _measured(run: Run, names: Sequence[str], progress: Progress) -> list[dict[str, Any]]:
     """The entries of exported models with their latency on the device, and whether it repeats."""
-    device = _device_of_table(run)
+    device = _device_of_latency(run)
     models = {name: read_bytes(run.directory / "models" / name / "model.onnx") for name in names}
     rounds, seed = run.config.latency.verify_rounds, run.config.seed
     entries = []
@@ -763,16 +824,16 @@ def _measured(run: Run, names: Sequence[str], progress: Progress) -> list[dict[s
     return entries
 
 
-def _device_of_table(run: Run) -> Device:
-    """The device that the run's table is of; DeviceError, naming both, if that is not within reach."""
-    runtime, asked, configured = run.table.runtime, run.table.device, run.config.latency.device
+def _device_of_latency(run: Run) -> Device:
+    """The device that the run's latencies are of; DeviceError, naming both, if that is not within reach."""
+    runtime, asked, configured = run.latency.runtime, run.latency.device, run.config.latency.device
     here = runtime["name"] in DEVICES and not configured.startswith("ssh://")
     device = get_device(runtime["name"] if here else configured, runtime["threads"] or 1)
     found = device.identity.device
     if found != asked or device.identity.runtime["name"] != runtime["name"]:
         raise DeviceError(
-            f"the table is of {asked['name']} with {runtime['name']}, but what would be measured on is "
-            f"{found['name']} with {device.identity.runtime['name']}; a table is verified on its own device: "
+            f"the latency is of {asked['name']} with {runtime['name']}, but what would be measured on is "
+            f"{found['name']} with {device.identity.runtime['name']}; it is verified on its own device: "
             f"verify {run.directory} there, or name it: --set latency.device=ssh://user@host"
         )
     return device
@@ -834,7 +895,7 @@ def _report(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         hypervolume=hypervolume,
         reference=f"accuracy {reference[0]:g} % and latency {reference[1]:.4g} ms",
         training=run.outputs("train")["reports"],
-        table=read_json(run.directory / TABLE_FILE),
+        table=read_json(run.directory / run.latency_file),
         seconds={name: run.outputs(name)["seconds"] for name in STAGES if name != "report"},
     )
     path = write_report(data, run.directory)
@@ -843,6 +904,10 @@ def _report(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         str(file.relative_to(run.directory)) for file in (run.directory / "figures").glob("*.png")
     )
     return {}, [str(path.relative_to(run.directory)), *figures]
+
+
+def _forget_profile(run: Run) -> None:
+    shutil.rmtree(run.directory / UNFINISHED_TABLE, ignore_errors=True)
 
 
 def _forget_search(run: Run) -> None:
@@ -855,7 +920,11 @@ def _forget_training(run: Run) -> None:
 
 
 # What must go before a stage can be made afresh, besides the artefacts that it overwrites.
-RESETS: dict[str, Callable[[Run], None]] = {"train": _forget_training, "search": _forget_search}
+RESETS: dict[str, Callable[[Run], None]] = {
+    "profile": _forget_profile,
+    "train": _forget_training,
+    "search": _forget_search,
+}
 
 STAGES: dict[str, Stage] = {
     "profile": Stage((), _profile_inputs, _profile),

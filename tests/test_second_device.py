@@ -79,7 +79,7 @@ def test_another_device_s_table_is_not_verified_here(first: Path, tmp_path: Path
     here = load_run(first).table.device["name"]
     with pytest.raises(DeviceError) as caught:
         job.make("verify")
-    assert "the table is of Far Board" in str(caught.value)
+    assert "the latency is of Far Board" in str(caught.value)
     assert here in str(caught.value)
 
 

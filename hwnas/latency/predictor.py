@@ -120,20 +120,21 @@ class LatencyPredictor:
             f"{self.protocol['repeatability_cv']:.1f} %"
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The predictor as plain data."""
+        return {
+            "schema": SCHEMA,
+            "device": self.device,
+            "runtime": self.runtime,
+            "protocol": self.protocol,
+            "space": self.space.definition,
+            **self.quality,
+            "networks": [asdict(network) for network in self.networks],
+        }
+
     def save(self, path: str | Path) -> None:
         """Write the predictor as sealed JSON, whole or not at all."""
-        write_json(
-            path,
-            {
-                "schema": SCHEMA,
-                "device": self.device,
-                "runtime": self.runtime,
-                "protocol": self.protocol,
-                "space": self.space.definition,
-                **self.quality,
-                "networks": [asdict(network) for network in self.networks],
-            },
-        )
+        write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyPredictor:
@@ -257,6 +258,7 @@ class MeasuredLatency:
     ) -> None:
         """`facts` are those of `measured_on`."""
         self.space = space
+        self.facts = dict(facts)
         self.device, self.runtime, self.protocol = facts["device"], facts["runtime"], facts["protocol"]
         self.source = digest({**facts, "space": space.definition})
         self._open_device = open_device
@@ -271,6 +273,17 @@ class MeasuredLatency:
         rounds = self.protocol["rounds"]
         found = _time(self.space, archs, self._opened, rounds, generator, silent)
         return np.array([timing.ms for timing in found])
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the latencies are true of, as plain data."""
+        return self.facts
+
+    def summary(self) -> str:
+        """A text for a person."""
+        return (
+            f"{self.device['cpu']}, {self.runtime['name']} {self.runtime['version']}, threads "
+            f"{self.runtime['threads']}: each network is measured, in {self.protocol['rounds']} rounds"
+        )
 
 
 def measured_on(device: Device, rounds: int | None, seed: int) -> dict[str, Any]:
