@@ -131,3 +131,21 @@ def test_stages() -> None:
     store.reopen_stages(["train", "search"])
     assert store.stage("train") is None
     store.close()
+
+
+def test_measurements_are_copied_by_metric_and_source() -> None:
+    one, other = Store(), Store()
+    one.add_round("search", "space", {name: {"c": name} for name in "abcd"})
+    for name, source, value in [("a", "s", 1.0), ("b", "s", 2.0), ("c", "t", 3.0), ("d", "s", None)]:
+        error = None if value is not None else "broke"
+        one.add_measurement(Measurement(name, "accuracy", source, value, error, 0.5))
+    other.add_round("search", "space", {"b": {"c": "b"}})
+    other.add_measurement(Measurement("b", "accuracy", "s", 9.0, None, 0.1))
+    assert other.copy_measurements(one, "accuracy", "s") == 2
+    assert other.copy_measurements(one, "accuracy", "s") == 2
+    found = other.measurements("accuracy", "s")
+    assert {name: m.value for name, m in found.items()} == {"a": 1.0, "b": 9.0}  # failures are tried anew
+    assert found["a"] == one.measurements("accuracy", "s")["a"]
+    assert other.measurements("accuracy", "t") == {}
+    one.close()
+    other.close()
