@@ -612,22 +612,21 @@ def run_bundle() -> None:
     The bundle's job.json holds a list of jobs, which are measured in turn. An interrupted measurement goes on
     where it was when it is started again in the same folder.
     """
+    bundle = Path(__file__).resolve().parent
     try:
-        measure_bundle(Path(__file__).resolve().parent)
+        if bundle.is_dir():
+            measure_bundle(lambda name: (bundle / name).read_bytes())
+        else:
+            with zipfile.ZipFile(bundle) as archive:
+                measure_bundle(archive.read)
     except KeyboardInterrupt:
         sys.exit("\nstopped; start it again in this folder to go on")
     except (RunnerError, OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         sys.exit(f"error: {error}")
 
 
-def measure_bundle(bundle: Path) -> None:
-    """As `run_bundle`, with errors raised."""
-
-    def read(name: str) -> bytes:
-        if bundle.is_dir():
-            return (bundle / name).read_bytes()
-        with zipfile.ZipFile(bundle) as archive:
-            return archive.read(name)
+def measure_bundle(read: Callable[[str], bytes]) -> None:
+    """As `run_bundle`, with errors raised; `read` gives a member of the bundle by name."""
 
     def piece(name: str) -> bytes:
         if not is_digest(name):

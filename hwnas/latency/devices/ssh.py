@@ -141,7 +141,7 @@ class SshDevice:
                     if line["done"] != len(records):
                         raise DeviceError(f"{self.address} sent other records than it counts; measure again")
                     connection.send_bytes(b"forget\n")
-                    progress(visits, visits, f"timing on {self._destination}")
+                    progress(visits, visits, "timing")
                     return
                 if "waiting" in line:
                     if line["waiting"] and line["waiting"] != told:
@@ -151,9 +151,9 @@ class SshDevice:
                 records.append(line)
                 done = len(records)
                 if done <= models:
-                    progress(done, models, f"opening models on {self._destination}")
+                    progress(done, models, "opening models")
                 else:
-                    progress(done - models, visits, f"timing on {self._destination}")
+                    progress(done - models, visits, "timing")
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
