@@ -75,9 +75,10 @@ def measure(space: NetworkSpace, seed: int, networks: int) -> None:
     found = judge(predicted, truth)
     floor = judge(*pairs.T)
     macs = [row["macs_baseline"]["mape"] for row in table.calibration]
+    protocol = table.protocol
     print(
-        f"  seed {seed}: {len(table.operators)} operators in {seconds:.0f} s ({table.protocol['rounds']} rounds "
-        f"in {table.protocol['passes']} passes, ±{100 * table.protocol['half_width']:.1f} %); {networks} unseen "
+        f"  seed {seed}: {len(table.operators)} operators in {seconds:.0f} s ({protocol['rounds']} rounds "
+        f"in {protocol['passes']} passes, ±{100 * protocol['half_width']:.1f} %); {networks} unseen "
         f"networks of {truth.min():.4f} to {truth.max():.4f} ms: MAPE {found['mape']:.2f} % "
         f"(bias {100 * np.mean(predicted / truth - 1):+.2f} %), tau {found['kendall_tau']:.3f}, "
         f"within ±10 % {found['within_10pct']:.0f}"
@@ -87,9 +88,9 @@ def measure(space: NetworkSpace, seed: int, networks: int) -> None:
         f"{floor['kendall_tau']:.3f}; MACs alone: MAPE {' / '.join(format(mape, '.1f') for mape in macs)} %; "
         f"the table's own halves: CV "
         f"{' / '.join(format(row['repeatability_cv'], '.1f') for row in table.calibration)} %; "
-        f"{100 * table.protocol['preempted']:.1f} % of runs preempted, {100 * table.protocol['taken']:.0f} % "
-        f"of time taken, drift {100 * table.protocol['drift']:.0f} %; "
-        f"{'NOISY: ' + '; '.join(table.protocol['noise']) if table.protocol['noisy'] else 'not noisy'}",
+        f"{100 * protocol['preempted']:.1f} % of runs preempted, {100 * protocol['taken']:.0f} % "
+        f"of time taken, drift {100 * protocol['drift']:.0f} %; "
+        f"{'NOISY: ' + '; '.join(protocol['noise']) if protocol['noisy'] else 'not noisy'}",
         flush=True,
     )
 

@@ -26,11 +26,11 @@ from hwnas.latency.measure import Device, Plan, Samples, Visit
 from hwnas.progress import Progress, silent
 from hwnas.store import digest, write_bytes
 
-OPEN_MODELS = 1000  # above about 1200 open sessions small models slow down by up to 8 %
+OPEN_MODELS = 1000  # above about 1200 open sessions timings of small models drift by up to 8 %
 FIRST_ROUNDS = 4
 PASS_SECONDS = 3.0  # a later pass lasts about this long, or as long as opening its models took
 MIN_SWEEPS = 2  # so that two halves of the passes can be compared
-ROUNDS = (16, 64)  # at least and at most, where the campaign chooses
+ROUNDS = (12, 32)  # at least and at most, where the campaign chooses
 ENOUGH = 0.01  # relative half-width of the confidence interval at which it stops
 
 
@@ -85,7 +85,7 @@ def measure_in_passes(
 ) -> Campaign:
     """Sweep over the chunks, a pass each, until `rounds`; without these until `half_width` is within 1 %.
 
-    `half_width` says of all passes so far how uncertain the result is, as a share; between 16 and 64 rounds
+    `half_width` says of all passes so far how uncertain the result is, as a share; between 12 and 32 rounds
     it decides. No pass begins or goes on after `time_limit_s` seconds of passes. `checkpoint` is a folder of
     finished passes: those of the same models, device and seed are taken over, others are removed.
     DeviceError if the limit ends before all models were visited.
@@ -110,7 +110,7 @@ def measure_in_passes(
             last = passes[len(passes) - len(chunks) :]
             if passes and left < 1.5 * sum(p.opening_seconds for p in last):
                 return Campaign(tuple(passes), len(chunks), "time limit")
-            sweep_rounds = _next_rounds(last, most - done, sweeps)
+            sweep_rounds = _next_rounds(last, (least if done < least else most) - done, sweeps)
         else:
             sweep_rounds = passes[-1].rounds
         number = len(passes)

@@ -48,7 +48,9 @@ class FakeDevice:
         self,
         cost: Callable[[onnx.ModelProto], int] = weight_cost,
         disturb: Callable[[np.ndarray], np.ndarray] = lambda times: times,
+        name: str = "fake",
     ) -> None:
+        self.name = name
         self.cost = cost
         self.disturb = disturb
         self.plans: list[Plan] = []
@@ -56,7 +58,7 @@ class FakeDevice:
     @property
     def identity(self) -> Identity:
         return Identity(
-            {"name": "fake", "cpu": "none", "cores": 1},
+            {"name": self.name, "cpu": "none", "cores": 1},
             {"name": "fake", "version": "1", "threads": 1, "graph_optimization": "all"},
             "exact",
         )

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hwnas.errors import DeviceError
+from hwnas.latency.campaign import FIRST_ROUNDS, ROUNDS, Chunk, measure_in_passes, pass_visits
+from hwnas.latency.profiling import _chunks, profile, subject_of, table_of
+from tests.latency.fakes import FakeDevice, small_space
+
+SPACE = small_space()
+NETWORKS = {"calibration_networks": 3, "held_out_networks": 2}
+SUBJECT = subject_of(SPACE, "fp32", 3, 2, 0)
+INDEX = {operator: i for i, operator in enumerate(SUBJECT.operators)}
+CHAINS = [tuple(INDEX[operator] for operator in SPACE.operators(arch)) for arch in SPACE.sample(400, 0)]
+
+
+def test_passes_add_up_to_the_rounds_asked_for():
+    device = FakeDevice()
+    table = profile(SPACE, device, rounds=12, **NETWORKS)
+    assert (table.protocol["rounds"], table.protocol["stopped"]) == (12, "rounds")
+    assert 2 * table.protocol["passes"] == len(device.plans) >= 4  # one chunk of operators, one of networks
+
+
+def campaign(half_width, **options):
+    return measure_in_passes(
+        SUBJECT.models, SUBJECT.chunks, FakeDevice(), half_width, seed=SUBJECT.seed, **options
+    )
+
+
+def test_rounds_go_on_until_the_result_is_precise():
+    least, most = ROUNDS
+    early = campaign(lambda passes: 0.0)
+    assert early.stopped == "precision"
+    assert least <= early.rounds <= most
+    assert len(early.passes) >= 2
+    seen = []
+    never = campaign(lambda passes: seen.append(len(passes)) or math.inf)
+    assert (never.stopped, never.rounds) == ("most rounds", most)
+    assert seen == sorted(set(seen))
+
+
+def test_an_exact_device_is_done_soon():
+    device = FakeDevice()
+    protocol = profile(SPACE, device, **NETWORKS).protocol
+    assert protocol["stopped"] == "precision"
+    assert protocol["half_width"] == 0
+
+
+def test_no_pass_begins_after_the_time_limit():
+    found = campaign(lambda passes: math.inf, time_limit_s=1e-9)
+    assert (found.stopped, len(found.passes), found.rounds) == ("time limit", found.chunks, FIRST_ROUNDS)
+    with pytest.raises(DeviceError, match=r"models could be opened; allow more time"):
+        profile(SPACE, "onnxruntime", time_limit_s=1e-6, **NETWORKS)
+
+
+# ---- resuming -----------------------------------------------------------------------------------
+
+
+def interrupted(checkpoint, device, passes):
+    """A profile that is interrupted when so many passes are finished."""
+    calls = []
+
+    def interrupt(done, total, text=""):
+        calls.append(text)
+        if len(calls) > passes:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        profile(SPACE, device, rounds=12, checkpoint=checkpoint, progress=interrupt, **NETWORKS)
+
+
+def noisy_device():
+    """A device whose times depend on the visits alone, so that a pass measured again is the same."""
+
+    def disturb(times):
+        generator = np.random.default_rng(int(times.sum()) % 2**32)
+        return (times * generator.normal(1, 0.02, times.shape)).astype(np.int64)
+
+    return FakeDevice(disturb=disturb)
+
+
+def without_seconds(table):
+    return replace(table, protocol={k: v for k, v in table.protocol.items() if k != "seconds"})
+
+
+def test_an_interrupted_profile_goes_on(tmp_path):
+    whole = profile(SPACE, noisy_device(), rounds=12, **NETWORKS)
+    folder = tmp_path / "unfinished"
+    interrupted(folder, noisy_device(), 1)
+    assert len(list(folder.iterdir())) == 1
+    device = noisy_device()
+    table = profile(SPACE, device, rounds=12, checkpoint=folder, **NETWORKS)
+    assert len(device.plans) == 2 * table.protocol["passes"] - 1
+    assert without_seconds(table) == without_seconds(whole)
+
+
+def test_passes_of_something_else_are_not_taken_over(tmp_path):
+    other = noisy_device()
+    interrupted(tmp_path, other, 1)
+    for options in ({"rng": 1}, {"device": FakeDevice(name="other")}):
+        device = options.pop("device", noisy_device())
+        table = profile(SPACE, device, rounds=12, checkpoint=tmp_path, **NETWORKS, **options)
+        assert len(device.plans) == 2 * table.protocol["passes"]
+
+
+@pytest.mark.parametrize("place", [0, 40, -5])
+def test_a_damaged_pass_is_measured_again(tmp_path, place):
+    whole = profile(SPACE, noisy_device(), rounds=12, checkpoint=tmp_path, **NETWORKS)
+    first = min(tmp_path.iterdir())
+    data = bytearray(first.read_bytes())
+    data[place] ^= 0xFF
+    first.write_bytes(bytes(data))
+    device = noisy_device()
+    table = profile(SPACE, device, rounds=12, checkpoint=tmp_path, **NETWORKS)
+    assert len(device.plans) == 2 * table.protocol["passes"]
+    assert without_seconds(table) == without_seconds(whole)
+
+
+# ---- chunks -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=20)
+@given(st.integers(30, 200))
+def test_chunks_hold_all_models_and_no_more_than_may_be_open(limit):
+    subject = SUBJECT
+    chunks = _chunks(CHAINS, len(subject.operators), len(subject.models), limit)
+    assert all(len(chunk.models) <= limit for chunk in chunks)
+    assert {model for chunk in chunks for model in chunk.models} == set(range(len(subject.models)))
+    first = subject.first_network
+    assert all((chunk.models[0] >= first) == (chunk.models[-1] >= first) for chunk in chunks)
+    assert all(subject.empty in chunk.models for chunk in chunks if chunk.models[0] < first)
+    for chunk in chunks:
+        visits = pass_visits(chunk, 1, 0, 0)
+        assert {place for visit in visits for place in visit} == set(range(len(chunk.models)))
+
+
+def test_chunks_give_the_table_that_one_gives():
+    subject = subject_of(SPACE, "fp32", 12, 12, 0)
+    chunks = _chunks(CHAINS, len(subject.operators), len(subject.models), 60)
+    assert len(chunks) > 2
+    device = FakeDevice()
+    tables = []
+    for parts in (subject.chunks, chunks):
+        subject = replace(subject, chunks=parts)
+        found = measure_in_passes(
+            subject.models, parts, device, lambda passes: 0.0, seed=subject.seed, rounds=4
+        )
+        tables.append(table_of(subject, found, device.identity))
+    assert tables[0].operators.keys() == tables[1].operators.keys()
+    for key, entry in tables[0].operators.items():
+        assert tables[1].operators[key].ms == pytest.approx(entry.ms)
+
+
+def test_a_chunk_draws_its_visits_from_the_number_of_the_pass():
+    chunk = Chunk((3, 5), lambda generator: [(int(generator.choice([3, 5])),) for _ in range(20)])
+    assert pass_visits(chunk, 2, 0, 1) == pass_visits(chunk, 2, 0, 1) != pass_visits(chunk, 2, 0, 2)
+    assert {model for visit in pass_visits(chunk, 2, 0, 1) for model in visit} == {0, 1}
