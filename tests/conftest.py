@@ -29,6 +29,7 @@ TINY: dict[str, Any] = {
         "calibration_networks": 4,
         "held_out_networks": 4,
         "verify_rounds": 8,
+        "allow_noisy": True,  # tests run beside other work
     },
     "search": {"evaluations": 24, "calibration_images": 128, "random_baseline": True},
 }
