@@ -491,9 +491,10 @@ def follow(folder: Path, sent: int) -> bool:
             if skip and b'"done"' not in line and b'"error"' not in line:
                 skip -= 1
                 continue
-            sys.stdout.write(line.decode())
             if b'"error"' in line:
-                return True
+                shutil.rmtree(folder, ignore_errors=True)
+                raise RunnerError(json.loads(line)["error"])
+            sys.stdout.write(line.decode())
             if b'"done"' in line:
                 sys.stdout.flush()
                 return sys.stdin.buffer.readline(32) == b"forget\n"

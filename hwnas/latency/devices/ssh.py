@@ -171,8 +171,10 @@ class SshDevice:
                 connection.send_bytes(b"%d\n" % len(source) + source)
                 connection.greet()
                 yield connection
-            finally:
-                connection.close()
+            except BaseException:
+                connection.close(0.0)
+                raise
+            connection.close(5.0)
 
     def _hint(self, message: str) -> str:
         by_hand = shlex.join([part for part in self._arguments[:-1] if part not in OPTIONS or part == "ssh"])
@@ -233,13 +235,14 @@ class Connection:
             raise DeviceError(f"{self._address} answered {str(line)[:200]!r} in place of {name}; try again")
         return line[name]
 
-    def close(self) -> None:
+    def close(self, patience_s: float) -> None:
+        """Say that nothing follows; ssh is killed unless it has ended after so many seconds."""
         process = self._process
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()
         try:
-            process.wait(1.0)
+            process.wait(patience_s)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -22,7 +22,7 @@ from tests.latency.devices.board import Board, running_board
 
 SMALL = conv(4, 4)
 LARGE = conv(64, 64)  # milliseconds, so that the plan takes seconds
-PLAN = Plan(((0,), (1, 0, 1), (0,), (1,)) * 50, warmup_runs=3, kept_runs=7)
+PLAN = Plan(((0,), (1, 0, 1), (0,), (1,)) * 40, warmup_runs=3, kept_runs=7)
 
 
 @pytest.fixture(scope="module")

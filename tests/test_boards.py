@@ -1,0 +1,58 @@
+"""The commands for a board, as users give them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hwnas.cli import main
+from hwnas.latency.table import LatencyTable
+from tests.conftest import write_config
+from tests.latency.devices.board import running_board
+
+Command = Callable[..., str]
+QUICK = {"rounds": 4, "calibration_networks": 3, "held_out_networks": 3, "allow_noisy": True}
+
+
+@pytest.fixture
+def hwnas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command in a folder of its own; what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["hwnas", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        assert not stop.value.code, captured.err
+        return captured.out
+
+    return command
+
+
+def test_a_board_over_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hwnas: Command) -> None:
+    (tmp_path / "board").mkdir()
+    config = write_config(tmp_path, latency=QUICK)
+    with running_board(tmp_path / "board", monkeypatch) as board:
+        told = hwnas("profile", config, "--device", f"ssh://{board.address()}")
+        assert list((board.cache / "pieces").iterdir())
+        assert not list((board.cache / "jobs").iterdir())
+    assert "unseen networks" in told
+    table = LatencyTable.load("runs/tiny/latency_table.json")
+    assert table.runtime["name"] == "onnxruntime"
+
+
+def test_a_board_without_a_network(tmp_path: Path, hwnas: Command) -> None:
+    told = hwnas("profile", write_config(tmp_path, latency=QUICK), "--bundle", "board.zip")
+    assert "python3 board.zip" in told
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [sys.executable, "-P", "board.zip"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert "unseen networks" in hwnas("table", "build", "results.json", "-o", "tables/board.json")
+    table = LatencyTable.load(tmp_path / "tables" / "board.json")
+    assert table.calibration[0]["held_out"]["networks"] == 3
