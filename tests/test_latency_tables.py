@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import pytest
@@ -45,8 +44,7 @@ def test_a_shipped_table(path: Path) -> None:
     assert path.stat().st_size < 200_000
     assert f"`{path.name}`" in (path.parent / "README.md").read_text()
     table = LatencyTable.load(path)
-    assert platform.node() not in path.read_text()
-    assert table.device["name"]
+    assert table.device["name"] == table.device["cpu"]  # not the name of somebody's machine
     for space in SPACES[path.name]:
         archs = space.sample(50, 0)
         latency, macs = table.latency_ms(archs), space.macs(archs)
