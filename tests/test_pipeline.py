@@ -17,11 +17,13 @@ from PIL import Image
 import hwnas
 from hwnas import pipeline
 from hwnas.config import load_config
-from hwnas.errors import ConfigError, HwnasError, InfeasibleError, StoreError
+from hwnas.errors import ConfigError, DeviceError, HwnasError, InfeasibleError, StoreError
 from hwnas.export.verify import MeasuredLatency
+from hwnas.latency.devices import DEVICES
 from hwnas.pipeline import STAGES, load_run, open_run, run_folder
-from hwnas.progress import Progress
+from hwnas.progress import Progress, silent
 from tests.conftest import write_config
+from tests.latency.fakes import FakeDevice
 
 
 @pytest.fixture
@@ -267,6 +269,52 @@ def test_a_latency_that_does_not_repeat_is_marked(copy: Path, monkeypatch: pytes
     monkeypatch.setattr(pipeline, "measure_latency", noisy)
     run = hwnas.run(copy / "config.yaml", run_dir=copy, restart="verify")
     assert {model["status"] for model in run.models} == {"unstable"}
+
+
+class DriftingDevice(FakeDevice):
+    """Takes twice as long from the third pass on."""
+
+    def measure(self, models: Any, plan: Any, progress: Any = silent) -> Any:
+        if len(self.plans) == 2:
+            self.disturb = lambda times: 2 * times
+        return super().measure(models, plan, progress)
+
+
+def test_a_noisy_table_is_kept_only_if_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DEVICES, "drifting", lambda threads: DriftingDevice())
+    latency = {"device": "drifting", "rounds": 12, "allow_noisy": False}
+    config = write_config(tmp_path, latency=latency)
+    run = open_run(config, run_dir=tmp_path / "run")
+    with pytest.raises(DeviceError, match=r"above those of the fastest pass.*--allow-noisy"):
+        run.make("profile")
+    assert not (run.directory / "latency_table.json").exists()
+    assert not list(run.directory.glob("*.unfinished"))
+    run = open_run(config, run_dir=tmp_path / "run", overrides={"latency.allow_noisy": True})
+    run.make("profile")
+    assert run.table.protocol["noisy"]
+    assert not list(run.directory.glob("*.unfinished"))
+
+
+def test_an_interrupted_profile_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = FakeDevice()
+    monkeypatch.setitem(DEVICES, "fake", lambda threads: device)
+    run = open_run(write_config(tmp_path, latency={"device": "fake", "rounds": 12}), run_dir=tmp_path / "run")
+
+    def stop(done: int, total: int, text: str = "") -> None:
+        if len(device.plans) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.make("profile", lambda stage: stop)
+    assert len(list((run.directory / "latency_table.unfinished").iterdir())) == 2
+    run.make("profile")
+    passes = 2 * run.table.protocol["passes"]  # those of the operators, those of the networks
+    assert len(device.plans) == passes + 1  # the interrupted one twice
+    assert not (run.directory / "latency_table.unfinished").exists()
 
 
 def test_errors_are_hwnas_errors(tmp_path: Path) -> None:
