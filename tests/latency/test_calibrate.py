@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hwnas.errors import TableError
-from hwnas.latency.calibrate import fit, judge, linear, repeatability_cv, spread_over
+from hwnas.latency.calibrate import correction_gain, fit, judge, linear, repeatability_cv, spread_over
 
 
 @given(st.floats(0.1, 10), st.floats(-0.5, 5), st.integers(10, 30))
@@ -62,3 +62,30 @@ def test_networks_cover_the_range():
 
 def test_linear():
     np.testing.assert_allclose(linear([1, 2], 3, 0.5), [3.5, 6.5])
+
+
+def test_alike_operators_are_corrected_alike():
+    """Operators 0 and 1 are equal, 2 is near to them, 3 is far; networks that hold the first are 10 % off."""
+    features = np.array([[3.0, 4.0], [3.0, 4.0], [4.0, 4.0], [30.0, 40.0]])
+    shares = np.array([[1.0, 0.0, 0.0, 0.0]] * 20)
+    first, same, near, far = correction_gain(shares, features) @ np.full(20, 0.1)
+    assert first == same == pytest.approx(0.1, rel=0.02)
+    assert 0 < near < first
+    assert far == pytest.approx(0, abs=1e-6)
+
+
+def test_corrections_shrink_where_networks_are_few():
+    features, shares = np.zeros((1, 2)), np.ones((1, 1))
+    assert 0.8 < (correction_gain(shares, features) @ [1.0]).item() < 1
+    assert correction_gain(shares, features) @ [0.0] == 0
+
+
+def test_errors_of_networks_find_the_operators_that_are_off():
+    generator = np.random.default_rng(0)
+    features = generator.uniform(0, 6, (40, 3))
+    off = 0.02 * (features[:, 0] - 3)  # large operators cost more than their entries say
+    shares = generator.dirichlet(np.ones(40), 100)
+    found = correction_gain(shares, features) @ (shares @ off)
+    assert np.corrcoef(found, off)[0, 1] > 0.9
+    unseen = generator.dirichlet(np.ones(40), 100)
+    assert np.abs(unseen @ (found - off)).mean() < 0.3 * np.abs(unseen @ off).mean()
