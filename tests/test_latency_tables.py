@@ -15,8 +15,6 @@ ROOT = Path(__file__).parents[1]
 TABLES = sorted((ROOT / "latency_tables").glob("*.json"))
 MEASURED = [path for path in TABLES if path.name.startswith("amd-epyc")]
 
-FLAGGED = {"amd-epyc-1-thread-ofa-mobilenetv3.json"}  # as noisy, and the README says why they are kept
-
 
 def digits() -> NetworkSpace:
     named = load_config(ROOT / "configs" / "digits.yaml").space
@@ -57,7 +55,7 @@ def test_a_measured_table_is_of_its_space_and_better_than_macs(path: Path) -> No
     table = LatencyTable.load(path)
     (space,) = SPACES[path.name]
     assert table.runtime["name"] == "onnxruntime"
-    assert table.protocol["noisy"] == (path.name in FLAGGED)
+    assert not table.protocol["noisy"]
     assert {row["space"] for row in table.calibration} == {space.id}
     assert set(table.operators) == {op.key for op in space.all_operators()}
     errors = [(row["held_out"]["mape"], row["macs_baseline"]["mape"]) for row in table.calibration]
