@@ -49,7 +49,6 @@ EMPTY_CALL = Operator("conv", (1, 1, 1), (1, 1, 1), (("k", 1), ("s", 1), ("act",
 
 log = logging.getLogger(__name__)
 
-Weights = Mapping[Operator, Mapping[str, NDArray[np.float32]]]
 Chain = tuple[int, ...]  # indices of the operators of an architecture, in order
 
 
@@ -59,6 +58,7 @@ def profile(
     threads: int = 1,
     *,
     precision: str = "fp32",
+    batch_size: int = 1,
     rounds: int | None = None,
     calibration_networks: int = CALIBRATION_NETWORKS,
     held_out_networks: int = 12,
@@ -76,12 +76,12 @@ def profile(
     keeps what is measured, so that an interrupted profile goes on from there. `rng` draws weights, networks
     and the order of visits.
 
-    Latency is that of batch size 1. `protocol` of the table says what was done and whether it is `noisy`,
-    with the reasons; a warning is logged if so. DeviceError if the device cannot time the models, or not
-    within the limit; TableError if what it gave makes no table.
+    A latency is that of a whole batch of `batch_size` images. `protocol` of the table says what was done and
+    whether it is `noisy`, with the reasons; a warning is logged if so. DeviceError if the device cannot time
+    the models, or not within the limit; TableError if what it gave makes no table.
     """
     device = get_device(device, threads) if isinstance(device, str) else device
-    subject = subject_of(space, precision, calibration_networks, held_out_networks, rng)
+    subject = subject_of(space, precision, calibration_networks, held_out_networks, rng, batch_size)
 
     def half_width(passes: Sequence[Samples]) -> float:
         try:
@@ -106,7 +106,7 @@ def profile(
 def table_of(subject: Subject, campaign: Campaign, identity: Identity) -> LatencyTable:
     """The table that passes over a subject make; DeviceError or TableError if they make none."""
     found = timings([p.samples for p in campaign.passes], len(subject.models), subject.seed)
-    runtime = {**identity.runtime, "precisions": [subject.precision], "batch_size": 1}
+    runtime = {**identity.runtime, "precisions": [subject.precision], "batch_size": subject.batch_size}
     plain = LatencyTable(identity.device, runtime, {}, [], _entries(subject, found))
     calibration = [_calibrate(subject, plain, resolution, found) for resolution in subject.networks]
     protocol = _protocol(subject, campaign, found, calibration, identity.statistic)
@@ -163,6 +163,7 @@ class Subject:
     models: Sequence[bytes]
     chunks: Sequence[Chunk]
     seed: int  # of visits and bootstraps
+    batch_size: int = 1
 
     @property
     def empty(self) -> int:
@@ -187,9 +188,16 @@ class Subject:
 
 
 def subject_of(
-    space: NetworkSpace, precision: str, calibration_networks: int, held_out_networks: int, rng: Rng
+    space: NetworkSpace,
+    precision: str,
+    calibration_networks: int,
+    held_out_networks: int,
+    rng: Rng,
+    batch_size: int = 1,
 ) -> Subject:
     """What to time of a space; the arguments are those of `profile`."""
+    if batch_size < 1:
+        raise TableError(f"batch_size is {batch_size}; give at least 1")
     if min(calibration_networks, held_out_networks) < 1:
         raise TableError("calibration_networks and held_out_networks are at least 1 each")
     generator = np.random.default_rng(rng)
@@ -199,19 +207,20 @@ def subject_of(
     chains = _covering_chains(space, operators, generator)
     before = tuple(_before(i, chain) for i, chain in enumerate(chains))
     networks = _choose_networks(space, calibration_networks, held_out_networks, generator)
-    models = [_model([operator], weights) for operator in operators]
+    weights[EMPTY_CALL] = random_weights(EMPTY_CALL, generator)
+
+    def model(chain: Sequence[Operator]) -> bytes:
+        proto = onnx_model(chain, [weights[operator] for operator in chain], batch_size)
+        return bytes(proto.SerializeToString())
+
+    models = [model([operator]) for operator in operators]
     for operator, other in zip(operators, before, strict=True):
-        models.append(_model([operator] if other is None else [operators[other], operator], weights))
-    models.append(_model([EMPTY_CALL], {EMPTY_CALL: random_weights(EMPTY_CALL, generator)}))
+        models.append(model([operator] if other is None else [operators[other], operator]))
+    models.append(model([EMPTY_CALL]))
     for archs in networks.values():
-        models += [_model(space.operators(arch, precision), weights) for part in archs for arch in part]
+        models += [model(space.operators(arch, precision)) for part in archs for arch in part]
     chunks = _chunks(chains, len(operators), len(models))
-    return Subject(space, precision, operators, before, networks, models, chunks, seed)
-
-
-def _model(operators: Sequence[Operator], weights: Weights) -> bytes:
-    model = onnx_model(operators, [weights[operator] for operator in operators])
-    return bytes(model.SerializeToString())
+    return Subject(space, precision, operators, before, networks, models, chunks, seed, batch_size)
 
 
 def _before(operator: int, chain: tuple[int, ...]) -> int | None:

@@ -10,6 +10,7 @@ import pytest
 from hwnas.errors import DeviceError, SpaceError, TableError
 from hwnas.latency.profiling import profile
 from hwnas.latency.table import LatencyTable
+from hwnas.spaces import get_space
 from tests.latency.fakes import CALL_NS, FakeDevice, small_space, weight_cost
 
 SPACE = small_space()
@@ -126,3 +127,19 @@ def test_onnxruntime_end_to_end(tmp_path):
 def test_profiling_loads_no_torch():
     code = "import sys, hwnas.latency.profiling; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_batch_costs_more_than_one_image() -> None:
+    stage = {"block": "fused", "width": 8, "depth": [1, 2], "kernel": [3, 5], "expand": 2}
+    space = get_space("mobilenetv3", resolutions=(32,), stages=[stage], head={"width": 16})
+    tables = {
+        batch_size: profile(
+            space, batch_size=batch_size, rounds=4, calibration_networks=2, held_out_networks=1
+        )
+        for batch_size in (1, 32)
+    }
+    archs = space.enumerate()
+    assert (tables[32].latency_ms(archs) > 4 * tables[1].latency_ms(archs)).all()
+    assert tables[32].runtime["batch_size"] == 32
+    with pytest.raises(TableError, match="batch_size is 0"):
+        profile(space, batch_size=0)
