@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hwnas.errors import SearchError
-from hwnas.searching.objectives import Problem
+from hwnas.searching.objectives import Objective, Problem
 from hwnas.searching.strategies.base import Strategy
 from hwnas.searching.strategies.linas import LINAS
 from hwnas.searching.strategies.nsga2 import NSGA2
 from hwnas.searching.strategies.random import Random
+from hwnas.spaces import Choice, SearchSpace
 
 STRATEGIES: dict[str, Callable[..., Strategy]] = {
     "random": Random,
@@ -29,4 +30,14 @@ def get_strategy(name: str, problem: Problem, seed: int = 0, **options: Any) -> 
         raise SearchError(f"strategy {name!r}: {error}") from None
 
 
-__all__ = ["STRATEGIES", "Strategy", "get_strategy"]
+def check_strategy(name: str, **options: Any) -> None:
+    """SearchError for an unknown strategy or options that its class does not take; needs no problem."""
+
+    def zeros(archs: Sequence[Any]) -> list[float]:
+        return [0.0] * len(archs)
+
+    space = SearchSpace("none", [Choice("none", (0, 1))])
+    get_strategy(name, Problem(space, (Objective("none", "max", zeros, expensive=True),)), **options)
+
+
+__all__ = ["STRATEGIES", "Strategy", "check_strategy", "get_strategy"]
