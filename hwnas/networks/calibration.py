@@ -43,13 +43,14 @@ def calibrate(
 ) -> Statistics:
     """The batch-norm statistics of a subnet: mean and unbiased variance of each batch, averaged.
 
+    A batch weighs in both averages as many times as it has images, so that every image counts alike.
     `batches` are images (n, c, h, w) at the architecture's resolution, or pairs of images and labels;
     training images, 1000 to 2000 in all, are usual. The mode, the weights and the stored statistics of
     the supernet are left as they are. DataError if there are no batches, or a batch is too small to have
     a variance.
     """
     totals: dict[str, tuple[Tensor, Tensor]] = {}
-    count = 0
+    count = total = 0
     for batch in batches:
         images = batch if isinstance(batch, Tensor) else batch[0]
         try:
@@ -60,12 +61,13 @@ def calibrate(
                 "calibrate with batches of at least 2 images"
             ) from None
         count += 1
+        total += len(images)
         for name, (mean, var) in moments.items():
             if name in totals:
-                totals[name][0].add_(mean)
-                totals[name][1].add_(var)
+                totals[name][0].add_(mean, alpha=len(images))
+                totals[name][1].add_(var, alpha=len(images))
             else:
-                totals[name] = (mean, var)
+                totals[name] = (mean * len(images), var * len(images))
     if count == 0:
         raise DataError("there are no batches to calibrate with; give at least one (a generator serves once)")
-    return Statistics(arch, {name: (mean / count, var / count) for name, (mean, var) in totals.items()})
+    return Statistics(arch, {name: (mean / total, var / total) for name, (mean, var) in totals.items()})

@@ -10,6 +10,7 @@ folder of class folders. A new dataset is one function and one line in `DATASETS
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,13 +67,15 @@ class Dataset:
         return Dataset(self.images[chosen], self.labels[chosen], self.classes, self.mean, self.std, settings)
 
     def batches(self, size: int, resolution: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels in order, `size` at a time, resized to a resolution where one is given."""
-        for start in range(0, len(self), size):
-            images = self.images[start : start + size]
-            yield (
-                (images if resolution is None else resize(images, resolution)),
-                self.labels[start : start + size],
-            )
+        """Images and labels in order, resized to a resolution where one is given.
+
+        As few batches of at most `size` as there can be, as equal as can be: sizes differ by one at most.
+        """
+        count = -(-len(self) // size)
+        ends = [i * len(self) // max(count, 1) for i in range(count + 1)]
+        for start, end in itertools.pairwise(ends):
+            images = self.images[start:end]
+            yield (images if resolution is None else resize(images, resolution)), self.labels[start:end]
 
 
 def load_dataset(name: str, split: Split = "train", seed: int = 0, **parameters: Any) -> Dataset:

@@ -41,6 +41,23 @@ def test_statistics_are_those_of_torch(name: str, seed: int) -> None:
         torch.testing.assert_close(var, module.running_var, rtol=1e-3, atol=1e-4)
 
 
+def test_every_image_counts_alike() -> None:
+    """A batch's weight is its number of images, in the mean as in the variance."""
+    net = NETS["fused"]
+    arch = net.space.sample(1, rng=0)[0]
+    images = torch.cat(batches(net.space, net.space.resolution(arch)))
+    parts = images[:1], images[1:]
+    found = calibrate(net, arch, parts).moments
+    alone = [calibrate(net, arch, [part]).moments for part in parts]
+    for name, moments in found.items():
+        for i, value in enumerate(moments):
+            expected = sum(len(p) * a[name][i] for p, a in zip(parts, alone, strict=True)) / len(images)
+            torch.testing.assert_close(value, expected)
+    again = calibrate(net, arch, (images[:4], images[4:])).moments
+    # What the first norm sees depends on no other norm: its mean is that of all images, however divided.
+    torch.testing.assert_close(again["stem.conv"][0], found["stem.conv"][0])
+
+
 def test_pairs_of_images_and_labels_serve_and_nothing_else_changes() -> None:
     net = NETS["fused"]
     arch = net.space.sample(1, rng=0)[0]

@@ -95,8 +95,11 @@ def test_subset_and_batches() -> None:
     assert not torch.equal(subset.images, data.subset(50, rng=1).images)
     assert subset.settings["subset"] == 50
     sizes = [(tuple(images.shape), len(labels)) for images, labels in subset.batches(32, 16)]
-    assert sizes == [((32, 1, 16, 16), 32), ((18, 1, 16, 16), 18)]
+    assert sizes == [((25, 1, 16, 16), 25), ((25, 1, 16, 16), 25)]
     assert torch.equal(torch.cat([labels for _, labels in subset.batches(7)]), subset.labels)
+    assert [len(labels) for _, labels in subset.batches(49)] == [25, 25]  # no batch of one image
+    assert [len(labels) for _, labels in subset.batches(16)] == [12, 13, 12, 13]
+    assert list(subset.subset(0, rng=0).batches(8)) == []
 
 
 def test_resize() -> None:
