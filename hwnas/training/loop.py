@@ -4,6 +4,11 @@ A step trains the largest subnet on labels and the smallest and some random ones
 (https://arxiv.org/abs/2003.11142), each at its own resolution, and adds up their gradients. What a step
 draws follows from the seed and the step's number alone, so a training that was killed goes on from its
 last checkpoint to the same weights as one that was not.
+
+With an explicit `precision`, the same supernet, data, settings and seed give the same weights, bit for bit,
+with the same torch on the same kind of processor. With "auto" they do so for the same arithmetic, which is
+measured: once, before the first step, and kept in the checkpoint from then on. Two trainings of one seed may
+choose differently; `TrainingResult.arithmetic` says what was chosen.
 """
 
 from __future__ import annotations
@@ -81,9 +86,9 @@ def train(
     """Train a supernet in place, and leave it in eval mode.
 
     Every `report_every` steps, and after the last, the largest and the smallest subnet are judged on
-    `validation_data`, `progress` is told, and `checkpoint.safetensors` is written into `directory`. A
-    checkpoint that is already there is gone on from, if it was made from the same supernet, data, settings
-    and seed (TrainingError says what differs).
+    `validation_data`, `progress` is told, and `checkpoint.safetensors` is written into `directory`, for the
+    first time before the first step. A checkpoint that is already there is gone on from, if it was made from
+    the same supernet, data, settings and seed (TrainingError says what differs).
 
     TrainingError if the loss or a gradient is not finite, naming the step and the learning rate: weights
     and checkpoint are then those before that step. DataError if there are fewer images than a batch holds,
@@ -109,7 +114,8 @@ def train(
         if path.exists():
             step, arithmetic, reports = _resume(path, net, optimizer, inputs)
         else:
-            step, arithmetic, reports = 0, fastest_arithmetic(net, train_data, settings, seed), []
+            step, arithmetic, reports = 0, choose_arithmetic(net, train_data, settings, seed), []
+            _save(path, net, optimizer, inputs, step, arithmetic, reports)
         losses: list[float] = []
         started = time.perf_counter()
         while step < settings.steps:
@@ -142,13 +148,15 @@ def learning_rate_at(step: int, settings: Training) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def fastest_arithmetic(net: Supernet, data: Dataset, settings: Training, seed: int) -> Arithmetic:
-    """The arithmetic in which a few steps of forward and backward take least time on this machine.
+def choose_arithmetic(net: Supernet, data: Dataset, settings: Training, seed: int) -> Arithmetic:
+    """`settings.precision`, channels last; for "auto" what is fastest on this machine.
 
-    `settings.precision` other than "auto" leaves only the memory layout to find out. Weights stay.
+    That is the precision and memory layout in which a few steps of forward and backward take least time.
+    Weights stay.
     """
-    precisions = ("fp32", "bf16") if settings.precision == "auto" else (settings.precision,)
-    candidates = [Arithmetic(precision, last) for precision in precisions for last in (False, True)]
+    if settings.precision != "auto":
+        return Arithmetic(settings.precision, channels_last=True)
+    candidates = [Arithmetic(precision, last) for precision in ("fp32", "bf16") for last in (False, True)]
     images, labels, archs = _draw(data, net, settings, seed, step=0)
     seconds = np.empty((1 + TIMED_ROUNDS, len(candidates)))
     for turn in range(len(seconds)):  # the first warms up; in turns, so that a disturbance hits all alike
@@ -232,7 +240,8 @@ def _update(
             f"step {step}: loss {loss} or its gradient is not finite at learning rate {learning_rate:.4g}; "
             "lower training.learning_rate or raise training.warmup_steps, and start the training again"
         )
-    torch.nn.utils.clip_grad_value_(net.parameters(), settings.clip_value)
+    if settings.clip_value is not None:
+        torch.nn.utils.clip_grad_value_(net.parameters(), settings.clip_value)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()

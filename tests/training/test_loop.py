@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -12,7 +13,7 @@ from hwnas.errors import ChecksumError, DataError, TrainingError
 from hwnas.networks.supernet import Supernet
 from hwnas.training import loop
 from hwnas.training.data import Dataset, load_dataset
-from hwnas.training.loop import CHECKPOINT_FILE, Arithmetic, fastest_arithmetic, learning_rate_at, train
+from hwnas.training.loop import CHECKPOINT_FILE, Arithmetic, choose_arithmetic, learning_rate_at, train
 
 from .small_data import blobs, tiny_space
 
@@ -59,14 +60,14 @@ def test_a_killed_and_resumed_training_ends_as_one_that_was_not(
 ) -> None:
     data, validation = blobs(), blobs(60, seed=1)
     # The measurement that a resumed training does not repeat; its outcome must come from the checkpoint.
-    monkeypatch.setattr(loop, "fastest_arithmetic", lambda *_: Arithmetic("fp32", channels_last))
+    monkeypatch.setattr(loop, "choose_arithmetic", lambda *_: Arithmetic("fp32", channels_last))
     whole = tiny_net()
     expected = train(whole, data, validation, SETTINGS, tmp_path / "whole", seed=5, report_every=3)
 
     broken = tmp_path / "broken"
     with pytest.raises(Killed):
         train(tiny_net(), data, validation, SETTINGS, broken, 5, Recorder(dies_at=3), report_every=3)
-    monkeypatch.setattr(loop, "fastest_arithmetic", lambda *_: Arithmetic("bf16", not channels_last))
+    monkeypatch.setattr(loop, "choose_arithmetic", lambda *_: Arithmetic("bf16", not channels_last))
     again = Recorder()
     monkeypatch.setattr(loop, "learning_rate_at", _killed_at(8))  # two steps after a checkpoint
     with pytest.raises(Killed):
@@ -124,8 +125,9 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path: 
     with pytest.raises(TrainingError, match=r"step [0-5]: loss nan .* learning rate 0\.\d+; lower"):
         train(net, spoiled(blobs()), blobs(60), SETTINGS, tmp_path, progress=recorder, report_every=1)
     assert all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values())
-    kept = tmp_path / CHECKPOINT_FILE
-    assert kept.exists() == bool(recorder.told)
+    # The checkpoint is of the last good step: what goes on from it meets the same loss again.
+    with pytest.raises(TrainingError, match=r"step \d: loss nan"):
+        train(tiny_net(), spoiled(blobs()), blobs(60), SETTINGS, tmp_path, report_every=1)
 
 
 def test_a_learning_rate_that_diverges_is_reported(tmp_path: Path) -> None:
@@ -154,15 +156,61 @@ def test_learning_rate() -> None:
     assert learning_rate_at(0, Training(warmup_steps=0)) == pytest.approx(0.1)
 
 
-def test_arithmetic_is_found_without_touching_the_weights() -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_explicit_precision_leaves_nothing_to_measure(
+    monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(loop, "_accumulate", lambda *_: pytest.fail("timed"))
+    settings = SETTINGS.model_copy(update={"precision": precision})
+    assert choose_arithmetic(tiny_net(), blobs(), settings, seed=0) == Arithmetic(precision, True)
+
+
+def test_arithmetic_is_measured_without_touching_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     net = tiny_net().train()
     checksum = net.checksum
-    assert fastest_arithmetic(net, blobs(), SETTINGS, seed=0).precision == "fp32"
-    bf16 = SETTINGS.model_copy(update={"precision": "bf16"})
-    assert fastest_arithmetic(net, blobs(), bf16, seed=0).precision == "bf16"
-    assert fastest_arithmetic(net, blobs(), Training(batch_size=16), seed=0).precision in ("fp32", "bf16")
+    timed: set[Arithmetic] = set()
+    accumulate = loop._accumulate
+
+    def spy(net: Supernet, *rest: Any) -> float:
+        timed.add(rest[3])
+        return accumulate(net, *rest)
+
+    monkeypatch.setattr(loop, "_accumulate", spy)
+    assert choose_arithmetic(net, blobs(), Training(batch_size=16), seed=0) in timed
+    assert timed == {Arithmetic(p, last) for p in ("fp32", "bf16") for last in (False, True)}
     assert net.checksum == checksum
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_a_training_killed_before_its_first_report_keeps_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, validation = blobs(), blobs(60, seed=1)
+    settings = SETTINGS.model_copy(update={"precision": "auto"})
+    monkeypatch.setattr(loop, "choose_arithmetic", lambda *_: Arithmetic("bf16", False))
+    whole = tiny_net()
+    train(whole, data, validation, settings, tmp_path / "whole")
+    monkeypatch.setattr(loop, "learning_rate_at", _killed_at(2))
+    with pytest.raises(Killed):
+        train(tiny_net(), data, validation, settings, tmp_path / "broken")
+    monkeypatch.setattr(loop, "learning_rate_at", learning_rate_at)
+    monkeypatch.setattr(loop, "choose_arithmetic", lambda *_: pytest.fail("measured again"))
+    resumed = tiny_net()
+    assert train(resumed, data, validation, settings, tmp_path / "broken").arithmetic == Arithmetic(
+        "bf16", False
+    )
+    assert resumed.checksum == whole.checksum
+
+
+def test_gradients_are_clipped_only_where_a_limit_is_given(tmp_path: Path) -> None:
+    """No limit is what a limit is that no gradient reaches, and not what a tight one is."""
+    found = []
+    for limit in (None, 1e6, 1e-4):
+        net = tiny_net()
+        settings = SETTINGS.model_copy(update={"clip_value": limit})
+        train(net, blobs(), blobs(60), settings, tmp_path / str(limit))
+        found.append(net.checksum)
+    assert found[0] == found[1] != found[2]
 
 
 def test_threads_and_global_random_numbers_are_as_before(tmp_path: Path) -> None:
