@@ -14,6 +14,7 @@ The first block of a stage carries the stride and the change of width; the other
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, TypeVar
@@ -102,13 +103,24 @@ class MobileNetV3Space(NetworkSpace):
         channels: int = 3,
     ) -> None:
         """`resolutions` in pixels, `classes` and `channels` of the data; SpaceError for a wrong table."""
+        if not _is_number(width) or not 0 < width < math.inf:
+            raise SpaceError(f"width multiplies every width: give a finite positive number, got {width!r}")
+        if not _is_list(stages):
+            raise SpaceError(f"stages is a list of rows, one a stage, got {stages!r}")
+        if not _is_list(resolutions):
+            raise SpaceError(f"resolutions is a list of pixels, such as [160, 192], got {resolutions!r}")
         self.stem = _row(Stem, "stem", stem, width)
         self.head = _row(Head, "head", head, width)
         if not stages:
             raise SpaceError("stages is empty; give at least one stage")
         rows = [_row(Stage, f"stages[{i}]", stage, width) for i, stage in enumerate(stages)]
-        numbered = iter(range(1, len(rows) + 1))
-        self.stages = {stage.name or f"stage{next(numbered)}": stage for stage in rows}
+        self.stages = dict(zip(_names_of(rows), rows, strict=True))
+        for what, sizes in (("resolutions", resolutions), ("classes", [classes]), ("channels", [channels])):
+            for value in sizes:
+                if not _is_integer(value) or value < 1:
+                    raise SpaceError(f"{what}: give positive integers, got {value!r}")
+        if not resolutions:
+            raise SpaceError("resolutions is empty; give at least one, in pixels")
         self.resolutions = tuple(sorted(set(resolutions)))
         self.classes = classes
         self.channels = channels
@@ -136,13 +148,6 @@ class MobileNetV3Space(NetworkSpace):
     # ---- from the table to choices and slots ----------------------------------------------------
 
     def _check(self) -> None:
-        if len(self.stages) != len({*self.stages, "stem", "head"}) - 2:
-            raise SpaceError("a stage cannot be named stem or head, and names must differ")
-        for value in (*self.resolutions, self.classes, self.channels):
-            if not isinstance(value, int) or value < 1:
-                raise SpaceError(f"resolutions, classes and channels are positive integers, got {value!r}")
-        if not self.resolutions:
-            raise SpaceError("resolutions is empty; give at least one, in pixels")
         for name, stage in self.stages.items():
             if stage.block not in BLOCKS:
                 raise SpaceError(f"{name}: unknown block {stage.block!r}; known: {', '.join(BLOCKS)}")
@@ -264,11 +269,34 @@ def _operator(
     return Operator(kind, (channels, size, size), (out, out_size, out_size), attributes, precision)
 
 
+RESERVED = ("stem", "head", "resolution")
+
+
+def _names_of(rows: Sequence[Stage]) -> list[str]:
+    """The stages' names, unnamed ones numbered; SpaceError where two are alike or one is taken."""
+    numbered = iter(range(1, len(rows) + 1))
+    names = [stage.name or f"stage{next(numbered)}" for stage in rows]
+    for i, name in enumerate(names):
+        if not name.isidentifier() or name in RESERVED:
+            raise SpaceError(
+                f"stages[{i}].name: {name!r} cannot name a stage; give letters, digits and underscores, "
+                f"and none of {', '.join(RESERVED)}"
+            )
+        if name in names[:i]:
+            raise SpaceError(
+                f"stages[{i}] is named {name!r} as stages[{names.index(name)}] is (unnamed stages are "
+                "stage1, stage2 and so on); give each stage a name of its own"
+            )
+    return names
+
+
 Row = TypeVar("Row", Stem, Stage, Head)
 
 
 def _row(cls: type[Row], where: str, row: Mapping[str, Any], width: float) -> Row:
     """A row of the table from plain data, its fields checked and its widths multiplied and rounded."""
+    if not isinstance(row, Mapping):
+        raise SpaceError(f"{where} is fields and their values, got {row!r}")
     known = {f.name: f for f in fields(cls)}
     unknown = [name for name in row if name not in known]
     if unknown:
@@ -281,8 +309,13 @@ def _row(cls: type[Row], where: str, row: Mapping[str, Any], width: float) -> Ro
             continue
         value = row[name]
         parsed[name] = _integers(f"{where}.{name}", value) if "tuple" in str(f.type) else value
-        if str(f.type) == "int" and (not isinstance(value, int) or value < (name != "features")):
-            raise SpaceError(f"{where}.{name} is a positive integer, got {value!r}")
+        least = int(name != "features")
+        if str(f.type) == "int" and (not _is_integer(value) or value < least):
+            raise SpaceError(f"{where}.{name}: give an integer of at least {least}, got {value!r}")
+        if str(f.type) == "bool" and not isinstance(value, bool):
+            raise SpaceError(f"{where}.{name}: give true or false, got {value!r}")
+        if str(f.type) == "str" and not isinstance(value, str):
+            raise SpaceError(f"{where}.{name}: give a string, got {value!r}")
     if width != 1.0:
         for name in {"width", "features"} & parsed.keys():
             value = parsed[name]
@@ -296,7 +329,19 @@ def _row(cls: type[Row], where: str, row: Mapping[str, Any], width: float) -> Ro
 
 def _integers(where: str, value: Any) -> tuple[int, ...]:
     """Positive integers, ascending, each once."""
-    values = value if isinstance(value, (list, tuple)) else [value]
-    if not values or not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
+    values = value if _is_list(value) else [value]
+    if not values or not all(_is_integer(v) and v > 0 for v in values):
         raise SpaceError(f"{where} is one or more positive integers, got {value!r}")
     return tuple(sorted(set(values)))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,11 @@ def changed(**fields: Any) -> dict[str, Any]:
     return {**SMALL, "stages": [{**SMALL["stages"][0], **fields}]}
 
 
+def named(*names: str) -> dict[str, Any]:
+    stages = zip(SMALL["stages"], names, strict=True)
+    return {**SMALL, "stages": [{**stage, "name": name} for stage, name in stages]}
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -148,12 +154,32 @@ def changed(**fields: Any) -> dict[str, Any]:
         (changed(block="resnet"), "unknown block 'resnet'"),
         (changed(activation="gelu"), "unknown activation 'gelu'"),
         (changed(strid=2), r"stages\[0\]: unknown field 'strid'"),
-        (changed(stride=0), r"stages\[0\]\.stride is a positive integer, got 0"),
-        (changed(name="head"), "cannot be named stem or head"),
+        (changed(stride=0), r"stages\[0\]\.stride: give an integer of at least 1, got 0"),
+        (changed(stride=True), r"stages\[0\]\.stride: give an integer of at least 1, got True"),
+        (changed(name="head"), r"stages\[0\]\.name: 'head' cannot name a stage"),
+        (changed(name="a.b"), r"stages\[0\]\.name: 'a.b' cannot name a stage; give letters"),
+        (changed(name=5), r"stages\[0\]\.name: give a string, got 5"),
+        (changed(se="maybe"), r"stages\[0\]\.se: give true or false, got 'maybe'"),
+        (changed(se=1), r"stages\[0\]\.se: give true or false, got 1"),
+        (changed(depth=[True]), r"stages\[0\]\.depth is one or more positive integers, got \[True\]"),
+        (changed(activation=["relu"]), r"stages\[0\]\.activation: give a string"),
+        (named("a", "a"), r"stages\[1\] is named 'a' as stages\[0\] is .*; give each stage a name"),
+        (named("stage1", ""), r"stages\[1\] is named 'stage1' as stages\[0\]"),
+        (named("", "stage1"), r"stages\[1\] is named 'stage1' as stages\[0\]"),
+        ({**SMALL, "stages": 3}, "stages is a list of rows"),
+        ({**SMALL, "stages": [3]}, r"stages\[0\] is fields and their values, got 3"),
+        ({**SMALL, "head": {"width": 8, "features": -1}}, "head.features: give an integer of at least 0"),
+        *(({**SMALL, "width": w}, "width .* give a finite positive") for w in (0, -1.0, True, "wide")),
+        *(({**SMALL, "width": w}, "width .* give a finite positive") for w in (math.nan, math.inf)),
+        ({**SMALL, "classes": True}, "classes: give positive integers, got True"),
+        ({**SMALL, "channels": 1.0}, r"channels: give positive integers, got 1\.0"),
+        ({**SMALL, "resolutions": [True]}, "resolutions: give positive integers, got True"),
+        ({**SMALL, "resolutions": ["32"]}, "resolutions: give positive integers, got '32'"),
+        ({**SMALL, "resolutions": 32}, r"resolutions is a list of pixels, such as \[160, 192\], got 32"),
         ({**SMALL, "stages": []}, "stages is empty"),
         ({**SMALL, "stem": {}}, "stem: width is missing"),
         ({**SMALL, "resolutions": []}, "resolutions is empty"),
-        ({**SMALL, "resolutions": [0]}, "positive integers, got 0"),
+        ({**SMALL, "resolutions": [0]}, "resolutions: give positive integers, got 0"),
         ({"widht": 1.0}, "widht"),
     ],
 )
