@@ -79,8 +79,7 @@ Restart = Annotated[
     typer.Option(
         "--restart",
         metavar="[STAGE]",
-        help="Make a stage again, and what follows from it: profile, train, search, export, verify, "
-        "report; without a stage, all of them.",
+        help="Make a stage of this command again, and what follows from it; without a stage, all of them.",
     ),
 ]
 Resume = Annotated[
@@ -302,11 +301,12 @@ _stage_command(
 
 def _make(job: Run, stages: Sequence[str], restart: str | None) -> None:
     """Make stages of a run under a progress display."""
-    if restart is not None:
-        job.restart(restart)
-    with _warnings_shown(), StageDisplay() as display:
-        for stage in stages:
-            job.make(stage, display)
+    try:
+        with _warnings_shown(), StageDisplay() as display:
+            job.make(stages, display, restart)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from here\n")
+        raise typer.Exit(130) from None
 
 
 def _finish(job: Run, as_json: bool) -> None:
@@ -656,9 +656,6 @@ def main() -> None:
     except HwnasError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from here\n")
-        raise SystemExit(130) from None
 
 
 def _with_stage(arguments: list[str]) -> list[str]:

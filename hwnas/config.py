@@ -5,20 +5,36 @@ load_config("configs/digits.yaml", {"search.evaluations": 50})
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from hwnas.errors import ConfigError
 
 
 class Section(BaseModel):
-    """A part of an experiment: immutable, unknown keys refused."""
+    """A part of an experiment: immutable; unknown keys, NaN and infinity are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("true and false are no value for this")
+        return value
 
 
 class Named(BaseModel):
@@ -45,7 +61,7 @@ class Training(Section):
     weight_decay: float = Field(1e-5, ge=0)  # of weights; batch norm and biases have none
     label_smoothing: float = Field(0.1, ge=0, lt=1)  # of the largest subnet's hard labels
     random_subnets: int = Field(2, ge=0)  # random subnets a step, beside the largest and the smallest
-    clip_value: float = Field(1.0, gt=0)  # gradients are clipped to ± this
+    clip_value: float | None = Field(1.0, gt=0)  # gradients are clipped to ± this; null: not at all
     crop_padding: int = Field(0, ge=0)  # pixels of random shift; 0: none
     flip: bool = False  # random horizontal flip
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: whichever a short measurement finds faster
@@ -104,19 +120,36 @@ class Experiment(Section):
     search: Search = Search()
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key may not be given twice: the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.YAMLError(f"{twice[0]!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The experiment in a YAML file, `overrides` by dotted key applied; ConfigError says what is wrong."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        data = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} is not an experiment: it holds {type(data).__name__}, not keys and values")
-    for key, value in (overrides or {}).items():
-        _set(data, key, value)
-    return parse_config(data, str(path))
+    return parse_config(overridden(data, overrides or {}), str(path))
+
+
+def overridden(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data of an experiment with fields set by dotted key; ConfigError for a key that is none."""
+    changed = copy.deepcopy(dict(data))
+    for key, value in overrides.items():
+        _set(changed, key, value)
+    return changed
 
 
 def parse_config(data: Mapping[str, Any], origin: str = "the experiment") -> Experiment:
@@ -143,7 +176,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"--set takes key.sub=value, got {text!r}")
     try:
         return key, yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--set {key}: {value!r} is not a YAML value") from None
 
 

@@ -29,7 +29,12 @@ def test_unknown_key_is_refused_and_named() -> None:
     [
         ({"training": {"steps": 0}}, r"training\.steps: .*greater than or equal to 1 \(got 0\)"),
         ({"latency": {"budgets_ms": [0.5, -1]}}, r"latency\.budgets_ms: budgets are positive"),
-        ({"latency": {"budgets_ms": [float("nan")]}}, r"latency\.budgets_ms: budgets are positive"),
+        (
+            {"latency": {"budgets_ms": [float("nan")]}},
+            r"latency\.budgets_ms\.0: .* finite number \(got nan\)",
+        ),
+        ({"training": {"steps": True}}, r"training\.steps: true and false are no value for this"),
+        ({"training": {"clip_value": float("inf")}}, r"training\.clip_value: .* finite number"),
         ({"name": "../up"}, r"name: .*pattern.*\(got '\.\./up'\)"),
         ({"data": {}}, r"data\.name: Field required"),
     ],
@@ -59,7 +64,16 @@ def test_bad_overrides(text: str, tmp_path: Path) -> None:
         load_config(path, dict([parse_override(text)]))
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object/apply:os.system ['true']", ""])
+def test_a_key_given_twice_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("name: x\ntraining: {steps: 3}\ntraining: {steps: 4}\n")
+    with pytest.raises(ConfigError, match="'training' is given twice"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["name: 2024-13-45", "[1, 2]", "a: [", "!!python/object/apply:os.system ['true']", ""]
+)
 def test_files_that_are_no_experiment(text: str, tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text(text)

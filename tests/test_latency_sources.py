@@ -16,7 +16,7 @@ from hwnas.config import parse_config
 from hwnas.errors import ConfigError, DeviceError
 from hwnas.latency.predictor import LatencyPredictor
 from hwnas.pipeline import Run, load_run
-from hwnas.store import read_json, write_json
+from hwnas.store import file_digest, read_json, write_json
 from tests.conftest import TINY
 
 
@@ -57,22 +57,25 @@ def test_latency_that_is_measured(copy: Path) -> None:
     assert run.summary()["budgets"][0]["model"] is not None
     # What is measured stays: the same search asks the device for nothing.
     again = load_run(copy)
-    again.restart("search")
-    again.make("search")
+    again.make(["search"], restart="search")
     assert again.store.measurements("latency_ms", again.latency.source) == stored
 
 
 def test_measuring_on_another_device_is_refused_before_anything_is_asked(copy: Path) -> None:
     run = load_run(copy, {"latency.source": "measured"})
-    run.restart("profile")
-    run.make("profile")
+    run.make(["profile"], restart="profile")
     path = copy / "latency_device.json"
     data = read_json(path)
     write_json(path, {**data, "device": {**data["device"], "name": "Far Board"}})
+    stage = run.store.stage("profile")
+    assert stage is not None
+    digest = file_digest(path)
+    outputs = {**stage["outputs"], "table": digest, "files": {path.name: digest}}
+    run.store.finish_stage("profile", stage["inputs"], outputs)
     run = load_run(copy)
     known = rows(run)
     with pytest.raises(DeviceError, match="the latency is of Far Board"):
-        run.make("search")
+        run.make(["search"])
     assert rows(run) == known
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 import hwnas
 from hwnas import pipeline
 from hwnas.config import load_config
-from hwnas.errors import ConfigError, DeviceError, HwnasError, InfeasibleError, StoreError
+from hwnas.errors import ConfigError, DeviceError, HwnasError, InfeasibleError, SearchError, StoreError
 from hwnas.export.verify import MeasuredLatency
 from hwnas.latency.devices import DEVICES
 from hwnas.pipeline import STAGES, load_run, open_run, run_folder
@@ -158,7 +159,7 @@ def test_restarting_a_stage_remakes_what_follows_and_nothing_else(copy: Path) ->
 
 
 def test_an_unknown_stage_is_named(copy: Path) -> None:
-    with pytest.raises(ConfigError, match="'serch': no such stage; known: profile"):
+    with pytest.raises(ConfigError, match="--restart serch: this makes profile, train"):
         hwnas.run(copy / "config.yaml", run_dir=copy, restart="serch")
 
 
@@ -221,13 +222,82 @@ def test_one_unreachable_budget_of_two_is_stated(tmp_path: Path, copy: Path) -> 
 def test_a_stage_needs_those_before_it(tmp_path: Path) -> None:
     job = open_run(write_config(tmp_path), run_dir=tmp_path / "run")
     with pytest.raises(StoreError, match=r"search needs profile, which is not finished; run: hwnas run"):
-        job.make("search")
+        job.make(["search"])
+
+
+def test_a_stage_alone_is_made_again_and_nothing_before_it(copy: Path) -> None:
+    job = load_run(copy)
+    with pytest.raises(ConfigError, match="--restart train: this makes search, or all of it, again"):
+        job.make(["search"], restart="train")
+    supernet = (copy / "supernet" / "model.safetensors").read_bytes()
+    job.make(["search"], restart="all")
+    assert (copy / "supernet" / "model.safetensors").read_bytes() == supernet
+    assert job.store.stage("export") is None
+    job.close()
+
+
+def test_changed_images_are_noticed(tmp_path: Path) -> None:
+    for name, level in (("dark", 40), ("bright", 200)):
+        for split in ("train", "val", "test"):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(20):
+                Image.new("RGB", (16, 16), (level + i,) * 3).save(folder / f"{i}.png")
+    config = write_config(
+        tmp_path,
+        data={"path": str(tmp_path / "photos"), "size": 16},
+        training={"steps": 5, "batch_size": 16},
+        search={"evaluations": 4, "random_baseline": False},
+    )
+    text = config.read_text().replace("cluttered-digits", "imagefolder")
+    config.write_text(
+        "\n".join(line for line in text.splitlines() if ": 200" not in line and ": 600" not in line)
+    )
+    hwnas.run(config, run_dir=tmp_path / "run")
+    Image.new("RGB", (16, 16), (0, 0, 0)).save(tmp_path / "photos" / "train" / "dark" / "new.png")
+    with pytest.raises(StoreError, match=r"train was made from something else: images\.train was"):
+        hwnas.run(config, run_dir=tmp_path / "run")
+
+
+def test_two_processes_do_not_work_in_one_folder(copy: Path) -> None:
+    def display(stage: str) -> Progress:
+        with pytest.raises(StoreError, match=f"process {os.getpid()} is at work here"):
+            load_run(copy).make(["report"])
+        return lambda done, total, text="": None
+
+    load_run(copy).make(["report"], display, restart="report")
+
+
+def test_names_are_checked_before_anything_is_made(tmp_path: Path) -> None:
+    for fields in ({"strategy": "linass"}, {"predictor": "gpp"}, {"strategy": "random", "predictor": "gp"}):
+        with pytest.raises(SearchError, match=r"linass|gpp|predictor"):
+            hwnas.run(write_config(tmp_path, search=fields), run_dir=tmp_path / "run")
+        assert not (tmp_path / "run" / "latency_table.json").exists()
+
+
+def test_an_experiment_takes_overrides_too(copy: Path) -> None:
+    experiment = load_config(copy / "config.yaml")
+    job = open_run(experiment, run_dir=copy, overrides={"seed": 9})
+    assert job.config.seed == 9
+
+
+def test_a_run_keeps_its_own_copy_of_a_table(copy: Path, tmp_path: Path) -> None:
+    table = tmp_path / "board.json"
+    shutil.copy(copy / "latency_table.json", table)
+    overrides = {"latency.table": str(table)}
+    hwnas.run(copy / "config.yaml", run_dir=copy, overrides=overrides, restart="profile")
+    table.unlink()
+    hwnas.run(copy / "config.yaml", run_dir=copy)
 
 
 def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_folder("digits") == Path("runs/digits")
     assert run_folder("runs/digits") == Path("runs/digits")
+    assert run_folder("runs") == Path("runs/runs")
+    Path("digits").mkdir()
+    Path("digits/config.yaml").write_text("the user's own")
+    assert run_folder("digits") == Path("runs/digits")
     assert run_folder(tmp_path / "x") == tmp_path / "x"
     with pytest.raises(ConfigError, match="climbs out"):
         run_folder("../x")
@@ -288,11 +358,11 @@ def test_a_noisy_table_is_kept_only_if_that_is_allowed(
     config = write_config(tmp_path, latency=latency)
     run = open_run(config, run_dir=tmp_path / "run")
     with pytest.raises(DeviceError, match=r"above those of the fastest pass.*--allow-noisy"):
-        run.make("profile")
+        run.make(["profile"])
     assert not (run.directory / "latency_table.json").exists()
     assert not list(run.directory.glob("*.unfinished"))
     run = open_run(config, run_dir=tmp_path / "run", overrides={"latency.allow_noisy": True})
-    run.make("profile")
+    run.make(["profile"])
     assert run.table.protocol["noisy"]
     assert not list(run.directory.glob("*.unfinished"))
 
@@ -309,9 +379,9 @@ def test_an_interrupted_profile_goes_on_where_it_stopped(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run.make("profile", lambda stage: stop)
+        run.make(["profile"], lambda stage: stop)
     assert len(list((run.directory / "latency_table.unfinished").iterdir())) == 2
-    run.make("profile")
+    run.make(["profile"])
     passes = 2 * run.table.protocol["passes"]  # those of the operators, those of the networks
     assert len(device.plans) == passes + 1  # the interrupted one twice
     assert not (run.directory / "latency_table.unfinished").exists()

@@ -38,8 +38,7 @@ def scaled_table(run: Path, path: Path, device: str | None = None) -> Path:
 def searched(first: Path, tmp_path: Path, device: str | None = None) -> Run:
     table = scaled_table(first, tmp_path / "other.json", device)
     job = run_for_device(load_run(first), table, tmp_path / "second")
-    for stage in ("profile", "search"):
-        job.make(stage)
+    job.make(["profile", "search"])
     return load_run(tmp_path / "second")
 
 
@@ -69,16 +68,16 @@ def test_the_whole_job_then_works_in_its_folder(first: Path, tmp_path: Path) -> 
     # What is done before is not done again, and not evaluated again.
     again = run_for_device(load_run(first), tmp_path / "other.json", job.directory)
     counts = again.accuracies
-    again.make("search")
+    again.make(["search"])
     assert again.accuracies == counts
 
 
 def test_another_device_s_table_is_not_verified_here(first: Path, tmp_path: Path) -> None:
     job = searched(first, tmp_path, device="Far Board")
-    job.make("export")
+    job.make(["export"])
     here = load_run(first).table.device["name"]
     with pytest.raises(DeviceError) as caught:
-        job.make("verify")
+        job.make(["verify"])
     assert "the latency is of Far Board" in str(caught.value)
     assert here in str(caught.value)
 

@@ -24,8 +24,8 @@ class ReportData:
     config: Mapping[str, Any]  # the resolved experiment
     environment: Mapping[str, Any]  # versions, CPU, threads, date, …; may be nested
     # One row a truly evaluated architecture, in order. Columns: id, accuracy (validation), latency_ms (from
-    # the table), macs, params, status ("ok" | "failed"), feasible (bool), predicted_accuracy (what was
-    # predicted before it was evaluated; NaN where there was no predictor yet).
+    # the table), macs, params, status ("ok" | "failed"), feasible (bool), predicted_accuracy (what a
+    # predictor says that has not seen it; NaN where there are too few to ask one).
     evaluations: pd.DataFrame
     models: Sequence[Mapping[str, Any]]  # the models of pareto.json
     budgets_ms: Mapping[float, str | None]  # the id of the model chosen for each budget; None: none fits
@@ -102,7 +102,7 @@ def latency_agreement(data: ReportData) -> Agreement | None:
 
 
 def accuracy_agreement(data: ReportData) -> Agreement | None:
-    """Accuracy predicted before an evaluation against its outcome, errors in points."""
+    """Accuracy by a predictor that has not seen an evaluation, against its outcome, errors in points."""
     return agreement(data.evaluations["predicted_accuracy"], data.evaluations["accuracy"], relative=False)
 
 

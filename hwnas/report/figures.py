@@ -98,7 +98,7 @@ def latency(data: ReportData) -> Figure | None:
 
 
 def accuracy(data: ReportData) -> Figure | None:
-    """Accuracy predicted before an architecture was evaluated, against its outcome."""
+    """Accuracy by a predictor that has not seen an evaluation, against its outcome."""
     found = accuracy_agreement(data)
     if found is None:
         return None
