@@ -10,10 +10,11 @@ folder of class folders. A new dataset is one function and one line in `DATASETS
 from __future__ import annotations
 
 import hashlib
+import inspect
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -39,7 +40,7 @@ class Dataset:
 
     `images` are float32 (n, c, h, w), ``(x - mean) / std`` of values x in 0…1, with `mean` and `std` by
     channel; `labels` are int64 (n,), positions in `classes`. `settings` is plain data that says where the
-    images come from.
+    images come from, `preparation` says in words how they became pixels of this shape.
     """
 
     images: Tensor
@@ -48,6 +49,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     settings: Mapping[str, Any]
+    preparation: str
 
     def __len__(self) -> int:
         return len(self.images)
@@ -64,7 +66,7 @@ class Dataset:
         """n different images drawn by `rng`, in random order; all of them if there are fewer."""
         chosen = torch.from_numpy(np.random.default_rng(rng).permutation(len(self))[:n])
         settings = {**self.settings, "subset": len(chosen)}
-        return Dataset(self.images[chosen], self.labels[chosen], self.classes, self.mean, self.std, settings)
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], settings=settings)
 
     def batches(self, size: int, resolution: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels in order, resized to a resolution where one is given.
@@ -84,16 +86,27 @@ def load_dataset(name: str, split: Split = "train", seed: int = 0, **parameters:
     `parameters` are those of the dataset's function. DataError for an unknown name, split or parameter,
     and for data that is missing or unusable.
     """
-    if name not in DATASETS:
-        raise DataError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
-    if split not in SPLITS:
-        raise DataError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    try:
-        images, labels, classes, mean, std = DATASETS[name](split, seed, **parameters)
-    except TypeError as error:
-        raise DataError(f"dataset {name!r}: {error}") from None
-    settings = {"name": name, "split": split, "seed": seed, **parameters}
-    return Dataset(_normalised(images, mean, std), torch.from_numpy(labels), classes, mean, std, settings)
+    return read_dataset(name, split, seed, parameters)
+
+
+def read_dataset(name: str, split: Split, seed: int, parameters: Mapping[str, Any]) -> Dataset:
+    """`load_dataset` of parameters in a mapping, where any name may stand: DataError for a wrong one."""
+    found = _source(name, split, seed, parameters)
+    return Dataset(
+        _normalised(found.pixels(), found.mean, found.std),
+        torch.from_numpy(found.labels),
+        found.classes,
+        found.mean,
+        found.std,
+        {"name": name, "split": split, "seed": seed, **parameters},
+        found.preparation,
+    )
+
+
+def describe_dataset(name: str, seed: int, parameters: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+    """Classes and number of channels of a dataset, without reading or making an image."""
+    found = _source(name, "train", seed, parameters)
+    return found.classes, len(found.mean)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -106,7 +119,42 @@ def resize(images: Tensor, size: int) -> Tensor:
 Pixels = NDArray[np.uint8]  # (n, c, h, w)
 Labels = NDArray[np.int64]  # (n,)
 Channels = tuple[float, ...]
-Raw = tuple[Pixels, Labels, tuple[str, ...], Channels, Channels]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A split before its images are read or made: `pixels`, called once, does that.
+
+    The rest is as in `Dataset`.
+    """
+
+    pixels: Callable[[], Pixels]
+    labels: Labels
+    classes: tuple[str, ...]
+    mean: Channels
+    std: Channels
+    preparation: str
+
+
+def _source(name: str, split: Split, seed: int, parameters: Mapping[str, Any]) -> Source:
+    """What the dataset's function finds; DataError for an unknown name, split or parameter."""
+    if name not in DATASETS:
+        raise DataError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    known = dict(list(inspect.signature(DATASETS[name]).parameters.items())[2:])  # after split and seed
+    for parameter in parameters:
+        if parameter not in known:
+            raise DataError(f"{name}: unknown parameter {parameter!r}; known: {', '.join(known)}")
+    for parameter, declared in known.items():
+        if declared.default is inspect.Parameter.empty and parameter not in parameters:
+            raise DataError(f"{name}: parameter {parameter!r} is missing; give it beside the name")
+    return DATASETS[name](split, seed, **parameters)
+
+
+def _check_positive(what: str, value: object, unit: str) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise DataError(f"{what} is {value!r}; give a positive number of {unit}")
 
 
 def _normalised(images: Pixels, mean: Channels, std: Channels) -> Tensor:
@@ -132,28 +180,37 @@ DIGITS_MEAN, DIGITS_STD = 0.22, 0.29
 
 def cluttered_digits(
     split: Split, seed: int, train: int = 40000, validation: int = 2000, test: int = 4000
-) -> Raw:
+) -> Source:
     """24×24 scenes of one whole digit among pieces of others; `train`, `validation`, `test` are how many.
 
     A source digit of scikit-learn's bundled set (8×8) is scaled, turned and shifted at random; four
     patches cut from other scenes' digits and noise are laid over it. The source digits are divided between
     the splits before any scene is made, so that no two splits share one.
     """
-    n = {"train": train, "validation": validation, "test": test}[split]
-    if n < 1:
-        raise DataError(f"cluttered-digits: {split} is {n} images; ask for at least 1")
+    sizes = {"train": train, "validation": validation, "test": test}
+    for part, size in sizes.items():
+        _check_positive(f"cluttered-digits: {part}", size, "images")
     bundled = load_digits()
     order = np.random.default_rng(seed).permutation(len(bundled.target))
     start = sum(SOURCES[before] for before in SPLITS[: SPLITS.index(split)])
     sources = order[start : start + SOURCES[split]]
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    chosen = rng.choice(sources, n)
-    digits = _placed(bundled.images[chosen].astype(np.float32) / 16, rng)
-    scenes = _cluttered(digits, rng)
-    scenes += rng.normal(0, NOISE, scenes.shape).astype(np.float32)
-    pixels = np.rint(scenes.clip(0, 1) * 255).astype(np.uint8)[:, None]
-    names = tuple(str(name) for name in bundled.target_names)
-    return pixels, bundled.target[chosen].astype(np.int64), names, (DIGITS_MEAN,), (DIGITS_STD,)
+    chosen = rng.choice(sources, sizes[split])
+
+    def pixels() -> Pixels:
+        digits = _placed(bundled.images[chosen].astype(np.float32) / 16, rng)
+        scenes = _cluttered(digits, rng)
+        scenes += rng.normal(0, NOISE, scenes.shape).astype(np.float32)
+        return np.asarray(np.rint(scenes.clip(0, 1) * 255)[:, None], dtype=np.uint8)
+
+    return Source(
+        pixels,
+        bundled.target[chosen].astype(np.int64),
+        tuple(str(name) for name in bundled.target_names),
+        (DIGITS_MEAN,),
+        (DIGITS_STD,),
+        f"grey scenes of {SCENE}×{SCENE} pixels",
+    )
 
 
 def _placed(sources: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -201,16 +258,24 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MEMORY_SHARE = 0.8  # of the free memory that one split may take
 
 
-def imagefolder(split: Split, seed: int, path: str, size: int) -> Raw:
+def imagefolder(split: Split, seed: int, path: str | Path, size: int) -> Source:
     """Images in ``path/train/<class>/``, ``path/val/<class>/`` and ``path/test/<class>/``, as RGB.
 
     The shorter side is resized to `size` pixels and the centre is kept; normalised by ImageNet's mean and
-    deviation. Where `val` or `test` is missing, a tenth of each class's training images is held out for it,
-    drawn by the seed. Hidden files are passed over. DataError for a missing folder, a single or an empty
-    class, classes that differ between the folders, an unreadable image, or more images than fit into memory.
+    deviation. Grey is repeated, of 16 bits too, and transparent pixels lie on white. Hidden files are passed
+    over.
+
+    Where `val` or `test` is missing, about a tenth of each class's training images is held out for it, by
+    a hash of the seed, the class and the file's name, so that an image stays in its split when others are
+    added. A class so small that no image falls into a split gives it the next one; that one alone may go
+    back to `train` as the class grows.
+
+    DataError for a missing folder, a single, empty or too small class, classes that differ between the
+    folders, an unreadable image or one whose range is unknown, or more images than fit into memory.
     """
-    if not isinstance(size, int) or size < 1:
-        raise DataError(f"imagefolder: size is {size!r}; give a positive number of pixels")
+    if not isinstance(path, (str, Path)):
+        raise DataError(f"imagefolder: path is {path!r}; give the folder that holds train/")
+    _check_positive("imagefolder: size", size, "pixels")
     root = Path(path)
     if not (root / "train").is_dir():
         raise DataError(f"imagefolder: there is no folder {root / 'train'}; it holds one folder a class")
@@ -233,26 +298,51 @@ def imagefolder(split: Split, seed: int, path: str, size: int) -> Raw:
             )
     for other in missing:
         files[other] = {}
-    for label, name in enumerate(classes):
+    for name in classes:
         found = files["train"][name]
-        held = max(1, round(HELD_OUT * len(found)))
-        if len(found) <= held * len(missing):
+        if len(found) <= len(missing):
             raise DataError(
                 f"imagefolder: {root / 'train' / name} has {len(found)} images, too few to hold out "
-                f"{held} for each of {', '.join(FOLDERS[other] for other in missing)}; add images or folders"
+                f"1 for each of {', '.join(FOLDERS[other] for other in missing)}; add images or folders"
             )
-        order = np.random.default_rng([seed, label]).permutation(len(found)).tolist()
-        for position, other in enumerate(missing):
-            files[other][name] = [found[i] for i in sorted(order[position * held : (position + 1) * held])]
-        files["train"][name] = [found[i] for i in sorted(order[len(missing) * held :])]
+        held = _held_out(found, missing, seed)
+        for other in missing:
+            files[other][name] = held[other]
+        gone = set(itertools.chain(*held.values()))
+        files["train"][name] = [file for file in found if file not in gone]
     chosen = [(file, label) for label, name in enumerate(classes) for file in files[split][name]]
-    return (
-        _read_images(chosen, size),
+    return Source(
+        lambda: _read_images([file for file, _ in chosen], size),
         np.array([label for _, label in chosen]),
         classes,
         IMAGENET_MEAN,
         IMAGENET_STD,
+        f"RGB (grey repeated, transparent pixels on white), the shorter side resized to {size} pixels "
+        f"(bilinear), the centre of {size}×{size} kept",
     )
+
+
+def _held_out(files: Sequence[Path], missing: Sequence[Split], seed: int) -> dict[Split, list[Path]]:
+    """The files of one class that go to each missing split, in order; more than `missing` files.
+
+    Each file has a number in 0…1 that follows from its name alone: those below HELD_OUT are for test, those
+    above 1 - HELD_OUT for validation. At least one goes to each, and at least one stays.
+    """
+    place = {file: _place(file, seed) for file in files}
+    most = (len(files) - 1) // max(len(missing), 1)
+    held = {}
+    for split in missing:
+        distance = {file: 1 - at if split == "validation" else at for file, at in place.items()}
+        count = sum(at < HELD_OUT for at in distance.values())
+        nearest = sorted(files, key=lambda file: (distance[file], file.name))
+        held[split] = sorted(nearest[: min(max(count, 1), most)])
+    return held
+
+
+def _place(file: Path, seed: int) -> float:
+    """A number in 0…1, uniform over names, from the seed and the names of file and class."""
+    found = hashlib.sha256(f"{seed}/{file.parent.name}/{file.name}".encode(errors="surrogateescape")).digest()
+    return int.from_bytes(found[:6]) / 2**48
 
 
 def _class_files(folder: Path) -> dict[str, list[Path]]:
@@ -266,7 +356,7 @@ def _class_files(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _read_images(files: Sequence[tuple[Path, int]], size: int) -> Pixels:
+def _read_images(files: Sequence[Path], size: int) -> Pixels:
     needed, free = 5 * 3 * size * size * len(files), psutil.virtual_memory().available  # uint8 and float32
     if needed > MEMORY_SHARE * free:
         raise DataError(
@@ -274,10 +364,10 @@ def _read_images(files: Sequence[tuple[Path, int]], size: int) -> Pixels:
             f"{free / 2**30:.1f} GiB are free; use a smaller size or fewer images"
         )
     pixels = np.empty((len(files), 3, size, size), dtype=np.uint8)
-    for i, (file, _) in enumerate(files):
+    for i, file in enumerate(files):
         try:
             with Image.open(file) as image:
-                fitted = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
+                fitted = ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(
                 f"imagefolder: cannot read {file} as an image: {error}; repair or remove it"
@@ -286,7 +376,20 @@ def _read_images(files: Sequence[tuple[Path, int]], size: int) -> Pixels:
     return pixels
 
 
-DATASETS: dict[str, Callable[..., Raw]] = {
+def _rgb(image: Image.Image) -> Image.Image:
+    """As RGB of 8 bits: 16 bits scaled down, transparent pixels on white. ValueError for an unknown range."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # PNG has 16 at most
+        grey = np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode} does not say what white is; convert it to 8 or 16 bits")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+DATASETS: dict[str, Callable[..., Source]] = {
     "cluttered-digits": cluttered_digits,
     "imagefolder": imagefolder,
 }

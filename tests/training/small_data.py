@@ -28,6 +28,5 @@ def blobs(n: int = 96, seed: int = 0) -> Dataset:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % 3
     images = torch.randn(n, 1, 24, 24, generator=generator) * 0.5 + (labels - 1.0)[:, None, None, None]
-    return Dataset(
-        images, labels, ("dark", "grey", "bright"), (0.0,), (1.0,), {"name": "blobs", "seed": seed}
-    )
+    described = {"name": "blobs", "seed": seed}
+    return Dataset(images, labels, ("dark", "grey", "bright"), (0.0,), (1.0,), described, "noise")

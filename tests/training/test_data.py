@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from hwnas.errors import DataError
 from hwnas.training import data as data_module
-from hwnas.training.data import SOURCES, SPLITS, load_dataset, resize
+from hwnas.training.data import SOURCES, SPLITS, describe_dataset, load_dataset, read_dataset, resize
 
 SMALL = {"train": 300, "validation": 120, "test": 130}
 
@@ -81,10 +85,24 @@ def test_wrong_requests_are_refused() -> None:
         load_dataset("digits")
     with pytest.raises(DataError, match="unknown split 'val'; known: train"):
         load_dataset("cluttered-digits", "val")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="unexpected keyword argument 'n'"):
+    with pytest.raises(DataError, match="unknown parameter 'n'; known: train, validation, test"):
         load_dataset("cluttered-digits", n=3)
-    with pytest.raises(DataError, match="ask for at least 1"):
-        load_dataset("cluttered-digits", train=0)
+    with pytest.raises(DataError, match="parameter 'size' is missing"):
+        load_dataset("imagefolder", path="photos")
+    for wrong in (0, "many", True, 2.5):
+        with pytest.raises(DataError, match=f"train is {wrong!r}; give a positive number of images"):
+            load_dataset("cluttered-digits", train=wrong)
+
+
+@pytest.mark.parametrize("name", ["split", "seed", "name"])
+def test_parameters_in_a_mapping_may_have_any_name(name: str) -> None:
+    parameters = {**SMALL, name: 3}
+    with pytest.raises(DataError, match=f"unknown parameter '{name}'; known: train"):
+        read_dataset("cluttered-digits", "test", 0, parameters)
+    with pytest.raises(DataError, match=f"unknown parameter '{name}'; known: train"):
+        describe_dataset("cluttered-digits", 0, parameters)
+    read = read_dataset("cluttered-digits", "test", 7, SMALL)
+    assert read.checksum == load_dataset("cluttered-digits", "test", 7, **SMALL).checksum
 
 
 def test_subset_and_batches() -> None:
@@ -94,6 +112,7 @@ def test_subset_and_batches() -> None:
     assert torch.equal(subset.images, data.subset(50, rng=0).images)
     assert not torch.equal(subset.images, data.subset(50, rng=1).images)
     assert subset.settings["subset"] == 50
+    assert subset.checksum != data.checksum
     sizes = [(tuple(images.shape), len(labels)) for images, labels in subset.batches(32, 16)]
     assert sizes == [((25, 1, 16, 16), 25), ((25, 1, 16, 16), 25)]
     assert torch.equal(torch.cat([labels for _, labels in subset.batches(7)]), subset.labels)
@@ -143,16 +162,115 @@ def test_imagefolder(folder: Path) -> None:
     torch.testing.assert_close(pixels[3, :, 0, 0] * 255, torch.tensor([0.0, 3.0, 255.0]), rtol=0, atol=1e-2)
 
 
-def test_missing_splits_are_held_out_of_train(folder: Path) -> None:
+def test_a_dataset_is_described_without_an_image(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in folder.rglob("*.png"):
+        file.write_bytes(b"nonsense")
+    assert describe_dataset("imagefolder", 0, {"path": str(folder), "size": 8}) == (("cat", "dog"), 3)
+    monkeypatch.setattr(data_module, "_placed", lambda *_: pytest.fail("made"))
+    assert describe_dataset("cluttered-digits", 0, {}) == (tuple("0123456789"), 1)
+
+
+def test_datasets_say_how_they_prepare(folder: Path) -> None:
+    words = load(folder).subset(2, rng=0).preparation
+    assert "the shorter side resized to 8 pixels" in words
+    assert "the centre of 8×8 kept" in words
+    assert load_dataset("cluttered-digits", **SMALL).preparation == "grey scenes of 24×24 pixels"
+
+
+def read_one(folder: Path, image: Image.Image, name: str, **how: Any) -> np.ndarray:
+    """The pixels, (3, 8, 8) in 0…255, that imagefolder makes of an image."""
+    for other in ("cat", "dog"):
+        write_images(folder / "train" / other, 4, 0)
+    image.save(folder / "train" / "cat" / name, **how)
+    data = load(folder)
+    pixels = data.images * torch.tensor(data.std)[:, None, None] + torch.tensor(data.mean)[:, None, None]
+    names = [f.name for f in sorted((folder / "train" / "cat").iterdir())]
+    return np.rint(pixels[names.index(name)].numpy() * 255)
+
+
+@pytest.mark.parametrize("kept", ["png", "tif"])
+def test_grey_of_16_bits_keeps_its_range(tmp_path: Path, kept: str) -> None:
+    add_test_folders(tmp_path)
+    ramp = np.linspace(0, 65535, 8).round().astype(np.uint16)
+    image = Image.fromarray(np.tile(ramp, (8, 1)))
+    found = read_one(tmp_path, image, f"deep.{kept}")
+    assert np.array_equal(found, np.broadcast_to(np.rint(ramp / 257.0), (3, 8, 8)))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_an_image_of_unknown_range_is_refused(tmp_path: Path, dtype: type) -> None:
+    add_test_folders(tmp_path)
+    with pytest.raises(DataError, match=r"deep\.tif as an image: mode [IF] .*convert it to 8 or 16 bits"):
+        read_one(tmp_path, Image.fromarray(np.full((8, 8), 70000, dtype)), "deep.tif")
+
+
+def test_transparent_pixels_lie_on_white(tmp_path: Path) -> None:
+    red, clear = (255, 0, 0), np.zeros((8, 8, 4), np.uint8)
+    clear[:, :, :3] = red
+    clear[:, 4:, 3] = 255
+    expected = np.full((3, 8, 8), 255.0)
+    expected[1:, :, 4:] = 0
+    palette = Image.new("P", (8, 8))
+    palette.putpalette([0, 0, 0, *red])
+    palette.paste(1, (4, 0, 8, 8))
+    grey = Image.new("LA", (8, 8), (9, 0))
+    for i, (image, how, wanted) in enumerate(
+        [
+            (Image.fromarray(clear), {}, expected),
+            (palette, {"transparency": 0}, expected),
+            (palette, {"transparency": b"\x00\xff"}, expected),
+            (grey, {}, np.full((3, 8, 8), 255.0)),
+        ]
+    ):
+        add_test_folders(tmp_path / str(i))
+        assert np.array_equal(read_one(tmp_path / str(i), image, "clear.png", **how), wanted)
+
+
+def add_test_folders(folder: Path) -> None:
     for split in ("val", "test"):
-        for file in sorted((folder / split).rglob("*"), reverse=True):
-            file.unlink() if file.is_file() else file.rmdir()
-        (folder / split).rmdir()
+        for name in ("cat", "dog"):
+            write_images(folder / split / name, 1, 9)
+
+
+def drop(folder: Path, *splits: str) -> None:
+    for split in splits:
+        shutil.rmtree(folder / split)
+
+
+def test_missing_splits_are_held_out_of_train(folder: Path) -> None:
+    drop(folder, "val", "test")
     parts = [load(folder, split, seed=4) for split in SPLITS]
-    assert [len(data) for data in parts] == [32, 4, 4]
+    assert sum(len(data) for data in parts) == 40
+    assert all(set(data.labels.tolist()) == {0, 1} for data in parts)
     found = {tuple(image.flatten().tolist()) for data in parts for image in data.images}
     assert len(found) == 40
     assert load(folder, "test", seed=4).checksum == parts[2].checksum != load(folder, "test", seed=5).checksum
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(3, 60), st.integers(0, 2**32), st.sampled_from([("test",), ("validation", "test")]))
+def test_every_split_has_an_image_and_no_image_is_in_two(
+    n: int, seed: int, missing: tuple[data_module.Split, ...]
+) -> None:
+    files = [Path("train") / "cat" / f"{i}.png" for i in range(n)]
+    held = data_module._held_out(files, missing, seed)
+    assert set(held) == set(missing)
+    assert all(held.values())
+    together = [file for part in held.values() for file in part]
+    assert len(set(together)) == len(together) < n
+
+
+def test_an_image_stays_in_its_split_when_others_are_added() -> None:
+    files = [Path("train") / "cat" / f"{i}.png" for i in range(4000)]
+    every = data_module._held_out(files, ("validation", "test"), 0)
+    some = data_module._held_out(files[::2], ("validation", "test"), 0)
+    only = data_module._held_out(files, ("test",), 0)
+    moved = [Path("elsewhere") / file for file in files]
+    for split, held in every.items():
+        assert 0.08 < len(held) / len(files) < 0.12
+        assert some[split] == [file for file in held if file in set(files[::2])]
+    assert only["test"] == every["test"]  # a folder for validation does not change test
+    assert data_module._held_out(moved, ("test",), 0)["test"] == [Path("elsewhere") / f for f in only["test"]]
 
 
 def test_imagefolder_says_what_is_wrong(folder: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def spoiled(data: Dataset) -> Dataset:
     """The same with a NaN in one image."""
     images = data.images.clone()
     images[50] = float("nan")
-    return Dataset(images, data.labels, data.classes, data.mean, data.std, data.settings)
+    return dataclasses.replace(data, images=images)
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path: Path) -> None:
