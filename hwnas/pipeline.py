@@ -315,10 +315,10 @@ class Run:
     def data(self, split: Literal["train", "validation", "test"]) -> Dataset:
         """One split of the experiment's data."""
         if split not in self._data:
-            from hwnas.training.data import load_dataset
+            from hwnas.training.data import read_dataset
 
             named = self.config.data
-            self._data[split] = load_dataset(named.name, split, self.config.seed, **named.parameters)
+            self._data[split] = read_dataset(named.name, split, self.config.seed, named.parameters)
         return self._data[split]
 
     @cached_property
@@ -330,8 +330,11 @@ class Run:
         """The search space; classes and channels are those of the data unless the experiment says them."""
         parameters = dict(self.config.space.parameters)
         if not {"classes", "channels"} <= parameters.keys():
-            train = self.data("train")
-            parameters = {"classes": len(train.classes), "channels": train.images.shape[1], **parameters}
+            from hwnas.training.data import describe_dataset
+
+            named = self.config.data
+            classes, channels = describe_dataset(named.name, self.config.seed, named.parameters)
+            parameters = {"classes": len(classes), "channels": channels, **parameters}
         return get_space(self.config.space.name, **parameters)
 
     @cached_property
@@ -833,6 +836,7 @@ def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
         entry,
         experiment=run.config.name,
         input_shape=run.space.operators(run.space.architecture(entry["architecture"]))[0].in_shape,
+        preparation=data.preparation,
         preprocessing={"mean": data.mean, "std": data.std},
         classes=data.classes,
         device=f"{run.latency.device['cpu']}, {runtime['name']} {runtime['version']}, "

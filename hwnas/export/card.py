@@ -22,11 +22,15 @@ def model_card(
     *,
     experiment: str,
     input_shape: tuple[int, ...],
+    preparation: str,
     preprocessing: Mapping[str, Sequence[float]],
     classes: Sequence[str],
     device: str,
 ) -> str:
-    """Markdown for one entry of pareto.json. `input_shape` is (channels, height, width)."""
+    """Markdown for one entry of pareto.json. `input_shape` is (channels, height, width).
+
+    `preparation` says how the dataset's images become pixels, before they are resized for the network.
+    """
     channels, size = input_shape[0], input_shape[1]
     measured = entry["measured"]
     latency = "not measured yet"
@@ -57,9 +61,10 @@ Latency is warm and back to back; the test split was not used in training or sea
 
 ## Input
 
-RGB or grey images as float32 of shape (1, {channels}, {size}, {size}), resized to {size}×{size} pixels
-(bilinear, antialiased), scaled to 0–1, less the mean {json.dumps(list(preprocessing["mean"]))}, over the
-standard deviation {json.dumps(list(preprocessing["std"]))}. Output: {len(classes)} logits, one a class:
+Float32 of shape (1, {channels}, {size}, {size}). Images were prepared as: {preparation};
+then resized to {size}×{size} (bilinear, antialiased), scaled to 0–1, less the mean
+{json.dumps(list(preprocessing["mean"]))}, over the standard deviation
+{json.dumps(list(preprocessing["std"]))}. Output: {len(classes)} logits, one a class:
 {", ".join(classes[:20])}{" …" if len(classes) > 20 else ""}.
 
 ## Use

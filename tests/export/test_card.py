@@ -19,6 +19,7 @@ def test_the_card_says_what_is_known_and_its_program_runs(tiny_run: Path) -> Non
     assert f"{entry['measured']['latency_ms']:.4g} ms" in card
     for name, value in entry["architecture"].items():
         assert f"| `{name}` | {value} |" in card
+    assert "prepared as: grey scenes of 24×24 pixels;\nthen resized to" in card
     (program,) = re.findall(r"```python\n(.*?)```", card, re.S)
     result = subprocess.run(
         [sys.executable, "-c", program],
