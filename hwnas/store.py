@@ -22,7 +22,7 @@ import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from typing import Any
 from hwnas.errors import ChecksumError, StoreError
 
 SCHEMA = 1
+REMEDY = "restore it from a copy, delete it to lose its evaluations, or use another run folder (--run-dir)"
 
 
 # ---- artefacts ----------------------------------------------------------------------------------
@@ -168,17 +169,37 @@ CREATE TABLE IF NOT EXISTS stages (
 """
 
 
+def _opened_for_reading(path: Path) -> sqlite3.Connection:
+    """A store whose folder cannot be written. What an unfinished process left beside it would be missed."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise StoreError(
+            f"cannot open {path}: {log.name} must be merged into it; copy both to a writable folder"
+        )
+    return sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True, isolation_level=None)
+
+
 class Store:
     """run.db. Every method that writes has committed when it returns."""
 
     def __init__(self, path: str | Path | None = None) -> None:
-        """Open or create; without a path it lives in memory. StoreError for a file that is no store."""
+        """Open or create; without a path it lives in memory. StoreError for a file that is no store.
+
+        Where nothing can be written (read-only media) a store that was closed is opened for reading.
+        """
         self.path = None if path is None else Path(path)
         try:
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path or ":memory:", timeout=30, isolation_level=None)
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            try:
+                version = self._version()
+            except sqlite3.OperationalError as error:
+                if self.path is None or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN:
+                    raise
+                self._db.close()
+                self._db = _opened_for_reading(self.path)
+                version = self._version()
             if version > SCHEMA:
                 raise StoreError(
                     f"{self.path} has schema {version}, this hwnas reads up to {SCHEMA}; use a newer hwnas"
@@ -189,7 +210,10 @@ class Store:
                 self._db.executescript(_TABLES)
                 self._db.execute(f"PRAGMA user_version={SCHEMA}")
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"cannot open {self.path}: {error}") from None
+            raise StoreError(f"cannot open {self.path}: {error}; {REMEDY}") from None
+
+    def _version(self) -> int:
+        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def close(self) -> None:
         self._db.close()
@@ -205,7 +229,16 @@ class Store:
                 raise
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            raise StoreError(f"cannot write {self.path}: {error}; nothing of this step was stored") from None
+            raise StoreError(
+                f"cannot write {self.path}: {error}; nothing of this step was stored "
+                "(can its folder be written, is the disk full?)"
+            ) from None
+
+    def _read(self, query: str, *values: str) -> list[Any]:
+        try:
+            return self._db.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read {self.path}: {error}; {REMEDY}") from None
 
     def begin_search(self, search: str, settings: Mapping[str, Any]) -> None:
         """Begin a search, or go on with it; StoreError, naming what differs, if its settings were others."""
@@ -218,13 +251,25 @@ class Store:
             if before.get(key) != now.get(key):
                 raise StoreError(
                     f"the stored search {search!r} has {key} {before.get(key)}, now it is {now.get(key)}; "
-                    "give another name, or forget the stored one (forget_search)"
+                    "give another name, or make the search again: --restart search (Store.forget_search)"
                 )
 
-    def add_round(self, search: str, space: str, architectures: Mapping[str, Mapping[str, Any]]) -> None:
-        """The next batch of a search, id → values by choice name, in the order asked."""
+    def add_round(
+        self, search: str, number: int, space: str, architectures: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Batch `number`, from 0, of a search, id → values by choice name, in the order asked.
+
+        StoreError unless it is the next one: then another process goes on with the same search.
+        """
         with self._transaction() as db:
-            number = len(self.rounds(search))
+            known = db.execute(
+                "SELECT coalesce(max(number) + 1, 0) FROM rounds WHERE search = ?", (search,)
+            ).fetchone()[0]
+            if number != known:
+                raise StoreError(
+                    f"the search {search!r} of {self.path} has {known} rounds, not {number}: another process "
+                    "is searching here; wait for it to end, then search again"
+                )
             db.executemany(
                 "INSERT OR IGNORE INTO architectures VALUES (?, ?, ?)",
                 [(key, space, json.dumps(values)) for key, values in architectures.items()],
@@ -237,15 +282,20 @@ class Store:
     def rounds(self, search: str) -> list[list[dict[str, Any]]]:
         """The batches of a search so far: values by choice name, in the order asked."""
         found: list[list[dict[str, Any]]] = []
-        for number, choices in self._db.execute(
+        for number, choices in self._read(
             "SELECT number, choices FROM rounds JOIN architectures ON id = architecture "
             "WHERE search = ? ORDER BY number, position",
-            (search,),
+            search,
         ):
             if number == len(found):
                 found.append([])
             found[-1].append(json.loads(choices))
         return found
+
+    def forget_rounds(self, search: str, first: int) -> None:
+        """Drop the batches of a search from number `first` on; their measurements stay."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM rounds WHERE search = ? AND number >= ?", (search, first))
 
     def add_measurement(self, measurement: Measurement) -> None:
         """A true value, or a failure. A second one of the same key takes the place of a failed one only."""
@@ -270,21 +320,32 @@ class Store:
 
     def measurements(self, metric: str, source: str) -> dict[str, Measurement]:
         """All that is known of one metric from one source, by architecture id."""
-        rows = self._db.execute(
+        rows = self._read(
             "SELECT architecture, metric, source, value, error, seconds FROM measurements "
             "WHERE metric = ? AND source = ?",
-            (metric, source),
+            metric,
+            source,
         )
         return {row[0]: Measurement(*row) for row in rows}
 
+    def forget_failures(self, metric: str, source: str, architectures: Iterable[str]) -> None:
+        """Drop the failures of one metric from one source, so that they are tried again; values stay."""
+        with self._transaction() as db:
+            db.executemany(
+                "DELETE FROM measurements "
+                "WHERE metric = ? AND source = ? AND architecture = ? AND value IS NULL",
+                [(metric, source, architecture) for architecture in architectures],
+            )
+
     def copy_measurements(self, other: Store, metric: str, source: str) -> int:
         """Take over what another store knows of one metric from one source, and when; how many there are."""
-        found = other._db.execute(
+        found = other._read(
             "SELECT a.id, a.space, a.choices, m.metric, m.source, m.value, m.error, m.seconds, m.created "
             "FROM measurements m JOIN architectures a ON a.id = m.architecture "
             "WHERE m.metric = ? AND m.source = ? AND m.value IS NOT NULL",
-            (metric, source),
-        ).fetchall()
+            metric,
+            source,
+        )
         with self._transaction() as db:
             db.executemany("INSERT OR IGNORE INTO architectures VALUES (?, ?, ?)", [row[:3] for row in found])
             db.executemany(
@@ -303,8 +364,8 @@ class Store:
 
     def stage(self, name: str) -> dict[str, Any] | None:
         """What a finished stage was made from and made: {"inputs": …, "outputs": …}; None if unfinished."""
-        row = self._db.execute("SELECT inputs, outputs FROM stages WHERE name = ?", (name,)).fetchone()
-        return None if row is None else {"inputs": json.loads(row[0]), "outputs": json.loads(row[1])}
+        rows = self._read("SELECT inputs, outputs FROM stages WHERE name = ?", name)
+        return {"inputs": json.loads(rows[0][0]), "outputs": json.loads(rows[0][1])} if rows else None
 
     def finish_stage(self, name: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Mark a stage as finished, with plain data on what it was made from and made."""

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from hwnas.errors import ChecksumError, StoreError
-from hwnas.store import Measurement, Store, file_digest, read_json, write_bytes, write_json
+from hwnas.store import (
+    Measurement,
+    Store,
+    _opened_for_reading,
+    file_digest,
+    read_json,
+    write_bytes,
+    write_json,
+)
 
 
 def test_json_round_trip_and_seal(tmp_path: Path) -> None:
@@ -57,7 +65,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
 def test_not_a_database(tmp_path: Path) -> None:
     path = tmp_path / "run.db"
     path.write_bytes(b"not a database" * 100)
-    with pytest.raises(StoreError, match=r"cannot open .*run\.db"):
+    with pytest.raises(StoreError, match=r"cannot open .*run\.db.*restore it from a copy.*--run-dir"):
         Store(path)
 
 
@@ -77,9 +85,9 @@ def measured(value: float | None, error: str | None = None) -> Measurement:
 
 def test_rounds_and_measurements_survive_reopening(tmp_path: Path) -> None:
     store = Store(tmp_path / "run.db")
-    store.add_round("s", "space-1", {"a1": {"k": 3}, "a2": {"k": 5}})
-    store.add_round("s", "space-1", {"a3": {"k": 7}})
-    store.add_round("other", "space-1", {"a1": {"k": 3}})
+    store.add_round("s", 0, "space-1", {"a1": {"k": 3}, "a2": {"k": 5}})
+    store.add_round("s", 1, "space-1", {"a3": {"k": 7}})
+    store.add_round("other", 0, "space-1", {"a1": {"k": 3}})
     store.add_measurement(measured(91.5))
     store.close()
     store = Store(tmp_path / "run.db")
@@ -95,7 +103,7 @@ def test_rounds_and_measurements_survive_reopening(tmp_path: Path) -> None:
 
 def test_a_value_is_never_overwritten_but_a_failure_is() -> None:
     store = Store()
-    store.add_round("s", "space-1", {"a1": {}})
+    store.add_round("s", 0, "space-1", {"a1": {}})
     store.add_measurement(measured(None, "out of memory"))
     store.add_measurement(measured(50.0))
     store.add_measurement(measured(60.0))
@@ -106,7 +114,7 @@ def test_a_value_is_never_overwritten_but_a_failure_is() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_not_a_number_is_refused(value: float) -> None:
     store = Store()
-    store.add_round("s", "space-1", {"a1": {}})
+    store.add_round("s", 0, "space-1", {"a1": {}})
     with pytest.raises(StoreError, match="not a number"):
         store.add_measurement(measured(value))
     store.close()
@@ -116,7 +124,7 @@ def test_a_failed_transaction_stores_nothing() -> None:
     store = Store()
     with pytest.raises(StoreError, match="nothing of this step was stored"):
         store.add_measurement(measured(None, None))
-    store.add_round("s", "space-1", {"a1": {}})
+    store.add_round("s", 0, "space-1", {"a1": {}})
     with pytest.raises(StoreError):
         store.add_measurement(measured(None, None))
     assert store.measurements("accuracy", "net") == {}
@@ -135,11 +143,11 @@ def test_stages() -> None:
 
 def test_measurements_are_copied_by_metric_and_source() -> None:
     one, other = Store(), Store()
-    one.add_round("search", "space", {name: {"c": name} for name in "abcd"})
+    one.add_round("search", 0, "space", {name: {"c": name} for name in "abcd"})
     for name, source, value in [("a", "s", 1.0), ("b", "s", 2.0), ("c", "t", 3.0), ("d", "s", None)]:
         error = None if value is not None else "broke"
         one.add_measurement(Measurement(name, "accuracy", source, value, error, 0.5))
-    other.add_round("search", "space", {"b": {"c": "b"}})
+    other.add_round("search", 0, "space", {"b": {"c": "b"}})
     other.add_measurement(Measurement("b", "accuracy", "s", 9.0, None, 0.1))
     assert other.copy_measurements(one, "accuracy", "s") == 2
     assert other.copy_measurements(one, "accuracy", "s") == 2
@@ -149,3 +157,68 @@ def test_measurements_are_copied_by_metric_and_source() -> None:
     assert other.measurements("accuracy", "t") == {}
     one.close()
     other.close()
+
+
+def test_only_the_next_round_is_taken(tmp_path: Path) -> None:
+    one, other = Store(tmp_path / "run.db"), Store(tmp_path / "run.db")
+    one.add_round("s", 0, "space-1", {"a1": {"k": 3}})
+    with pytest.raises(StoreError, match="has 1 rounds, not 0: another process is searching here"):
+        other.add_round("s", 0, "space-1", {"a2": {"k": 5}})
+    other.add_round("s", 1, "space-1", {"a2": {"k": 5}})
+    assert one.rounds("s") == [[{"k": 3}], [{"k": 5}]]
+    one.forget_rounds("s", 1)
+    assert other.rounds("s") == [[{"k": 3}]]
+    one.close()
+    other.close()
+
+
+def test_failures_are_forgotten_and_values_are_not() -> None:
+    store = Store()
+    store.add_round("s", 0, "space-1", {"a1": {}, "a2": {}})
+    store.add_measurement(measured(None, "out of memory"))
+    store.add_measurement(Measurement("a2", "accuracy", "net", 50.0, None, 0.5))
+    store.forget_failures("accuracy", "another net", ["a1", "a2"])
+    assert set(store.measurements("accuracy", "net")) == {"a1", "a2"}
+    store.forget_failures("accuracy", "net", ["a1", "a2"])
+    assert set(store.measurements("accuracy", "net")) == {"a2"}
+    store.close()
+
+
+def test_a_damaged_store_is_named_with_a_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    store = Store(path)
+    store.add_round("s", 0, "space-1", {"a1": {}})
+    store.add_measurement(measured(91.5))
+    store.finish_stage("train", {}, {})
+    store.close()
+    page = 4096
+    path.write_bytes(path.read_bytes()[:page] + b"\xff" * (path.stat().st_size - page))
+    store, sound = Store(path), Store()
+    for read in (
+        lambda: store.rounds("s"),
+        lambda: store.measurements("accuracy", "net"),
+        lambda: store.stage("train"),
+        lambda: sound.copy_measurements(store, "accuracy", "net"),
+    ):
+        with pytest.raises(StoreError, match=r"cannot read .*run\.db.*restore it from a copy"):
+            read()
+    store.close()
+    sound.close()
+
+
+def test_a_closed_store_is_read_where_nothing_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "run?%20.db"
+    store = Store(path)
+    store.add_round("s", 0, "space-1", {"a1": {"k": 3}})
+    store.add_measurement(measured(91.5))
+    store.close()
+    (tmp_path / f"{path.name}-shm").mkdir()  # no shared memory can be made, as on read-only media
+    store = Store(path)
+    assert store.rounds("s") == [[{"k": 3}]]
+    assert store.measurements("accuracy", "net") == {"a1": measured(91.5)}
+    with pytest.raises(StoreError, match=r"cannot write .*readonly.*can its folder be written"):
+        store.finish_stage("train", {}, {})
+    store.close()
+    (tmp_path / f"{path.name}-wal").write_bytes(b"what a process left")
+    with pytest.raises(StoreError, match="must be merged into it; copy both to a writable folder"):
+        _opened_for_reading(path)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hwnas.errors import SearchError, SpaceError
+from hwnas.errors import HwnasError, SearchError, SpaceError
 from hwnas.progress import Progress, silent
 from hwnas.searching.feasible import check_feasible
 from hwnas.searching.objectives import (
@@ -20,7 +20,8 @@ from hwnas.searching.objectives import (
     Objective,
     Problem,
     Values,
-    checked_values,
+    real_values,
+    whole,
 )
 from hwnas.searching.pareto import ParetoFront, hypervolume
 from hwnas.searching.strategies import get_strategy
@@ -84,16 +85,17 @@ def search(
 
     With a store each round and each expensive value is kept as soon as it is there. A search of the same
     `name` goes on where it stopped; what is stored is never evaluated again. An expensive value that cannot
-    be had (an exception, a NaN) is a failed evaluation: counted, and never on the front.
+    be had (an exception, a NaN) is a failed evaluation: counted, and never on the front. An HwnasError of
+    an evaluate function says that it lacks something: it ends the search, which goes on when it is there.
 
     Raises InfeasibleError at once when no architecture satisfies the bounds on cheap metrics, with the
     nearest reachable value; SearchError when objectives, constraints or options are wrong, when an evaluate
-    function returns another shape, or when at least 10 and more than half of the evaluations failed;
-    StoreError when the store holds another search of this name.
+    function returns another shape, or when at least 10 and more than half of the evaluations failed (then
+    the search goes back to before the first failure, and tries again when it is run again); StoreError when
+    the store holds another search of this name, or another process goes on with this one.
     """
     problem = Problem(space, tuple(objectives), tuple(constraints))
-    if evaluations < 1:
-        raise SearchError(f"evaluations is at least 1, got {evaluations}")
+    evaluations, seed = whole("evaluations", evaluations, 1), whole("seed", seed, 0)
     strategist = get_strategy(strategy, problem, seed, **options)
     check_feasible(problem, seed)
     store = Store() if store is None else store
@@ -101,22 +103,30 @@ def search(
     evaluator = _Evaluator(problem, store, name)
     replay = [_architectures(space, batch, name) for batch in store.rounds(name)]
     done: list[Evaluation] = []
+    failed_from: int | None = None  # the first round with a failure
+    number = 0
     while len(done) < evaluations:
-        stored = bool(replay)
-        batch = replay.pop(0) if stored else strategist.ask(evaluations - len(done))
+        stored = number < len(replay)
+        batch = replay[number] if stored else strategist.ask(evaluations - len(done))
         if len(batch) == 0:
             break
         if not stored:
-            store.add_round(name, space.id, {arch.id: arch.values for arch in batch})
+            evaluator.forget_failures(batch)
+            store.add_round(name, number, space.id, {arch.id: arch.values for arch in batch})
         told = []
         exact = problem.exact_metrics(batch)
         for i, arch in enumerate(batch[: evaluations - len(done)]):
             known = {metric: float(values[i]) for metric, values in exact.items()}
-            told.append(evaluator.evaluate(arch, known, stored))
-            _stop_if_failing(done + told)
+            told.append(evaluator.evaluate(arch, known))
+            if told[-1].status == "failed":
+                failed_from = number if failed_from is None else failed_from
+                if _most_failed(done + told):
+                    store.forget_rounds(name, failed_from)
+                    raise SearchError(_why_stopped(done + told))
             progress(len(done) + len(told), evaluations, _summary(problem, done + told))
         strategist.tell(told)
         done += told
+        number += 1
     return SearchResult(problem, tuple(done))
 
 
@@ -129,12 +139,20 @@ class _Evaluator:
         self.sources = {o.name: o.source or f"search {search}" for o in problem.expensive}
         self.known = {name: store.measurements(name, source) for name, source in self.sources.items()}
 
-    def evaluate(self, arch: Architecture, exact: dict[str, float], replayed: bool) -> Evaluation:
-        """`exact` holds the cheap metrics. A stored failure stands in a replayed round, else is retried."""
+    def forget_failures(self, batch: Architectures) -> None:
+        """What failed in another search, or before this one was stopped, is tried again in a new round."""
+        for name, known in self.known.items():
+            failed = [arch.id for arch in batch if arch.id in known and known[arch.id].value is None]
+            self.store.forget_failures(name, self.sources[name], failed)
+            for key in failed:
+                del known[key]
+
+    def evaluate(self, arch: Architecture, exact: dict[str, float]) -> Evaluation:
+        """`exact` holds the cheap metrics."""
         values = dict(exact)
         for objective in self.problem.expensive:
             measurement = self.known[objective.name].get(arch.id)
-            if measurement is None or (measurement.value is None and not replayed):
+            if measurement is None:
                 measurement = self._measure(objective, arch)
                 self.store.add_measurement(measurement)
                 self.known[objective.name][arch.id] = measurement
@@ -149,13 +167,14 @@ class _Evaluator:
         value, error = None, None
         try:
             raw = objective.evaluate(Architectures(self.problem.space, np.array([arch.genotype])))
+        except HwnasError:
+            raise
         except Exception as problem:
             error = f"{type(problem).__name__}: {problem}"
         else:
-            if np.size(raw) == 1 and not np.isfinite(np.asarray(raw, dtype=float)).all():
-                error = f"the value is {np.ravel(raw)[0]}"
-            else:
-                value = float(checked_values(objective.name, lambda _: raw, [arch])[0])
+            value = float(real_values(objective.name, raw, 1)[0])
+            if not np.isfinite(value):
+                value, error = None, f"the value is {value}"
         seconds = time.perf_counter() - begin
         return Measurement(arch.id, objective.name, self.sources[objective.name], value, error, seconds)
 
@@ -167,7 +186,7 @@ def _settings(problem: Problem, strategy: str, seed: int, options: dict[str, Any
         "objectives": [[o.name, o.direction, o.expensive, o.source] for o in problem.objectives],
         "constraints": [[c.name, c.lower, c.upper] for c in problem.constraints],
         "strategy": strategy,
-        "options": options,
+        "options": {key: v.item() if isinstance(v, np.generic) else v for key, v in options.items()},
         "seed": seed,
     }
 
@@ -179,13 +198,17 @@ def _architectures(space: SearchSpace, batch: Sequence[dict[str, Any]], name: st
         raise SearchError(f"the stored search {name!r} does not fit this space: {error}") from None
 
 
-def _stop_if_failing(evaluations: Sequence[Evaluation]) -> None:
-    failed = [e for e in evaluations if e.status == "failed"]
-    if len(failed) > TOLERATED_FAILURES and 2 * len(failed) > len(evaluations):
-        raise SearchError(
-            f"{len(failed)} of {len(evaluations)} evaluations failed, the last with {failed[-1].error!r}; "
-            "mend the evaluate function, then search afresh (another name, or forget_search of the store)"
-        )
+def _most_failed(evaluations: Sequence[Evaluation]) -> bool:
+    failed = sum(e.status == "failed" for e in evaluations)
+    return failed > TOLERATED_FAILURES and 2 * failed > len(evaluations)
+
+
+def _why_stopped(evaluations: Sequence[Evaluation]) -> str:
+    errors = [e.error for e in evaluations if e.status == "failed"]
+    return (
+        f"{len(errors)} of {len(evaluations)} evaluations failed, the last with {errors[-1]!r}; "
+        "mend what evaluates, then run the search again: it tries them again"
+    )
 
 
 def _summary(problem: Problem, evaluations: Sequence[Evaluation]) -> str:

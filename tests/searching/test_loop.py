@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import hwnas
 from hwnas import Constraint, Objective, SearchResult, search
-from hwnas.errors import InfeasibleError, SearchError, StoreError
-from hwnas.searching.strategies import STRATEGIES
+from hwnas.errors import DataError, InfeasibleError, SearchError, StoreError
+from hwnas.searching.strategies import STRATEGIES, check_strategy
 from hwnas.store import Store
 from tests.searching.problems import (
     CountingAccuracy,
@@ -184,6 +184,109 @@ def test_a_stored_search_with_other_settings_is_refused() -> None:
         search(toy_space(), objectives(), evaluations=5, store=store, strategy="random")
     store.forget_search("search")
     search(toy_space(), objectives(), evaluations=5, store=store, seed=1)
+
+
+def test_an_error_of_hwnas_ends_the_search_and_is_not_stored() -> None:
+    store, whole = Store(), search(toy_space(), objectives(), evaluations=20)
+
+    def lost(archs: object) -> list[float]:
+        raise DataError("the images are gone")
+
+    for _ in range(2):
+        with pytest.raises(DataError, match="images are gone"):
+            search(toy_space(), objectives(lost), evaluations=20, store=store)
+    result = search(toy_space(), objectives(), evaluations=20, store=store)
+    assert result.evaluations == whole.evaluations
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("die_at", [None, 3, 12])
+def test_a_search_that_was_stopped_tries_its_failures_again(strategy: str, die_at: int | None) -> None:
+    def run(evaluate: CountingAccuracy, store: Store) -> SearchResult:
+        return search(toy_space(), objectives(evaluate), (), strategy, evaluations=30, store=store)
+
+    whole, store = run(CountingAccuracy(), Store()), Store()
+    broken = CountingAccuracy(fails=tuple("0123456789ab"))
+    with pytest.raises(SearchError, match=r"evaluations failed.*tries them again"):
+        run(broken, store)
+    with pytest.raises(SearchError, match="evaluations failed"):
+        run(broken, store)
+    if die_at is not None:
+        with pytest.raises(KeyboardInterrupt):
+            run(CountingAccuracy(die_at), store)
+    assert run(CountingAccuracy(), store).evaluations == whole.evaluations
+
+
+def test_a_second_process_on_the_same_search_is_refused(tmp_path: Path) -> None:
+    def meddle(archs: object) -> np.ndarray:
+        if archs[0].values["depth"] == 1:
+            other = Store(tmp_path / "run.db")
+            rounds = other.rounds("search")
+            other.add_round("search", len(rounds), toy_space().id, {"x": {"depth": 1}})
+        return accuracy(archs)
+
+    with pytest.raises(StoreError, match="another process is searching here"):
+        search(toy_space(), objectives(meddle), evaluations=60, store=Store(tmp_path / "run.db"))
+
+
+def test_numbers_of_numpy_are_stored_as_numbers() -> None:
+    store = Store()
+    bound = [Constraint("cost", upper=np.float32(9))]
+    for seed, batch, limit in [(np.int64(3), np.int64(4), bound), (3, 4, at_most(9))]:
+        result = search(
+            toy_space(), objectives(), limit, evaluations=np.int64(8), seed=seed, batch=batch, store=store
+        )
+        assert len(result.evaluations) == 8
+
+
+@pytest.mark.parametrize("returned", [["high"], {"accuracy": 1}, [1j], np.array([1j]), ["80"], None])
+def test_what_is_no_number_is_named(returned: object) -> None:
+    with pytest.raises(SearchError, match="accuracy: evaluate returned"):
+        search(toy_space(), objectives(lambda archs: returned), evaluations=5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": -1}, "seed is a whole number of at least 0, got -1"),
+        ({"evaluations": 5.5}, "evaluations is a whole number of at least 1, got 5.5"),
+        ({"strategy": "random", "batch": 0}, "batch is a whole number of at least 1, got 0"),
+        ({"strategy": "nsga2", "population": 0}, "population .* at least 1, got 0"),
+        ({"strategy": "nsga2", "population": -3}, "population .* at least 1, got -3"),
+        ({"start": 1}, "start .* at least 2, got 1"),
+        ({"batch": "10"}, "batch .* at least 1, got '10'"),
+    ],
+)
+def test_numbers_out_of_range_are_named(arguments: dict, message: str) -> None:
+    with pytest.raises(SearchError, match=message):
+        search(toy_space(), objectives(), **arguments)
+
+
+@pytest.mark.parametrize("bound", [16.5, 17])
+def test_a_bound_on_an_expensive_metric_that_nothing_meets_ends_with_an_empty_front(bound: float) -> None:
+    problem = [Objective("size", "max", cost, expensive=True), Objective("depth", "min", _depth)]
+    result = search(toy_space(), problem, [Constraint("size", lower=bound)], evaluations=60)
+    assert len(result.evaluations) == 60
+    assert len(result.front) == 0
+    assert max(e.metrics["size"] for e in result.evaluations) == 15  # the nearest to the bound was found
+
+
+def _depth(archs: object) -> list[int]:
+    return [arch.values["depth"] for arch in archs]
+
+
+def test_a_strategy_is_checked_without_a_problem() -> None:
+    for name in STRATEGIES:
+        check_strategy(name)
+    check_strategy("linas", predictor="ridge", start=5)
+    for name, options, message in [
+        ("lians", {}, "'lians'"),
+        ("linas", {"predictor": "gpp"}, "'gpp'"),
+        ("linas", {"start": 0}, "got 0"),
+        ("random", {"predictor": "gp"}, "predictor"),
+    ]:
+        with pytest.raises(SearchError, match=message):
+            check_strategy(name, **options)
 
 
 # ---- determinism --------------------------------------------------------------------------------
