@@ -6,8 +6,10 @@ Objectives keep their direction everywhere; signs flip in one function, `strateg
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -56,12 +58,15 @@ class Constraint:
     evaluate: Evaluate | None = None
 
     def __post_init__(self) -> None:
-        bounds = [bound for bound in (self.lower, self.upper) if bound is not None]
-        if not bounds or not all(math.isfinite(bound) for bound in bounds):
+        bounds: list[Any] = [bound for bound in (self.lower, self.upper) if bound is not None]
+        if not bounds or not all(isinstance(b, Real) and math.isfinite(b) for b in bounds):
             raise SearchError(
                 f"constraint {self.name!r}: give a finite upper or lower bound, "
-                f"got lower={self.lower}, upper={self.upper}"
+                f"got lower={self.lower!r}, upper={self.upper!r}"
             )
+        for side in ("lower", "upper"):
+            bound = getattr(self, side)
+            object.__setattr__(self, side, None if bound is None else float(bound))
         if len(bounds) == 2 and bounds[0] > bounds[1]:
             raise SearchError(
                 f"constraint {self.name!r}: lower={self.lower} is above upper={self.upper}; "
@@ -143,18 +148,39 @@ class Problem:
         return total
 
 
+def whole(name: str, value: Any, least: int) -> int:
+    """A whole number of any integer type as int; SearchError for anything else and for less than `least`."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise SearchError(f"{name} is a whole number of at least {least}, got {value!r}")
+    return number
+
+
+def real_values(name: str, raw: Any, n: int) -> Values:
+    """What `evaluate` returned for n architectures as (n,) values, NaN allowed; SearchError if it is not."""
+    try:
+        array = np.asarray(raw)
+        if array.dtype.kind not in "biufO":
+            raise TypeError
+        values = array.astype(float)
+    except (TypeError, ValueError, RuntimeError):
+        raise SearchError(
+            f"{name}: evaluate returned {raw!r:.60} ({type(raw).__name__}), expected numbers"
+        ) from None
+    if values.shape != (n,):
+        raise SearchError(
+            f"{name}: evaluate returned shape {values.shape} for {n} architectures; "
+            f"it must return one number for each, shape ({n},)"
+        )
+    return values
+
+
 def checked_values(name: str, evaluate: Evaluate, archs: Sequence[Architecture]) -> Values:
     """The n values of n architectures; SearchError for another shape or a value that is no finite number."""
-    raw = evaluate(archs)
-    try:
-        values = np.asarray(raw, dtype=float)
-    except (TypeError, ValueError):
-        raise SearchError(f"{name}: evaluate returned {type(raw).__name__}, expected numbers") from None
-    if values.shape != (len(archs),):
-        raise SearchError(
-            f"{name}: evaluate returned shape {values.shape} for {len(archs)} architectures; "
-            f"it must return one number for each, shape ({len(archs)},)"
-        )
+    values = real_values(name, evaluate(archs), len(archs))
     if not np.isfinite(values).all():
         bad = int(np.argmin(np.isfinite(values)))
         raise SearchError(f"{name} of {archs[bad]} is {values[bad]}; every value must be a finite number")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,8 @@ class ParetoFront(Sequence[Evaluation]):
     ) -> ParetoFront:
         """The front of all evaluations that succeeded and satisfy the constraints; it may be empty.
 
-        SearchError if an evaluation lacks a metric that an objective or a constraint names.
+        SearchError if one of them lacks a metric that an objective or a constraint names, or has a value
+        there that is no finite number.
         """
         candidates = [e for e in evaluations if e.status == "ok"]
         for constraint in constraints:
@@ -128,4 +130,10 @@ def _metric(evaluation: Evaluation, name: str) -> float:
     if name not in evaluation.metrics:
         known = ", ".join(evaluation.metrics)
         raise SearchError(f"{name!r} is not a metric of {evaluation.architecture} (it has {known})")
-    return evaluation.metrics[name]
+    value = evaluation.metrics[name]
+    if not math.isfinite(value):
+        raise SearchError(
+            f"{name} of {evaluation.architecture} is {value}; an evaluation without a finite value has "
+            "status 'failed'"
+        )
+    return value

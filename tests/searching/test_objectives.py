@@ -52,3 +52,9 @@ def test_what_an_evaluate_function_returns_is_checked(returned: object, message:
     with pytest.raises(SearchError, match=message):
         checked_values("cost", lambda _: returned, archs)
     assert checked_values("cost", lambda _: (1, 2), archs).dtype == np.float64
+
+
+@pytest.mark.parametrize("bound", ["80", float("inf"), 1j])
+def test_a_bound_is_a_finite_number(bound: object) -> None:
+    with pytest.raises(SearchError, match=r"finite upper or lower bound.*upper="):
+        Constraint("cost", upper=bound)

@@ -94,3 +94,11 @@ def test_hypervolume_refuses_what_does_not_fit() -> None:
         hypervolume([[1.0, 2.0]], [3.0, 3.0], ["max", "up"])
     with pytest.raises(SearchError, match="finite"):
         hypervolume([[1.0, float("nan")]], [3.0, 3.0])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_not_finite_is_refused(value: float) -> None:
+    archs = toy_space().sample(2, 0)
+    evaluations = [Evaluation(archs[0], {"f": 1.0}), Evaluation(archs[1], {"f": value})]
+    with pytest.raises(SearchError, match="status 'failed'"):
+        ParetoFront.of(evaluations, [Objective("f", "min", cost)])

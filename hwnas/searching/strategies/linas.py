@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 
 import moocore
 import numpy as np
+from numpy.typing import NDArray
 
-from hwnas.errors import SearchError
 from hwnas.predictors import get_predictor
 from hwnas.searching.feasible import Candidates, extreme, new_rows, row_keys
-from hwnas.searching.objectives import Evaluation, Problem, Values
+from hwnas.searching.objectives import Evaluation, Problem, Values, whole
 from hwnas.searching.strategies.base import History
 from hwnas.searching.strategies.evolution import best_first, evolve, losses
 from hwnas.spaces import Architectures
@@ -32,14 +32,12 @@ class LINAS:
     def __init__(
         self, problem: Problem, seed: int = 0, predictor: str = "gp", start: int = 30, batch: int = 10
     ) -> None:
-        if start < 2 or batch < 1:
-            raise SearchError(f"linas needs start >= 2 and batch >= 1, got {start} and {batch}")
         get_predictor(predictor)
         self.problem = problem
-        self.seed = seed
+        self.seed = whole("seed", seed, 0)
         self.predictor = predictor
-        self.start = start
-        self.batch = batch
+        self.start = whole("start", start, 2)
+        self.batch = whole("batch", batch, 1)
         self._history = History(problem)
         self._candidates = Candidates(problem)
 
@@ -132,13 +130,12 @@ class LINAS:
                 space, score, np.concatenate([parents, drawn]), POPULATION, GENERATIONS, rng
             )
         unseen = np.array([key not in seen for key in row_keys(found)], dtype=bool)
-        keep = np.flatnonzero(unseen & (found_violation == 0))
-        front = told[violation == 0]
-        picked = most_hypervolume(found_losses[keep], front, n)
-        rest = np.setdiff1d(np.arange(len(keep)), picked)
-        order = best_first(found_losses[keep][rest], np.zeros(len(rest)), n - len(picked))
-        chosen = np.concatenate([np.array(picked, dtype=np.int64), rest[order]])
-        return np.asarray(found[keep[chosen]])
+        allowed = np.flatnonzero(unseen & (self._candidates.violation(found) == 0))
+        feasible = allowed[found_violation[allowed] == 0]
+        picked = feasible[most_hypervolume(found_losses[feasible], told[violation == 0], n)]
+        rest = np.setdiff1d(allowed, picked)
+        order = best_first(found_losses[rest], found_violation[rest], n - len(picked))
+        return np.asarray(found[np.concatenate([picked, rest[order]])])
 
     def _features(self, genotypes: Genotypes, metrics: Mapping[str, Values]) -> Values:
         """The space's features and the cheap metrics, which say much about the expensive ones."""
@@ -146,8 +143,10 @@ class LINAS:
         return np.concatenate([self.problem.space.features(genotypes), *exact], axis=1)
 
 
-def most_hypervolume(points: Values, front: Values, n: int) -> list[int]:
+def most_hypervolume(points: Values, front: Values, n: int) -> NDArray[np.int64]:
     """Positions of at most n points, greedily by the hypervolume each adds to the front; all minimised."""
+    if len(points) == 0:
+        return np.zeros(0, dtype=np.int64)
     everything = np.concatenate([points, front])
     low, high = everything.min(axis=0), everything.max(axis=0)
     width = np.where(high > low, high - low, 1.0)
@@ -161,7 +160,7 @@ def most_hypervolume(points: Values, front: Values, n: int) -> list[int]:
             break
         picked.append(best)
         front = np.concatenate([front, points[[best]]])
-    return picked
+    return np.array(picked, dtype=np.int64)
 
 
 def added_hypervolume(points: Values, front: Values, reference: Values) -> Values:

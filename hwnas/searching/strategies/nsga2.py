@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwnas.searching.feasible import Candidates, new_rows, row_keys
-from hwnas.searching.objectives import Evaluation, Problem
+from hwnas.searching.objectives import Evaluation, Problem, whole
 from hwnas.searching.strategies.base import History
 from hwnas.searching.strategies.evolution import best_first, losses, offspring
 from hwnas.spaces import Architectures
@@ -18,8 +18,8 @@ class NSGA2:
 
     def __init__(self, problem: Problem, seed: int = 0, population: int = 20) -> None:
         self.problem = problem
-        self.seed = seed
-        self.population = population
+        self.seed = whole("seed", seed, 0)
+        self.population = whole("population", population, 1)
         self._history = History(problem)
         self._candidates = Candidates(problem)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hwnas.searching.feasible import Candidates, row_keys
-from hwnas.searching.objectives import Evaluation, Problem
+from hwnas.searching.objectives import Evaluation, Problem, whole
 from hwnas.searching.strategies.base import History
 from hwnas.spaces import Architectures
 
@@ -17,8 +17,8 @@ class Random:
 
     def __init__(self, problem: Problem, seed: int = 0, batch: int = 10) -> None:
         self.problem = problem
-        self.seed = seed
-        self.batch = batch
+        self.seed = whole("seed", seed, 0)
+        self.batch = whole("batch", batch, 1)
         self._history = History(problem)
         self._candidates = Candidates(problem)
 
