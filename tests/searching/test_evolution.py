@@ -73,4 +73,5 @@ def test_a_batch_is_picked_for_what_it_adds_together() -> None:
     front = np.array([[0.0, 1.0], [1.0, 0.0]])
     points = np.array([[0.4, 0.4], [0.41, 0.41], [0.1, 0.7], [2.0, 2.0]])
     assert most_hypervolume(points, front, 3) == [0, 2]
+    assert most_hypervolume(points[:0], front[:0], 3) == []
     assert most_hypervolume(points[:0], front, 3) == []

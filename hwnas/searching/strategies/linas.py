@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 import moocore
 import numpy as np
-from numpy.typing import NDArray
 
 from hwnas.predictors import get_predictor
 from hwnas.searching.feasible import Candidates, extreme, new_rows, row_keys
@@ -132,7 +131,8 @@ class LINAS:
         unseen = np.array([key not in seen for key in row_keys(found)], dtype=bool)
         allowed = np.flatnonzero(unseen & (self._candidates.violation(found) == 0))
         feasible = allowed[found_violation[allowed] == 0]
-        picked = feasible[most_hypervolume(found_losses[feasible], told[violation == 0], n)]
+        best = most_hypervolume(found_losses[feasible], told[violation == 0], n)
+        picked = feasible[np.array(best, dtype=np.int64)]
         rest = np.setdiff1d(allowed, picked)
         order = best_first(found_losses[rest], found_violation[rest], n - len(picked))
         return np.asarray(found[np.concatenate([picked, rest[order]])])
@@ -143,10 +143,10 @@ class LINAS:
         return np.concatenate([self.problem.space.features(genotypes), *exact], axis=1)
 
 
-def most_hypervolume(points: Values, front: Values, n: int) -> NDArray[np.int64]:
+def most_hypervolume(points: Values, front: Values, n: int) -> list[int]:
     """Positions of at most n points, greedily by the hypervolume each adds to the front; all minimised."""
     if len(points) == 0:
-        return np.zeros(0, dtype=np.int64)
+        return []
     everything = np.concatenate([points, front])
     low, high = everything.min(axis=0), everything.max(axis=0)
     width = np.where(high > low, high - low, 1.0)
@@ -160,7 +160,7 @@ def most_hypervolume(points: Values, front: Values, n: int) -> NDArray[np.int64]
             break
         picked.append(best)
         front = np.concatenate([front, points[[best]]])
-    return np.array(picked, dtype=np.int64)
+    return picked
 
 
 def added_hypervolume(points: Values, front: Values, reference: Values) -> Values:
