@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from hwnas.export import verify
@@ -49,7 +50,10 @@ def test_two_campaigns_make_one_latency(monkeypatch: pytest.MonkeyPatch) -> None
 
     def timed(models: Sequence[bytes], *_: object, **__: object) -> list[Timing]:
         assert models == [b"x", b"y"]
-        return [Timing(ms, (0.9 * ms, 1.1 * ms), 0.0, 8, ms, ms, 0.25, (ms, ms)) for ms in next(campaigns)]
+        return [
+            Timing(ms, (0.9 * ms, 1.1 * ms), 0.0, 8, ms, ms, 0.25, (ms, ms), np.array([ms]))
+            for ms in next(campaigns)
+        ]
 
     monkeypatch.setattr(verify, "time_models", timed)
     found = measure_latency({"x": b"x", "y": b"y"}, None, rounds=8)  # type: ignore[arg-type]
