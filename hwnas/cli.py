@@ -27,7 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from hwnas.config import parse_override
@@ -599,6 +599,7 @@ class StageDisplay:
     """One bar a stage: done, rate, time spent and left, and a line of text, on standard error."""
 
     def __init__(self) -> None:
+        room = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # what is left of the line
         self._progress = RichProgress(
             TextColumn("[bold]{task.description:8}"),
             BarColumn(bar_width=24),
@@ -607,8 +608,9 @@ class StageDisplay:
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[text]}", markup=False),
+            TextColumn("{task.fields[text]}", markup=False, table_column=room),
             console=err,
+            expand=True,
         )
 
     def __enter__(self) -> StageDisplay:
