@@ -201,6 +201,7 @@ class Stage:
     make: Callable[[Run, Progress], tuple[dict[str, Any], list[str]]]
 
 
+# What a Run keeps once it was asked for, and must forget when a stage is made again.
 DERIVED = ("table", "latency", "supernet", "evaluator", "objectives", "searched", "predicted_accuracy")
 
 
@@ -281,12 +282,10 @@ class Run:
 
     def _stands(self, name: str, wanted: str) -> None:
         """StoreError unless a stage is finished, was made from what is there now, and is unchanged."""
+        again = f"hwnas run {self.directory / 'config.yaml'} --run-dir {self.directory}"
         done = self.store.stage(name)
         if done is None:
-            raise StoreError(
-                f"{self.directory}: {wanted} needs {name}, which is not finished; "
-                f"run: hwnas run {self.directory / 'config.yaml'} --run-dir {self.directory}"
-            )
+            raise StoreError(f"{self.directory}: {wanted} needs {name}, which is not finished; run: {again}")
         before, now = dict(_flat(done["inputs"])), dict(_flat(self._inputs(name)))
         differing = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
@@ -296,13 +295,15 @@ class Run:
         if differing:
             raise StoreError(
                 f"{self.directory}: {name} was made from something else: {'; '.join(differing[:5])}. "
-                f"Undo that, or make it again with --restart {name}, or choose another --run-dir"
+                f"Undo that, or choose another --run-dir, or make it again: {again} --restart {name}"
             )
         for file, sha256 in done["outputs"]["files"].items():
             path = self.directory / file
             if not path.is_file() or file_digest(path) != sha256:
                 state = "was changed" if path.is_file() else "is gone"
-                raise StoreError(f"{path} {state} since {name} made it; make it again with --restart {name}")
+                raise StoreError(
+                    f"{path} {state} since {name} made it; make it again: {again} --restart {name}"
+                )
 
     def _describe(self) -> None:
         """config.yaml, complete and its paths absolute, and environment.json."""
