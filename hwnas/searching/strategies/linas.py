@@ -15,8 +15,9 @@ import numpy as np
 from hwnas.predictors import get_predictor
 from hwnas.searching.feasible import Candidates, extreme, new_rows, row_keys
 from hwnas.searching.objectives import Evaluation, Problem, Values, whole
+from hwnas.searching.strategies.algorithms import get_algorithm
 from hwnas.searching.strategies.base import History
-from hwnas.searching.strategies.evolution import best_first, evolve, losses
+from hwnas.searching.strategies.evolution import best_first, losses
 from hwnas.spaces import Architectures
 from hwnas.spaces.base import Genotypes
 
@@ -26,12 +27,22 @@ OPTIMISM = 0.5  # standard deviations by which predictions are taken for better 
 
 
 class LINAS:
-    """A start of `start` architectures, then rounds of `batch`; `predictor` learns every expensive metric."""
+    """A start of `start` architectures, then rounds of `batch`.
+
+    `predictor` learns every expensive metric; `algorithm` evolves what is asked for by its predictions.
+    """
 
     def __init__(
-        self, problem: Problem, seed: int = 0, predictor: str = "gp", start: int = 30, batch: int = 10
+        self,
+        problem: Problem,
+        seed: int = 0,
+        predictor: str = "gp",
+        start: int = 30,
+        batch: int = 10,
+        algorithm: str = "nsga2",
     ) -> None:
         get_predictor(predictor)
+        self._evolve = get_algorithm(algorithm, problem)
         self.problem = problem
         self.seed = whole("seed", seed, 0)
         self.predictor = predictor
@@ -125,7 +136,7 @@ class LINAS:
         else:
             parents = genotypes[best_first(told, violation, POPULATION // 2)]
             drawn = self._candidates.draw(POPULATION - len(parents), rng, set(row_keys(parents)))
-            found, found_losses, found_violation = evolve(
+            found, found_losses, found_violation = self._evolve(
                 space, score, np.concatenate([parents, drawn]), POPULATION, GENERATIONS, rng
             )
         unseen = np.array([key not in seen for key in row_keys(found)], dtype=bool)
