@@ -85,6 +85,9 @@ Restart = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on where an earlier run in the folder stopped (the default).")
 ]
+AllowNoisy = Annotated[
+    bool, typer.Option("--allow-noisy", help="Keep a table that other work disturbed, flagged.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one machine-readable object.")]
 
 
@@ -139,9 +142,7 @@ def profile(
     time_limit_s: Annotated[
         float | None, typer.Option("--time-limit", metavar="SECONDS", help="Measure no longer than this.")
     ] = None,
-    allow_noisy: Annotated[
-        bool, typer.Option("--allow-noisy", help="Keep a table that other work disturbed, flagged.")
-    ] = False,
+    allow_noisy: AllowNoisy = False,
     run_dir: RunDir = None,
     seed: Seed = None,
     resume: Resume = True,
@@ -399,6 +400,7 @@ def table_build(
         Path, typer.Argument(metavar="RESULTS", help="The results.json that a bundle wrote on a board.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the table is written.")],
+    allow_noisy: AllowNoisy = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a latency table of what a board measured by itself, see `hwnas profile --bundle`.
@@ -408,6 +410,8 @@ def table_build(
     from hwnas.latency.bundle import build_table
 
     table = build_table(results)
+    if not allow_noisy:
+        table.check_quiet("--allow-noisy")
     table.save(output)
     if as_json:
         _print_json({"table": str(output), **table.to_dict(), "operators": len(table.operators)})

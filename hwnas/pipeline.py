@@ -661,11 +661,7 @@ def _profile(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         )
         if table.protocol["noisy"] and not latency.allow_noisy:
             _forget_profile(run)
-            raise DeviceError(
-                f"the latency table is noisy, so it is not kept: {'; '.join(table.protocol['noise'])}. Stop "
-                "other work on the device and profile again, or keep it, flagged: --allow-noisy, or "
-                "--set latency.allow_noisy=true"
-            )
+            table.check_quiet("--allow-noisy, or --set latency.allow_noisy=true")
     table.save(path)
     _forget_profile(run)
     log.info("profile: %s", table.summary())

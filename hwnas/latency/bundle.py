@@ -121,7 +121,7 @@ def _plan(study: Study) -> tuple[dict[str, Any], dict[str, bytes], Subject]:
     for number, rounds in enumerate(_rounds(study, subject)):
         chunk = subject.chunks[number % len(subject.chunks)]
         visits = pass_visits(chunk, rounds, subject.seed, number)
-        job, found = make_job([subject.models[i] for i in chunk.models], Plan(visits), study.threads)
+        job, found = make_job(subject.models.of(chunk.models), Plan(visits), study.threads)
         jobs.append(job)
         pieces.update(found)
     return {"study": asdict(study), "jobs": jobs}, pieces, subject

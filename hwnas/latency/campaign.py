@@ -22,16 +22,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hwnas.errors import DeviceError
+from hwnas.latency.jobs import Models
 from hwnas.latency.measure import Device, Plan, Samples, Visit
 from hwnas.progress import Progress, silent
 from hwnas.store import digest, write_bytes
 
 OPEN_MODELS = 1000  # above about 1200 open sessions timings of small models drift by up to 8 %
+OPEN_BYTES = 2 << 30  # of serialised models; a session keeps its own copy of the weights, often repacked
 FIRST_ROUNDS = 4
 PASS_SECONDS = 3.0  # a later pass lasts about this long, or as long as opening its models took
 MIN_SWEEPS = 2  # so that two halves of the passes can be compared
-ROUNDS = (12, 32)  # at least and at most, where the campaign chooses
-ENOUGH = 0.01  # relative half-width of the confidence interval at which it stops
+ROUNDS = (12, 16)  # at least and at most, where the campaign chooses
+ENOUGH = 0.0125  # relative half-width of the confidence interval at which it stops
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Campaign:
 
 
 def measure_in_passes(
-    models: Sequence[bytes],
+    models: Models,
     chunks: Sequence[Chunk],
     device: Device,
     half_width: Callable[[Sequence[Samples]], float],
@@ -83,9 +85,9 @@ def measure_in_passes(
     checkpoint: str | Path | None = None,
     progress: Progress = silent,
 ) -> Campaign:
-    """Sweep over the chunks, a pass each, until `rounds`; without these until `half_width` is within 1 %.
+    """Sweep over the chunks, a pass each, until `rounds`; without these until `half_width` is within 1.25 %.
 
-    `half_width` says of all passes so far how uncertain the result is, as a share; between 12 and 32 rounds
+    `half_width` says of all passes so far how uncertain the result is, as a share; between 12 and 16 rounds
     it decides. No pass begins or goes on after `time_limit_s` seconds of passes. `checkpoint` is a folder of
     finished passes: those of the same models, device and seed are taken over, others are removed.
     DeviceError if the limit ends before all models were visited.
@@ -157,7 +159,7 @@ class _Shown:
 
 
 def _pass(
-    models: Sequence[bytes],
+    models: Models,
     chunk: Chunk,
     device: Device,
     plan: Plan,
@@ -167,7 +169,7 @@ def _pass(
 ) -> Pass:
     shown = _Shown(progress, text, plan.time_limit_s)
     start = time.monotonic()
-    samples = device.measure([models[model] for model in chunk.models], plan, shown)
+    samples = device.measure(models.of(chunk.models), plan, shown)
     seconds = time.monotonic() - start
     return Pass(of_all(samples, chunk, len(models)), rounds, seconds, shown.opening_seconds)
 
@@ -191,7 +193,7 @@ def of_all(samples: Samples, chunk: Chunk, models: int) -> Samples:
 # ---- what is kept of an unfinished campaign -------------------------------------------------------
 
 
-def _key(models: Sequence[bytes], chunks: Sequence[Chunk], device: Device, seed: int) -> str:
+def _key(models: Models, chunks: Sequence[Chunk], device: Device, seed: int) -> str:
     """A digest of all that passes must share to be taken together."""
     identity = device.identity
     return digest(

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import onnx
@@ -19,6 +19,39 @@ from hwnas.errors import DeviceError
 from hwnas.latency.measure import Identity, Plan, Samples
 
 SHARED_FROM = 4096  # bytes; larger tensors become pieces of their own
+
+
+class Models(Sequence[bytes]):
+    """Serialised models that keep the weights they share once: networks of one space are gigabytes apart.
+
+    A model is put together when it is asked for; a slice, or `of`, shares what there is.
+    """
+
+    def __init__(self, models: Iterable[bytes]) -> None:
+        known: dict[bytes, bytes] = {}
+        self._parts = [[known.setdefault(part, part) for part in split(model)] for model in models]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> Models: ...
+    def __getitem__(self, index: int | slice) -> bytes | Models:
+        if isinstance(index, slice):
+            return self.of(range(*index.indices(len(self))))
+        return b"".join(self._parts[index])
+
+    def of(self, indices: Iterable[int]) -> Models:
+        """Those of these indices, in this order."""
+        chosen = Models(())
+        chosen._parts = [self._parts[i] for i in indices]
+        return chosen
+
+    def size(self, index: int) -> int:
+        """Bytes of a model."""
+        return sum(map(len, self._parts[index]))
 
 
 def make_job(models: Sequence[bytes], plan: Plan, threads: int) -> tuple[dict[str, Any], dict[str, bytes]]:

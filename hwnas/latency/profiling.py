@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ from numpy.typing import NDArray
 
 from hwnas.errors import DeviceError, TableError
 from hwnas.latency.calibrate import correction_gain, fit, judge, linear, repeatability_cv, spread_over
-from hwnas.latency.campaign import OPEN_MODELS, Campaign, Chunk, measure_in_passes
+from hwnas.latency.campaign import OPEN_BYTES, OPEN_MODELS, Campaign, Chunk, measure_in_passes
 from hwnas.latency.devices import get_device
+from hwnas.latency.jobs import Models
 from hwnas.latency.measure import Device, Identity, Plan, Samples, Timing, Visit, timings
 from hwnas.latency.noise import noise
 from hwnas.latency.table import Entry, LatencyTable, resolutions
@@ -70,11 +71,11 @@ def profile(
     """Measure every operator of a space on a device, calibrate on whole networks, and judge on others.
 
     `device` is a name of `hwnas list devices`, with `threads`, or a device of your own. `rounds` is how often
-    each operator and network is visited at least; without it, 12 to 32 times, until the 95 % interval of
-    predicted networks is within ±1 %. `calibration_networks` and `held_out_networks` are per resolution. The
-    device is used for `time_limit_s` seconds at most, with opening the models. `checkpoint` is a folder that
-    keeps what is measured, so that an interrupted profile goes on from there. `rng` draws weights, networks
-    and the order of visits.
+    each operator and network is visited at least; without it, 12 to 16 times, until the 95 % interval of
+    predicted networks is within ±1.25 %. `calibration_networks` and `held_out_networks` are per resolution.
+    The device is used for `time_limit_s` seconds at most, with opening the models. `checkpoint` is a folder
+    that keeps what is measured, so that an interrupted profile goes on from there. `rng` draws weights,
+    networks and the order of visits.
 
     A latency is that of a whole batch of `batch_size` images. `protocol` of the table says what was done and
     whether it is `noisy`, with the reasons; a warning is logged if so. DeviceError if the device cannot time
@@ -160,7 +161,7 @@ class Subject:
     operators: tuple[Operator, ...]
     before: tuple[int | None, ...]  # the operator that each is behind; None for the first of a network
     networks: Mapping[int, tuple[Architectures, Architectures]]
-    models: Sequence[bytes]
+    models: Models
     chunks: Sequence[Chunk]
     seed: int  # of visits and bootstraps
     batch_size: int = 1
@@ -213,13 +214,14 @@ def subject_of(
         proto = onnx_model(chain, [weights[operator] for operator in chain], batch_size)
         return bytes(proto.SerializeToString())
 
-    models = [model([operator]) for operator in operators]
+    timed: list[Sequence[Operator]] = [[operator] for operator in operators]
     for operator, other in zip(operators, before, strict=True):
-        models.append(model([operator] if other is None else [operators[other], operator]))
-    models.append(model([EMPTY_CALL]))
+        timed.append([operator] if other is None else [operators[other], operator])
+    timed.append([EMPTY_CALL])
     for archs in networks.values():
-        models += [model(space.operators(arch, precision)) for part in archs for arch in part]
-    chunks = _chunks(chains, len(operators), len(models))
+        timed += [space.operators(arch, precision) for part in archs for arch in part]
+    models = Models(map(model, timed))
+    chunks = _chunks(chains, len(operators), models)
     return Subject(space, precision, operators, before, networks, models, chunks, seed, batch_size)
 
 
@@ -254,21 +256,30 @@ def _covering_chains(
     return [chains[operator] for operator in operators]
 
 
-def _chunks(chains: Sequence[Chain], operators: int, models: int, limit: int = OPEN_MODELS) -> list[Chunk]:
-    """Chains and networks shared out so that no chunk opens more models than `limit`, where that can be.
+def _chunks(chains: Sequence[Chain], operators: int, models: Models, limit: int = OPEN_MODELS) -> list[Chunk]:
+    """Chains and networks shared out so that no chunk opens over `limit` models or 2 GiB, where possible.
 
     Chains that are neighbours in order share their first operators, so they go together; each chunk of them
     has the empty call. Networks are kept from operators, since a network that runs with fewer others open is
     up to 2 % faster, and so nearer to one that runs alone.
     """
     empty = 2 * operators
+
+    def too_many(opened: Collection[int]) -> bool:
+        return len(opened) > limit or sum(map(models.size, opened)) > OPEN_BYTES
+
     parts: list[tuple[list[Chain], set[int]]] = []
     for chain in sorted(set(chains)):
         opened = {empty, *chain, *(operators + i for i in chain)}
-        if not parts or len(parts[-1][1] | opened) > limit:
+        if not parts or too_many(parts[-1][1] | opened):
             parts.append(([], set()))
         parts[-1][0].append(chain)
         parts[-1][1].update(opened)
+    groups: list[list[int]] = []
+    for network in range(empty + 1, len(models)):
+        if not groups or too_many([*groups[-1], network]):
+            groups.append([])
+        groups[-1].append(network)
 
     def of_operators(chains: list[Chain], opened: set[int]) -> Chunk:
         def draw_round(generator: np.random.Generator) -> list[Visit]:
@@ -279,17 +290,13 @@ def _chunks(chains: Sequence[Chain], operators: int, models: int, limit: int = O
 
         return Chunk(tuple(sorted(opened)), draw_round)
 
-    def of_networks(networks: tuple[int, ...]) -> Chunk:
+    def of_networks(networks: list[int]) -> Chunk:
         def draw_round(generator: np.random.Generator) -> list[Visit]:
             return [(int(network),) for network in generator.permutation(networks)]
 
-        return Chunk(networks, draw_round)
+        return Chunk(tuple(networks), draw_round)
 
-    networks = [
-        of_networks(tuple(range(start, min(start + limit, models))))
-        for start in range(empty + 1, models, limit)
-    ]
-    return [of_operators(*part) for part in parts] + networks
+    return [of_operators(*part) for part in parts] + [of_networks(group) for group in groups]
 
 
 def _one_round(chains: Sequence[Chain], generator: np.random.Generator) -> list[Chain]:

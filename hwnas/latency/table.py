@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.errors import TableError
+from hwnas.errors import DeviceError, TableError
 from hwnas.latency.measure import Identity
 from hwnas.spaces import Architecture, Architectures, NetworkSpace, Operator, OperatorSum
 from hwnas.store import check_seal, parse_json, read_bytes, sealed, write_text
@@ -247,6 +247,14 @@ class LatencyTable:
         return found
 
     # ---- judging --------------------------------------------------------------------------------
+
+    def check_quiet(self, remedy: str) -> None:
+        """DeviceError if other work moved the table, with what was seen, and `remedy` for keeping it."""
+        if self.protocol.get("noisy"):
+            raise DeviceError(
+                f"the latency table is noisy, so it is not kept: {'; '.join(self.protocol['noise'])}. Stop "
+                f"other work on the device and measure again, or keep it, flagged: {remedy}"
+            )
 
     def summary(self) -> str:
         """A text for a person: what was measured, how well it predicts whole networks, and a verdict."""

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwnas.errors import DeviceError
+from hwnas.latency import profiling
 from hwnas.latency.campaign import FIRST_ROUNDS, ROUNDS, Chunk, measure_in_passes, pass_visits
 from hwnas.latency.profiling import _chunks, profile, subject_of, table_of
 from tests.latency.fakes import FakeDevice, small_space
@@ -129,7 +130,7 @@ def test_a_damaged_pass_is_measured_again(tmp_path, place):
 @given(st.integers(30, 200))
 def test_chunks_hold_all_models_and_no_more_than_may_be_open(limit):
     subject = SUBJECT
-    chunks = _chunks(CHAINS, len(subject.operators), len(subject.models), limit)
+    chunks = _chunks(CHAINS, len(subject.operators), subject.models, limit)
     assert all(len(chunk.models) <= limit for chunk in chunks)
     assert {model for chunk in chunks for model in chunk.models} == set(range(len(subject.models)))
     first = subject.first_network
@@ -140,9 +141,19 @@ def test_chunks_hold_all_models_and_no_more_than_may_be_open(limit):
         assert {place for visit in visits for place in visit} == set(range(len(chunk.models)))
 
 
+def test_chunks_hold_no_more_bytes_than_may_be_open(monkeypatch):
+    subject = SUBJECT
+    limit = sum(map(subject.models.size, range(len(subject.models)))) // 4
+    monkeypatch.setattr(profiling, "OPEN_BYTES", limit)
+    chunks = _chunks(CHAINS, len(subject.operators), subject.models)
+    assert len(chunks) > 2
+    assert all(sum(map(subject.models.size, chunk.models)) <= limit for chunk in chunks)
+    assert {model for chunk in chunks for model in chunk.models} == set(range(len(subject.models)))
+
+
 def test_chunks_give_the_table_that_one_gives():
     subject = subject_of(SPACE, "fp32", 12, 12, 0)
-    chunks = _chunks(CHAINS, len(subject.operators), len(subject.models), 60)
+    chunks = _chunks(CHAINS, len(subject.operators), subject.models, 60)
     assert len(chunks) > 2
     device = FakeDevice()
     tables = []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hwnas.errors import DeviceError
 from hwnas.latency import runner
-from hwnas.latency.jobs import SHARED_FROM, identity_of, make_job, samples_of, split
+from hwnas.latency.jobs import SHARED_FROM, Models, identity_of, make_job, samples_of, split
 from hwnas.latency.measure import Plan
 from hwnas.networks.onnx_graph import onnx_model, random_weights
 from hwnas.spaces import Operator
@@ -35,6 +35,17 @@ def test_pieces_make_the_model_and_shared_weights_are_one_piece():
     for names, data in zip(job["models"], (alone, both), strict=True):
         assert runner.assemble(names, lambda name: pieces[name]) == data
     assert all(hashlib.sha256(data).hexdigest() == name for name, data in pieces.items())
+
+
+def test_models_share_weights_in_memory_and_are_what_they_were():
+    given = [model([CONV]), model([CONV, CONV]), b"no model"]
+    models = Models(iter(given))
+    assert list(models) == given
+    assert [models.size(i) for i in range(3)] == [len(data) for data in given]
+    assert list(models[1:]) == given[1:]
+    assert list(models.of([2, 0])) == [given[2], given[0]]
+    parts = {id(part): len(part) for part_of in models._parts for part in part_of}
+    assert sum(parts.values()) < len(given[0]) + SHARED_FROM
 
 
 @given(st.binary(max_size=100))
