@@ -1,6 +1,7 @@
 """How well a latency table predicts whole networks that it has not seen, on this machine.
 
     python benchmarks/latency.py [digits] [ofa64] [ofa128] [ofa160] [--seeds 0 1] [--networks 60]
+    python benchmarks/latency.py ofa224 --device torch-cuda --batch-size 32        # on an NVIDIA GPU
 
 For each space and seed: profile as a user would, then time further random networks in four campaigns with
 fresh sessions, and compare. What the means of two campaigns each differ by is the floor that no table can be
@@ -17,7 +18,7 @@ import numpy as np
 
 from hwnas.latency.calibrate import judge, repeatability_cv
 from hwnas.latency.devices import get_device
-from hwnas.latency.measure import time_models
+from hwnas.latency.measure import Device, time_models
 from hwnas.latency.profiling import profile
 from hwnas.networks.onnx_graph import onnx_model, random_weights
 from hwnas.spaces import NetworkSpace, get_space
@@ -51,14 +52,15 @@ SPACES = {
     "ofa64": lambda: ofa(64),
     "ofa128": lambda: ofa(128),
     "ofa160": lambda: ofa(160),
+    "ofa224": lambda: ofa(224),
 }
+DEFAULT = ["digits", "ofa64", "ofa128", "ofa160"]
 CAMPAIGNS, ROUNDS = 4, 12
 
 
-def measure(space: NetworkSpace, seed: int, networks: int) -> None:
-    device = get_device("onnxruntime")
+def measure(space: NetworkSpace, device: Device, batch_size: int, seed: int, networks: int) -> None:
     start = time.perf_counter()
-    table = profile(space, device, rng=seed)
+    table = profile(space, device, batch_size=batch_size, rng=seed)
     seconds = time.perf_counter() - start
     archs = space.sample(networks, 1000 + seed)
     campaigns = []
@@ -68,7 +70,7 @@ def measure(space: NetworkSpace, seed: int, networks: int) -> None:
         for arch in archs:
             operators = space.operators(arch)
             weights = [random_weights(operator, rng) for operator in operators]
-            models.append(onnx_model(operators, weights).SerializeToString())
+            models.append(onnx_model(operators, weights, batch_size).SerializeToString())
         campaigns.append([timing.ms for timing in time_models(models, device, ROUNDS, rng)])
     pairs = np.array([np.mean(campaigns[half::2], axis=0) for half in range(2)]).T
     truth, predicted = pairs.mean(axis=1), table.latency_ms(archs)
@@ -96,7 +98,7 @@ def measure(space: NetworkSpace, seed: int, networks: int) -> None:
 
 
 def throughput(space: NetworkSpace) -> None:
-    """Look-ups a second, of a table that a cheap profile made."""
+    """Look-ups a second, of a table that a cheap profile of this machine's CPU made."""
     table = profile(space, rounds=2)
     archs = space.sample(1_000_000, 0)
     table.latency_ms(archs[:1])
@@ -112,18 +114,23 @@ def throughput(space: NetworkSpace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("spaces", nargs="*", default=list(SPACES), help=", ".join(SPACES))
+    parser.add_argument("spaces", nargs="*", default=DEFAULT, help=", ".join(SPACES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--throughput", action="store_true", help="time look-ups too")
     parser.add_argument("--networks", type=int, default=60)
+    parser.add_argument("--device", default="onnxruntime", help="see hwnas list devices")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch-size", type=int, default=1)
     arguments = parser.parse_args()
-    identity = get_device("onnxruntime").identity
-    print(f"{identity.device['cpu']}, {identity.device['cores']} cores; {identity.runtime}")
+    device = get_device(arguments.device, arguments.threads)
+    identity = device.identity
+    machine = f"{identity.device['cpu']}, {identity.device['cores']} cores"
+    print(f"{machine}; {identity.runtime}, batch {arguments.batch_size}")
     for name in arguments.spaces:
         space = SPACES[name]()
         print(f"{name}: {space.id}")
         for seed in arguments.seeds:
-            measure(space, seed, arguments.networks)
+            measure(space, device, arguments.batch_size, seed, arguments.networks)
         if arguments.throughput:
             throughput(space)
 
