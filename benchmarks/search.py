@@ -26,7 +26,7 @@ from hwnas.searching.pareto import hypervolume
 from hwnas.searching.strategies import STRATEGIES
 from hwnas.searching.strategies.base import History
 from hwnas.searching.strategies.evolution import best_first, evolve, losses
-from hwnas.spaces import Architectures
+from hwnas.spaces import Architecture, Architectures
 
 MACRO_VALUES = ("skip", "k3e3", "k5e6")
 MACRO_STAGES = ((0, 2), (2, 5), (5, 8))
@@ -148,10 +148,10 @@ class PublishedLINAS:
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         self._history.add(evaluations)
 
-    def ask(self, n: int) -> Architectures:
+    def ask(self, n: int, pending: Sequence[Architecture] = ()) -> Architectures:
         space, n = self.problem.space, min(n, 50)
         rng = np.random.default_rng([self.seed, len(self._history)])
-        seen = set(row_keys(self._history.seen))
+        seen = self._history.seen(pending)
         chosen = space.genotypes([])
         if len(self._history):
             metrics = self._history.metrics

@@ -96,6 +96,43 @@ def test_what_it_asks_follows_from_the_seed_and_what_it_was_told(name: str, prob
     assert asked != get_strategy(name, problem, 6).ask(10)
 
 
+@pytest.mark.parametrize("problem", [small, large()], ids=["small", "large"])
+@pytest.mark.parametrize("told", [0, 25, 40])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_is_pending_is_not_asked_for_again(name: str, told: int, problem: Problem) -> None:
+    strategy = get_strategy(name, problem, 0)
+    known = {e.architecture for e in drive(strategy, problem, told)}
+    first = strategy.ask(10)
+    second = strategy.ask(10, first)
+    third = strategy.ask(10, [*first, *second])
+    assert len({*known, *first, *second, *third}) == len(known) + len(first) + len(second) + len(third)
+    assert len(second) == len(third) == 10
+    assert second == strategy.ask(10, first)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_it_ends_with_what_is_pending(name: str) -> None:
+    strategy = get_strategy(name, small, 0)
+    feasible = small.space.enumerate()
+    feasible = feasible[cost(feasible) <= 9]
+    assert len(strategy.ask(10, feasible)) == 0
+    (last,) = strategy.ask(10, feasible[1:])
+    assert last == feasible[0]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_what_it_predicts_is_of_the_batch_in_its_order(name: str) -> None:
+    strategy = get_strategy(name, small, 0)
+    told = drive(strategy, small, 70)
+    batch = strategy.ask(10)
+    for metric, predicted in getattr(strategy, "predicted", {}).items():
+        assert metric == "accuracy"
+        values = np.array([e.metrics["accuracy"] for e in told if e.status == "ok"])
+        mean_error = np.abs(accuracy(batch)[: len(predicted)] - predicted).mean()
+        assert 0 < len(predicted) <= len(batch)
+        assert mean_error < 0.2 * values.std()
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_it_ends_with_every_feasible_architecture_of_a_small_space(name: str) -> None:
     problem = Problem(toy_space(4), tuple(objectives()), tuple(at_most(5)))

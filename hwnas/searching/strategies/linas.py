@@ -18,7 +18,7 @@ from hwnas.searching.objectives import Evaluation, Problem, Values, whole
 from hwnas.searching.strategies.algorithms import get_algorithm
 from hwnas.searching.strategies.base import History
 from hwnas.searching.strategies.evolution import best_first, losses
-from hwnas.spaces import Architectures
+from hwnas.spaces import Architecture, Architectures
 from hwnas.spaces.base import Genotypes
 
 POPULATION = 100  # of the inner search
@@ -48,22 +48,25 @@ class LINAS:
         self.predictor = predictor
         self.start = whole("start", start, 2)
         self.batch = whole("batch", batch, 1)
+        self.predicted: dict[str, Values] = {}  # of the batch asked for last
         self._history = History(problem)
         self._candidates = Candidates(problem)
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         self._history.add(evaluations)
 
-    def ask(self, n: int) -> Architectures:
-        rng = np.random.default_rng([self.seed, len(self._history)])
-        seen = set(row_keys(self._history.seen))
-        missing = self.start - len(self._history)
+    def ask(self, n: int, pending: Sequence[Architecture] = ()) -> Architectures:
+        asked = len(self._history) + len(pending)
+        rng = np.random.default_rng([self.seed, asked])
+        seen = self._history.seen(pending)
+        missing = self.start - asked
+        self.predicted = {}
         if missing > 0:
             n = min(n, missing)
             chosen = self._stratified(n, rng, seen)
         elif len(self._history.genotypes) >= 2:
             n = min(n, self.batch)
-            chosen = self._promising(n, rng, seen)
+            chosen = self._promising(n, rng, seen, self.problem.space.genotypes(pending))
         else:
             n = min(n, self.batch)
             chosen = self.problem.space.genotypes([])
@@ -109,8 +112,11 @@ class LINAS:
 
     # ---- rounds ---------------------------------------------------------------------------------
 
-    def _promising(self, n: int, rng: np.random.Generator, seen: set[bytes]) -> Genotypes:
-        """The unseen architectures that are predicted to add most hypervolume to the front."""
+    def _promising(self, n: int, rng: np.random.Generator, seen: set[bytes], pending: Genotypes) -> Genotypes:
+        """The unseen architectures that are predicted to add most hypervolume to the front.
+
+        Those that are pending (k, g) count with what is predicted of them.
+        """
         problem, space = self.problem, self.problem.space
         genotypes, metrics = self._history.genotypes, self._history.metrics
         features = self._features(genotypes, metrics)
@@ -142,11 +148,19 @@ class LINAS:
         unseen = np.array([key not in seen for key in row_keys(found)], dtype=bool)
         allowed = np.flatnonzero(unseen & (self._candidates.violation(found) == 0))
         feasible = allowed[found_violation[allowed] == 0]
-        best = most_hypervolume(found_losses[feasible], told[violation == 0], n)
+        front = told[violation == 0]
+        if len(pending):
+            pending_losses, pending_violation = score(pending)
+            front = np.concatenate([front, pending_losses[pending_violation == 0]])
+        best = most_hypervolume(found_losses[feasible], front, n)
         picked = feasible[np.array(best, dtype=np.int64)]
         rest = np.setdiff1d(allowed, picked)
         order = best_first(found_losses[rest], found_violation[rest], n - len(picked))
-        return np.asarray(found[np.concatenate([picked, rest[order]])])
+        chosen = np.asarray(found[np.concatenate([picked, rest[order]])])
+        if len(chosen):
+            rows = self._features(chosen, problem.exact_metrics(chosen))
+            self.predicted = {name: predictor.predict(rows)[0] for name, predictor in predictors.items()}
+        return chosen
 
     def _features(self, genotypes: Genotypes, metrics: Mapping[str, Values]) -> Values:
         """The space's features and the cheap metrics, which say much about the expensive ones."""

@@ -10,7 +10,7 @@ from hwnas.searching.feasible import Candidates, new_rows, row_keys
 from hwnas.searching.objectives import Evaluation, Problem, whole
 from hwnas.searching.strategies.base import History
 from hwnas.searching.strategies.evolution import best_first, losses, offspring
-from hwnas.spaces import Architectures
+from hwnas.spaces import Architecture, Architectures
 
 
 class NSGA2:
@@ -23,11 +23,11 @@ class NSGA2:
         self._history = History(problem)
         self._candidates = Candidates(problem)
 
-    def ask(self, n: int) -> Architectures:
+    def ask(self, n: int, pending: Sequence[Architecture] = ()) -> Architectures:
         n = min(n, self.population)
         space = self.problem.space
-        rng = np.random.default_rng([self.seed, len(self._history)])
-        seen = set(row_keys(self._history.seen))
+        rng = np.random.default_rng([self.seed, len(self._history) + len(pending)])
+        seen = self._history.seen(pending)
         genotypes, metrics = self._history.genotypes, self._history.metrics
         children = space.genotypes([])
         if len(genotypes) >= 2 and len(self._history) >= self.population:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hwnas.searching.feasible import Candidates, row_keys
+from hwnas.searching.feasible import Candidates
 from hwnas.searching.objectives import Evaluation, Problem, whole
 from hwnas.searching.strategies.base import History
-from hwnas.spaces import Architectures
+from hwnas.spaces import Architecture, Architectures
 
 
 class Random:
@@ -22,9 +22,9 @@ class Random:
         self._history = History(problem)
         self._candidates = Candidates(problem)
 
-    def ask(self, n: int) -> Architectures:
-        rng = np.random.default_rng([self.seed, len(self._history)])
-        seen = set(row_keys(self._history.seen))
+    def ask(self, n: int, pending: Sequence[Architecture] = ()) -> Architectures:
+        rng = np.random.default_rng([self.seed, len(self._history) + len(pending)])
+        seen = self._history.seen(pending)
         return Architectures(self.problem.space, self._candidates.draw(min(n, self.batch), rng, seen))
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
