@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from hwnas.spaces import NetworkSpace, get_space
-from hwnas.training.data import Dataset
+from hwnas.training.data import Dataset, Held
 
 STAGE = {"block": "fused", "depth": [1, 2], "kernel": [3], "expand": [1, 2]}
 
@@ -29,4 +29,4 @@ def blobs(n: int = 96, seed: int = 0) -> Dataset:
     labels = torch.arange(n) % 3
     images = torch.randn(n, 1, 24, 24, generator=generator) * 0.5 + (labels - 1.0)[:, None, None, None]
     described = {"name": "blobs", "seed": seed}
-    return Dataset(images, labels, ("dark", "grey", "bright"), (0.0,), (1.0,), described, "noise")
+    return Dataset(Held(images), labels, ("dark", "grey", "bright"), (0.0,), (1.0,), described, "noise")

@@ -13,7 +13,7 @@ from hwnas.config import Training
 from hwnas.errors import ChecksumError, DataError, TrainingError
 from hwnas.networks.supernet import Supernet
 from hwnas.training import loop
-from hwnas.training.data import Dataset, load_dataset
+from hwnas.training.data import Dataset, Held, load_dataset
 from hwnas.training.loop import CHECKPOINT_FILE, Arithmetic, choose_arithmetic, learning_rate_at, train
 
 from .small_data import blobs, tiny_space
@@ -118,7 +118,7 @@ def spoiled(data: Dataset) -> Dataset:
     """The same with a NaN in one image."""
     images = data.images.clone()
     images[50] = float("nan")
-    return dataclasses.replace(data, images=images)
+    return dataclasses.replace(data, stored=Held(images))
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path: Path) -> None:

@@ -12,124 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hwnas.errors import DataError
-from hwnas.training import data as data_module
-from hwnas.training.data import SOURCES, SPLITS, describe_dataset, load_dataset, read_dataset, resize
+from hwnas.training.data import SPLITS, Dataset, Split, describe_dataset, load_dataset
+from hwnas.training.data import digits as digits_module
+from hwnas.training.data import folders as folders_module
 
-SMALL = {"train": 300, "validation": 120, "test": 130}
-
-
-# ---- cluttered digits ----------------------------------------------------------------------------
-
-
-def test_digits_are_ready_for_a_network() -> None:
-    for split in SPLITS:
-        data = load_dataset("cluttered-digits", split, **SMALL)
-        assert data.images.shape == (SMALL[split], 1, 24, 24)
-        assert data.images.dtype == torch.float32
-        assert data.labels.dtype == torch.int64
-        assert data.classes == tuple("0123456789")
-        assert set(data.labels.tolist()) == set(range(10))
-        assert abs(float(data.images.mean())) < 0.2
-        assert 0.8 < float(data.images.std()) < 1.2
-        assert data.settings == {"name": "cluttered-digits", "split": split, "seed": 0, **SMALL}
-        pixels = (data.images * data.std[0] + data.mean[0]) * 255
-        torch.testing.assert_close(pixels, pixels.round(), rtol=0, atol=1e-3)
-        assert 0 <= float(pixels.round().min()) <= float(pixels.round().max()) <= 255
-
-
-def test_digits_follow_the_seed_alone() -> None:
-    state = np.random.get_state()[1].copy()  # noqa: NPY002 — that nothing touches it is what is tested
-    first, again, other = (load_dataset("cluttered-digits", "test", seed, **SMALL) for seed in (1, 1, 2))
-    assert torch.equal(first.images, again.images)
-    assert torch.equal(first.labels, again.labels)
-    assert first.checksum == again.checksum != other.checksum
-    assert np.array_equal(np.random.get_state()[1], state)  # noqa: NPY002
-
-
-def test_splits_share_no_source_digit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each bundled digit is replaced by an image of its own brightness, which then betrays it."""
-    seen: dict[str, set[int]] = {}
-    monkeypatch.setattr(data_module, "load_digits", _numbered_digits)
-    monkeypatch.setattr(
-        data_module, "_placed", lambda sources, rng: np.zeros((len(sources), 24, 24), np.float32)
-    )
-
-    def spy(sources: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        seen[split] = set(np.rint(sources[:, 0, 0] * 16).astype(int).tolist())
-        return np.zeros((len(sources), 24, 24), np.float32)
-
-    monkeypatch.setattr(data_module, "_placed", spy)
-    for split in SPLITS:
-        load_dataset("cluttered-digits", split, seed=3, train=20000, validation=5000, test=8000)
-    assert {split: len(sources) for split, sources in seen.items()} == SOURCES
-    assert len(set.union(*seen.values())) == sum(SOURCES.values()) == 1797
-
-
-class _numbered_digits:
-    target = np.arange(1797) % 10
-    target_names = np.arange(10)
-    images = np.arange(1797.0)[:, None, None] * np.ones((1, 8, 8))
-
-
-def test_a_digit_keeps_its_shape_when_placed() -> None:
-    sources = np.zeros((50, 8, 8), np.float32)
-    sources[:, 2:6, 2:6] = 1
-    placed = data_module._placed(sources, np.random.default_rng(0))
-    low, high = (16 * scale**2 for scale in data_module.DIGIT_SCALE)
-    assert placed.max() <= 1
-    assert np.all((placed.sum((1, 2)) > 0.9 * low) & (placed.sum((1, 2)) < 1.1 * high))
-
-
-def test_wrong_requests_are_refused() -> None:
-    with pytest.raises(DataError, match="unknown dataset 'digits'; known: cluttered-digits"):
-        load_dataset("digits")
-    with pytest.raises(DataError, match="unknown split 'val'; known: train"):
-        load_dataset("cluttered-digits", "val")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="unknown parameter 'n'; known: train, validation, test"):
-        load_dataset("cluttered-digits", n=3)
-    with pytest.raises(DataError, match="parameter 'size' is missing"):
-        load_dataset("imagefolder", path="photos")
-    for wrong in (0, "many", True, 2.5):
-        with pytest.raises(DataError, match=f"train is {wrong!r}; give a positive number of images"):
-            load_dataset("cluttered-digits", train=wrong)
-
-
-@pytest.mark.parametrize("name", ["split", "seed", "name"])
-def test_parameters_in_a_mapping_may_have_any_name(name: str) -> None:
-    parameters = {**SMALL, name: 3}
-    with pytest.raises(DataError, match=f"unknown parameter '{name}'; known: train"):
-        read_dataset("cluttered-digits", "test", 0, parameters)
-    with pytest.raises(DataError, match=f"unknown parameter '{name}'; known: train"):
-        describe_dataset("cluttered-digits", 0, parameters)
-    read = read_dataset("cluttered-digits", "test", 7, SMALL)
-    assert read.checksum == load_dataset("cluttered-digits", "test", 7, **SMALL).checksum
-
-
-def test_subset_and_batches() -> None:
-    data = load_dataset("cluttered-digits", "validation", **SMALL)
-    subset = data.subset(50, rng=0)
-    assert len(subset) == 50
-    assert torch.equal(subset.images, data.subset(50, rng=0).images)
-    assert not torch.equal(subset.images, data.subset(50, rng=1).images)
-    assert subset.settings["subset"] == 50
-    assert subset.checksum != data.checksum
-    sizes = [(tuple(images.shape), len(labels)) for images, labels in subset.batches(32, 16)]
-    assert sizes == [((25, 1, 16, 16), 25), ((25, 1, 16, 16), 25)]
-    assert torch.equal(torch.cat([labels for _, labels in subset.batches(7)]), subset.labels)
-    assert [len(labels) for _, labels in subset.batches(49)] == [25, 25]  # no batch of one image
-    assert [len(labels) for _, labels in subset.batches(16)] == [12, 13, 12, 13]
-    assert list(subset.subset(0, rng=0).batches(8)) == []
-
-
-def test_resize() -> None:
-    images = torch.rand(2, 3, 24, 24)
-    assert resize(images, 24) is images
-    assert resize(images, 16).shape == (2, 3, 16, 16)
-    checkerboard = (torch.arange(24)[:, None] + torch.arange(24)) % 2 * torch.ones(1, 1, 24, 24)
-    assert float(resize(checkerboard, 8).std()) < 0.1  # aliasing would keep it black and white
-
-
-# ---- folders of images ---------------------------------------------------------------------------
+from .small import SMALL
 
 
 def write_images(folder: Path, n: int, value: int, size: tuple[int, int] = (20, 14)) -> None:
@@ -146,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def load(folder: Path, split: str = "train", seed: int = 0, size: int = 8) -> data_module.Dataset:
+def load(folder: Path, split: str = "train", seed: int = 0, size: int = 8) -> Dataset:
     return load_dataset("imagefolder", split, seed, path=str(folder), size=size)  # type: ignore[arg-type]
 
 
@@ -166,7 +53,7 @@ def test_a_dataset_is_described_without_an_image(folder: Path, monkeypatch: pyte
     for file in folder.rglob("*.png"):
         file.write_bytes(b"nonsense")
     assert describe_dataset("imagefolder", 0, {"path": str(folder), "size": 8}) == (("cat", "dog"), 3)
-    monkeypatch.setattr(data_module, "_placed", lambda *_: pytest.fail("made"))
+    monkeypatch.setattr(digits_module, "_placed", lambda *_: pytest.fail("made"))
     assert describe_dataset("cluttered-digits", 0, {}) == (tuple("0123456789"), 1)
 
 
@@ -250,10 +137,10 @@ def test_missing_splits_are_held_out_of_train(folder: Path) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.integers(3, 60), st.integers(0, 2**32), st.sampled_from([("test",), ("validation", "test")]))
 def test_every_split_has_an_image_and_no_image_is_in_two(
-    n: int, seed: int, missing: tuple[data_module.Split, ...]
+    n: int, seed: int, missing: tuple[Split, ...]
 ) -> None:
     files = [Path("train") / "cat" / f"{i}.png" for i in range(n)]
-    held = data_module._held_out(files, missing, seed)
+    held = folders_module._held_out(files, missing, seed)
     assert set(held) == set(missing)
     assert all(held.values())
     together = [file for part in held.values() for file in part]
@@ -262,15 +149,17 @@ def test_every_split_has_an_image_and_no_image_is_in_two(
 
 def test_an_image_stays_in_its_split_when_others_are_added() -> None:
     files = [Path("train") / "cat" / f"{i}.png" for i in range(4000)]
-    every = data_module._held_out(files, ("validation", "test"), 0)
-    some = data_module._held_out(files[::2], ("validation", "test"), 0)
-    only = data_module._held_out(files, ("test",), 0)
+    every = folders_module._held_out(files, ("validation", "test"), 0)
+    some = folders_module._held_out(files[::2], ("validation", "test"), 0)
+    only = folders_module._held_out(files, ("test",), 0)
     moved = [Path("elsewhere") / file for file in files]
     for split, held in every.items():
         assert 0.08 < len(held) / len(files) < 0.12
         assert some[split] == [file for file in held if file in set(files[::2])]
     assert only["test"] == every["test"]  # a folder for validation does not change test
-    assert data_module._held_out(moved, ("test",), 0)["test"] == [Path("elsewhere") / f for f in only["test"]]
+    assert folders_module._held_out(moved, ("test",), 0)["test"] == [
+        Path("elsewhere") / f for f in only["test"]
+    ]
 
 
 def test_imagefolder_says_what_is_wrong(folder: Path) -> None:

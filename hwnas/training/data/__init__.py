@@ -1,0 +1,87 @@
+"""Datasets, normalised and ready for the network.
+
+    data = load_dataset("cluttered-digits", split="test", seed=0)
+    data.images, data.labels, data.classes
+
+`cluttered-digits` is made on the spot from scikit-learn's bundled handwritten digits; `cifar10` reads
+CIFAR-10 in the forms in which it is handed on; `imagefolder` reads a folder of class folders, and streams it
+where it does not fit into memory. A new dataset is one function and one line in `DATASETS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from hwnas.errors import DataError
+from hwnas.training.data.base import SPLITS, Dataset, Source, Split, resize
+from hwnas.training.data.cifar10 import cifar10
+from hwnas.training.data.digits import cluttered_digits
+from hwnas.training.data.folders import imagefolder
+from hwnas.training.data.stored import Held
+
+__all__ = [
+    "DATASETS",
+    "SPLITS",
+    "Dataset",
+    "Held",
+    "Split",
+    "describe_dataset",
+    "load_dataset",
+    "read_dataset",
+    "resize",
+]
+
+DATASETS: dict[str, Callable[..., Source]] = {
+    "cluttered-digits": cluttered_digits,
+    "cifar10": cifar10,
+    "imagefolder": imagefolder,
+}
+
+
+def load_dataset(name: str, split: Split = "train", seed: int = 0, **parameters: Any) -> Dataset:
+    """A split ("train", "validation" or "test") of the dataset of this name, the same for the same seed.
+
+    `parameters` are those of the dataset's function. DataError for an unknown name, split or parameter,
+    and for data that is missing or unusable.
+    """
+    return read_dataset(name, split, seed, parameters)
+
+
+def read_dataset(name: str, split: Split, seed: int, parameters: Mapping[str, Any]) -> Dataset:
+    """`load_dataset` of parameters in a mapping, where any name may stand: DataError for a wrong one."""
+    found = _source(name, split, seed, parameters)
+    return Dataset(
+        found.stored(),
+        torch.from_numpy(found.labels),
+        found.classes,
+        found.mean,
+        found.std,
+        {"name": name, "split": split, "seed": seed, **parameters},
+        found.preparation,
+    )
+
+
+def describe_dataset(name: str, seed: int, parameters: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+    """Classes and number of channels of a dataset, without reading or making an image."""
+    found = _source(name, "train", seed, parameters)
+    return found.classes, len(found.mean)
+
+
+def _source(name: str, split: Split, seed: int, parameters: Mapping[str, Any]) -> Source:
+    """What the dataset's function finds; DataError for an unknown name, split or parameter."""
+    if name not in DATASETS:
+        raise DataError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    known = dict(list(inspect.signature(DATASETS[name]).parameters.items())[2:])  # after split and seed
+    for parameter in parameters:
+        if parameter not in known:
+            raise DataError(f"{name}: unknown parameter {parameter!r}; known: {', '.join(known)}")
+    for parameter, declared in known.items():
+        if declared.default is inspect.Parameter.empty and parameter not in parameters:
+            raise DataError(f"{name}: parameter {parameter!r} is missing; give it beside the name")
+    return DATASETS[name](split, seed, **parameters)

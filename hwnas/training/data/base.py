@@ -1,0 +1,129 @@
+"""What every dataset is: labelled images of one split, in memory or streamed from their files."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hwnas.errors import DataError
+from hwnas.training.data.stored import Held, Indices, Stored
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Labelled images of one split.
+
+    What comes out of it are images (n, c, h, w), float32, ``(x - mean) / std`` of values x in 0…1, with
+    `mean` and `std` by channel, and labels, int64 (n,), positions in `classes`. `stored` holds the images
+    or knows where they are; `settings` is plain data that says where they come from, `preparation` says in
+    words how they became pixels of this shape.
+    """
+
+    stored: Stored
+    labels: Tensor
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    settings: Mapping[str, Any]
+    preparation: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @cached_property
+    def images(self) -> Tensor:
+        """All images (n, c, h, w), normalised once and kept: four times the memory of their pixels.
+
+        DataError where they are streamed.
+        """
+        if not isinstance(self.stored, Held):
+            raise DataError(
+                f"the {len(self)} images are streamed from their files and not in memory; take them by "
+                "stream() or batches(), a subset(), or raise memory_mb"
+            )
+        return self._normalised(self.stored.images)
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256, in hexadecimal digits, over labels and images; of streamed files, over names and sizes."""
+        found = hashlib.sha256(repr((self.stored.shape, self.mean, self.std)).encode())
+        for part in self.stored.contents():
+            found.update(part)
+        found.update(self.labels.contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+    def subset(self, n: int, rng: int | np.random.Generator) -> Dataset:
+        """n different images drawn by `rng`, in random order; all of them if there are fewer."""
+        chosen = np.random.default_rng(rng).permutation(len(self))[:n]
+        settings = {**self.settings, "subset": len(chosen)}
+        stored, labels = self.stored.subset(chosen), self.labels[torch.from_numpy(chosen)]
+        return replace(self, stored=stored, labels=labels, settings=settings)
+
+    def stream(self, chosen: Iterable[Indices]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of each (k,) numbers, in their order; `chosen` may be endless.
+
+        Images that are not in memory are decoded ahead by worker processes, which end when the iterator is
+        closed or forgotten. DataError names an image that cannot be read.
+        """
+        ahead, now = itertools.tee(chosen)
+        for indices, images in zip(now, self.stored.batches(ahead), strict=True):
+            yield self._normalised(images), self.labels[torch.from_numpy(indices)]
+
+    def batches(self, size: int, resolution: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels in order, resized to a resolution where one is given.
+
+        As few batches of at most `size` as there can be, as equal as can be: sizes differ by one at most.
+        """
+        count = -(-len(self) // size)
+        ends = [i * len(self) // max(count, 1) for i in range(count + 1)]
+        for images, labels in self.stream(np.arange(*span) for span in itertools.pairwise(ends)):
+            yield (images if resolution is None else resize(images, resolution)), labels
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """float32 (x / 255 - mean) / std by channel of uint8; what is float32 is so already."""
+        if images.dtype != torch.uint8:
+            return images
+        shift = torch.tensor(self.mean).reshape(1, -1, 1, 1)
+        scale = torch.tensor(self.std).reshape(1, -1, 1, 1)
+        return images.to(torch.float32).div_(255).sub_(shift).div_(scale)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A split before its images are read or made: `stored`, called once, does that.
+
+    `labels` are (n,); the rest is as in `Dataset`.
+    """
+
+    stored: Callable[[], Stored]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    preparation: str
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """Images (n, c, h, w) at (n, c, size, size): bilinear, antialiased where they shrink."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def check_positive(what: str, value: object, unit: str) -> None:
+    """DataError unless the value is a whole number above 0."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise DataError(f"{what} is {value!r}; give a positive number of {unit}")

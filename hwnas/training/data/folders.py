@@ -1,0 +1,163 @@
+"""Folders of images."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from hwnas.errors import DataError
+from hwnas.training.data.base import SPLITS, Source, Split, check_positive
+from hwnas.training.data.stored import Held, Items, decoded
+
+HELD_OUT = 0.1  # of each class's training images, for a split that has no folder
+FOLDERS = {"train": "train", "validation": "val", "test": "test"}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEMORY_SHARE = 0.8  # of the free memory that one split may take
+
+
+def imagefolder(split: Split, seed: int, path: str | Path, size: int) -> Source:
+    """Images in ``path/train/<class>/``, ``path/val/<class>/`` and ``path/test/<class>/``, as RGB.
+
+    The shorter side is resized to `size` pixels and the centre is kept; normalised by ImageNet's mean and
+    deviation. Grey is repeated, of 16 bits too, and transparent pixels lie on white. Hidden files are passed
+    over.
+
+    Where `val` or `test` is missing, about a tenth of each class's training images is held out for it, by
+    a hash of the seed, the class and the file's name, so that an image stays in its split when others are
+    added. A class so small that no image falls into a split gives it the next one; that one alone may go
+    back to `train` as the class grows.
+
+    DataError for a missing folder, a single, empty or too small class, classes that differ between the
+    folders, an unreadable image or one whose range is unknown, or more images than fit into memory.
+    """
+    if not isinstance(path, (str, Path)):
+        raise DataError(f"imagefolder: path is {path!r}; give the folder that holds train/")
+    check_positive("imagefolder: size", size, "pixels")
+    root = Path(path)
+    if not (root / "train").is_dir():
+        raise DataError(f"imagefolder: there is no folder {root / 'train'}; it holds one folder a class")
+    files = {"train": _class_files(root / "train")}
+    classes = tuple(files["train"])
+    if len(classes) < 2:
+        raise DataError(
+            f"imagefolder: {root / 'train'} has {len(classes)} class folders; at least 2 are needed"
+        )
+    missing = [other for other in SPLITS if not (root / FOLDERS[other]).is_dir()]
+    for other in SPLITS[1:]:
+        if other in missing:
+            continue
+        files[other] = _class_files(root / FOLDERS[other])
+        if set(files[other]) != set(classes):
+            differ = sorted(set(files[other]) ^ set(classes))
+            raise DataError(
+                f"imagefolder: {root / FOLDERS[other]} and {root / 'train'} have different classes: "
+                f"{', '.join(differ)} in one only"
+            )
+    for other in missing:
+        files[other] = {}
+    for name in classes:
+        found = files["train"][name]
+        if len(found) <= len(missing):
+            raise DataError(
+                f"imagefolder: {root / 'train' / name} has {len(found)} images, too few to hold out "
+                f"1 for each of {', '.join(FOLDERS[other] for other in missing)}; add images or folders"
+            )
+        held = _held_out(found, missing, seed)
+        for other in missing:
+            files[other][name] = held[other]
+        gone = set(itertools.chain(*held.values()))
+        files["train"][name] = [file for file in found if file not in gone]
+    chosen = [(file, label) for label, name in enumerate(classes) for file in files[split][name]]
+    return Source(
+        lambda: _held([file for file, _ in chosen], size),
+        np.array([label for _, label in chosen]),
+        classes,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        f"RGB (grey repeated, transparent pixels on white), the shorter side resized to {size} pixels "
+        f"(bilinear), the centre of {size}×{size} kept",
+    )
+
+
+def _held_out(files: Sequence[Path], missing: Sequence[Split], seed: int) -> dict[Split, list[Path]]:
+    """The files of one class that go to each missing split, in order; more than `missing` files.
+
+    Each file has a number in 0…1 that follows from its name alone: those below HELD_OUT are for test, those
+    above 1 - HELD_OUT for validation. At least one goes to each, and at least one stays.
+    """
+    place = {file: _place(file, seed) for file in files}
+    most = (len(files) - 1) // max(len(missing), 1)
+    held = {}
+    for split in missing:
+        distance = {file: 1 - at if split == "validation" else at for file, at in place.items()}
+        count = sum(at < HELD_OUT for at in distance.values())
+        nearest = sorted(files, key=lambda file: (distance[file], file.name))
+        held[split] = sorted(nearest[: min(max(count, 1), most)])
+    return held
+
+
+def _place(file: Path, seed: int) -> float:
+    """A number in 0…1, uniform over names, from the seed and the names of file and class."""
+    found = hashlib.sha256(f"{seed}/{file.parent.name}/{file.name}".encode(errors="surrogateescape")).digest()
+    return int.from_bytes(found[:6]) / 2**48
+
+
+def _class_files(folder: Path) -> dict[str, list[Path]]:
+    """The files of each class folder, both sorted by name."""
+    found = {}
+    for sub in sorted(folder.iterdir()):
+        if sub.is_dir() and not sub.name.startswith("."):
+            found[sub.name] = sorted(f for f in sub.iterdir() if f.is_file() and not f.name.startswith("."))
+            if not found[sub.name]:
+                raise DataError(f"imagefolder: {sub} is empty; give it images or remove it")
+    return found
+
+
+def _held(files: Sequence[Path], size: int) -> Held:
+    needed, free = 3 * size * size * len(files), psutil.virtual_memory().available
+    if needed > MEMORY_SHARE * free:
+        raise DataError(
+            f"imagefolder: {len(files)} images of {size}×{size} take {needed / 2**30:.1f} GiB of memory, "
+            f"{free / 2**30:.1f} GiB are free; use a smaller size or fewer images"
+        )
+    return decoded(Photos(files, size), np.arange(len(files)))
+
+
+class Photos(Items):
+    """Image files as RGB squares of `size` pixels."""
+
+    def __init__(self, files: Sequence[Path], size: int) -> None:
+        self._files = files
+        self.shape = (3, size, size)
+
+    def __getitem__(self, index: int) -> Tensor:
+        file, size = self._files[index], self.shape[1]
+        try:
+            with Image.open(file) as image:
+                fitted = ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise DataError(
+                f"imagefolder: cannot read {file} as an image: {error}; repair or remove it"
+            ) from None
+        return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """As RGB of 8 bits: 16 bits scaled down, transparent pixels on white. ValueError for an unknown range."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # PNG has 16 at most
+        grey = np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"mode {image.mode} does not say what white is; convert it to 8 or 16 bits")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
