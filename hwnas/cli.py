@@ -174,6 +174,7 @@ def profile(
             calibration_networks=latency.calibration_networks,
             held_out_networks=latency.held_out_networks,
             seed=job.config.seed,
+            batch_size=latency.batch_size,
         )
         if as_json:
             _print_json({"bundle": str(bundle)})

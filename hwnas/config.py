@@ -73,6 +73,7 @@ class Latency(Section):
 
     device: str = "onnxruntime"  # see `hwnas list devices`
     threads: int = Field(1, ge=1)  # threads of one inference
+    batch_size: int = Field(1, ge=1)  # images of one inference; a latency is that of the whole batch
     budgets_ms: tuple[float, ...] = ()  # latency budgets; the loosest bounds the search
     source: Literal["table", "predictor", "measured"] = "table"  # operators' table; learnt; each one timed
     table: str | None = None  # a table to use instead of measuring one

@@ -30,7 +30,7 @@ import psutil
 import yaml
 
 from hwnas.config import Experiment, Named, load_config, overridden, parse_config
-from hwnas.errors import ConfigError, DeviceError, ExportError, InfeasibleError, StoreError
+from hwnas.errors import ConfigError, DeviceError, ExportError, InfeasibleError, StoreError, TableError
 from hwnas.export.card import model_card
 from hwnas.export.verify import measure_latency, most_accurate
 from hwnas.latency.devices import DEVICES, get_device
@@ -611,6 +611,7 @@ def _profile_inputs(run: Run) -> dict[str, Any]:
             "device": latency.device,
             "threads": latency.threads,
             "rounds": latency.rounds,
+            "batch_size": latency.batch_size,
             "networks": latency.predictor_networks if latency.source == "predictor" else 0,
             "seed": run.config.seed,
         }
@@ -623,6 +624,7 @@ def _profile_inputs(run: Run) -> dict[str, Any]:
         "space": run.space.definition,
         "device": latency.device,
         "threads": latency.threads,
+        "batch_size": latency.batch_size,
         "rounds": latency.rounds,
         "calibration_networks": latency.calibration_networks,
         "held_out_networks": latency.held_out_networks,
@@ -638,19 +640,28 @@ def _profile(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         device, seed = get_device(latency.device, latency.threads), run.config.seed
         if latency.source == "predictor":
             networks = latency.predictor_networks
-            predictor = learn_latency(run.space, device, networks, latency.rounds, seed, progress)
+            predictor = learn_latency(
+                run.space, device, networks, latency.rounds, seed, progress, latency.batch_size
+            )
             predictor.save(path)
             log.info("profile: %s", predictor.summary())
         else:
-            write_json(path, measured_on(device, latency.rounds, seed))
+            write_json(path, measured_on(device, latency.rounds, seed, latency.batch_size))
         return {"table": file_digest(path)}, [run.latency_file]
     if latency.table is not None:
         table = LatencyTable.load(latency.table)
+        measured_at = table.runtime.get("batch_size", 1)
+        if measured_at != latency.batch_size:
+            raise TableError(
+                f"{latency.table} is of batches of {measured_at}, latency.batch_size is "
+                f"{latency.batch_size}; set that to the table's, or profile"
+            )
     else:
         table = profile(
             run.space,
             device=latency.device,
             threads=latency.threads,
+            batch_size=latency.batch_size,
             rounds=latency.rounds,
             calibration_networks=latency.calibration_networks,
             held_out_networks=latency.held_out_networks,
@@ -788,7 +799,9 @@ def export_model(run: Run, arch: Architecture) -> None:
         "mean": json.dumps(test.mean),
         "std": json.dumps(test.std),
     }
-    data = onnx_model(network.operators, folded_weights(network), metadata=metadata).SerializeToString()
+    batch_size = run.config.latency.batch_size
+    model = onnx_model(network.operators, folded_weights(network), batch_size, metadata)
+    data = model.SerializeToString()
     images = resize(test.images, resolution)
     check_onnx(data, network, images[:CHECKED_IMAGES])
     accuracy = 100 * float((onnx_logits(data, images.numpy()).argmax(1) == test.labels.numpy()).mean())
@@ -838,6 +851,7 @@ def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
         classes=data.classes,
         device=f"{run.latency.device['cpu']}, {runtime['name']} {runtime['version']}, "
         f"threads: {runtime['threads']}",
+        batch_size=run.config.latency.batch_size,
     )
     write_text(folder / "README.md", card)
 

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import hwnas
 from hwnas.cli import main
 from hwnas.config import parse_config
-from hwnas.errors import ConfigError, DeviceError
+from hwnas.errors import ConfigError, DeviceError, TableError
 from hwnas.latency.predictor import LatencyPredictor
 from hwnas.pipeline import Run, load_run
 from hwnas.store import file_digest, read_json, write_json
@@ -59,6 +60,21 @@ def test_latency_that_is_measured(copy: Path) -> None:
     again = load_run(copy)
     again.make(["search"], restart="search")
     assert again.store.measurements("latency_ms", again.latency.source) == stored
+
+
+@pytest.mark.parametrize("source", ["table", "predictor", "measured"])
+def test_a_latency_of_batches(copy: Path, source: str) -> None:
+    run = run_with(copy, source, batch_size=3)
+    assert run.latency.runtime["batch_size"] == 3
+    model = next((copy / "models").glob(f"{run.front.evaluations[0].architecture.id}/model.onnx"))
+    assert onnx.load(model).graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
+    assert "batch 3" in (model.parent / "README.md").read_text()
+
+
+def test_a_table_of_other_batches_is_refused(copy: Path) -> None:
+    table = copy / "latency_table.json"
+    with pytest.raises(TableError, match=r"of batches of 1, latency.batch_size is 3; set that to the table"):
+        run_with(copy, "table", table=str(table), batch_size=3)
 
 
 def test_measuring_on_another_device_is_refused_before_anything_is_asked(copy: Path) -> None:

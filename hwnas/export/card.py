@@ -26,6 +26,7 @@ def model_card(
     preprocessing: Mapping[str, Sequence[float]],
     classes: Sequence[str],
     device: str,
+    batch_size: int = 1,
 ) -> str:
     """Markdown for one entry of pareto.json. `input_shape` is (channels, height, width).
 
@@ -40,7 +41,7 @@ def model_card(
     rows = [
         ("Validation accuracy", f"{entry['validation_accuracy']:.2f} %"),
         ("Test accuracy", f"{entry['test_accuracy']:.2f} %"),
-        ("Measured latency, batch 1", latency),
+        (f"Measured latency, batch {batch_size}", latency),
         ("Predicted latency", f"{entry['predicted']['latency_ms']:.4g} ms"),
         ("Device", device),
         ("MACs", f"{entry['macs']:,}"),

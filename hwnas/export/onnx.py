@@ -66,16 +66,18 @@ def check_onnx(data: bytes, model: nn.Module, images: Tensor) -> float:
 
 
 def onnx_logits(data: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """ONNX Runtime's outputs, (n, classes), on images (n, c, h, w), in batches of the file's own size."""
+    """ONNX Runtime's outputs, (n, classes), on images (n, c, h, w), in batches of the file's own size.
+
+    The last batch is filled up with copies of the first image, whose outputs are dropped.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     declared = session.get_inputs()[0].shape[0]
     batch = declared if isinstance(declared, int) else len(images)
-    if len(images) % batch:
-        raise ExportError(f"{len(images)} images do not fill batches of {batch}; give a multiple")
-    runs = [session.run([OUTPUT], {INPUT: images[i : i + batch]})[0] for i in range(0, len(images), batch)]
-    return np.concatenate(runs)
+    filled = np.concatenate([images, images[np.zeros(-len(images) % batch, dtype=int)]])
+    runs = [session.run([OUTPUT], {INPUT: filled[i : i + batch]})[0] for i in range(0, len(filled), batch)]
+    return np.concatenate(runs)[: len(images)]
 
 
 def _traced(

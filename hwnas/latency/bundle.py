@@ -44,6 +44,7 @@ class Study:
     calibration_networks: int
     held_out_networks: int
     seed: int
+    batch_size: int
 
 
 def write_bundle(
@@ -56,6 +57,7 @@ def write_bundle(
     calibration_networks: int = CALIBRATION_NETWORKS,
     held_out_networks: int = 12,
     seed: int = 0,
+    batch_size: int = 1,
 ) -> None:
     """Write what a board needs to measure a space: ``python3 bundle.zip`` there writes results.json.
 
@@ -63,7 +65,7 @@ def write_bundle(
     """
     rounds = max(SWEEPS, ROUNDS if rounds is None else rounds)
     networks = (calibration_networks, held_out_networks)
-    study = Study(space.definition, precision, threads, rounds, *networks, seed)
+    study = Study(space.definition, precision, threads, rounds, *networks, seed, batch_size)
     plan, pieces, _ = _plan(study)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -116,6 +118,7 @@ def _plan(study: Study) -> tuple[dict[str, Any], dict[str, bytes], Subject]:
         study.calibration_networks,
         study.held_out_networks,
         study.seed,
+        study.batch_size,
     )
     jobs, pieces = [], {}
     for number, rounds in enumerate(_rounds(study, subject)):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from hwnas.errors import HwnasError, TableError
 from hwnas.latency.calibrate import fit, judge, linear, repeatability_cv, spread_over
-from hwnas.latency.measure import Device, Timing, time_models
+from hwnas.latency.measure import Device, Identity, Timing, time_models
 from hwnas.latency.table import SCHEMA, Entry, check_schema
 from hwnas.networks.onnx_graph import onnx_model, random_weights
 from hwnas.predictors.ridge import Ridge
@@ -162,16 +162,18 @@ def learn_latency(
     rounds: int | None = None,
     rng: Rng = 0,
     progress: Progress = silent,
+    batch_size: int = 1,
 ) -> LatencyPredictor:
     """Time `networks` whole networks of a space on a device and learn from them.
 
     Each is visited in `rounds` (24 by default) shuffled rounds, all together; `rng` draws networks, weights
-    and the order. DeviceError if the device cannot time them, TableError if there are too few.
+    and the order. A latency is that of a batch of `batch_size` images. DeviceError if the device cannot time
+    them, TableError if there are too few.
     """
     rounds = ROUNDS if rounds is None else rounds
     generator = np.random.default_rng(rng)
     archs = _spread(space, networks, generator)
-    found = _time(space, archs, device, rounds, generator, progress)
+    found = _time(space, archs, device, rounds, generator, progress, batch_size)
     identity = device.identity
     measured = [
         MeasuredNetwork(arch.values, timing.ms, timing.std_ms, timing.count)
@@ -183,7 +185,7 @@ def learn_latency(
         "preempted": round(float(np.mean([timing.preempted for timing in found])), 4),
         "repeatability_cv": repeatability_cv([timing.halves_ms for timing in found]),
     }
-    return LatencyPredictor(space, measured, identity.device, _runtime(identity.runtime), protocol)
+    return LatencyPredictor(space, measured, identity.device, _runtime(identity, batch_size), protocol)
 
 
 def _spread(space: NetworkSpace, n: int, generator: np.random.Generator) -> Architectures:
@@ -270,8 +272,8 @@ class MeasuredLatency:
     def latency_ms(self, archs: Any) -> NDArray[np.float64]:
         """Measured latency of n architectures of the space, timed together, (n,), in milliseconds."""
         generator = np.random.default_rng(self.protocol["seed"])
-        rounds = self.protocol["rounds"]
-        found = _time(self.space, archs, self._opened, rounds, generator, silent)
+        rounds, batch_size = self.protocol["rounds"], self.runtime["batch_size"]
+        found = _time(self.space, archs, self._opened, rounds, generator, silent, batch_size)
         return np.array([timing.ms for timing in found])
 
     def to_dict(self) -> dict[str, Any]:
@@ -286,20 +288,20 @@ class MeasuredLatency:
         )
 
 
-def measured_on(device: Device, rounds: int | None, seed: int) -> dict[str, Any]:
+def measured_on(device: Device, rounds: int | None, seed: int, batch_size: int = 1) -> dict[str, Any]:
     """Plain data on what measured latencies are true of: device, runtime, protocol."""
     identity = device.identity
     protocol = {"statistic": identity.statistic, "rounds": rounds or ROUNDS, "seed": seed}
     return {
         "schema": SCHEMA,
         "device": dict(identity.device),
-        "runtime": _runtime(identity.runtime),
+        "runtime": _runtime(identity, batch_size),
         "protocol": protocol,
     }
 
 
-def _runtime(runtime: Mapping[str, Any]) -> dict[str, Any]:
-    return {**runtime, "precisions": ["fp32"], "batch_size": 1}
+def _runtime(identity: Identity, batch_size: int) -> dict[str, Any]:
+    return {**identity.runtime, "precisions": ["fp32"], "batch_size": batch_size}
 
 
 def _time(
@@ -309,10 +311,11 @@ def _time(
     rounds: int,
     generator: np.random.Generator,
     progress: Progress,
+    batch_size: int,
 ) -> list[Timing]:
     models = []
     for arch in archs:
         operators = space.operators(arch)
         weights = [random_weights(operator, generator) for operator in operators]
-        models.append(bytes(onnx_model(operators, weights).SerializeToString()))
+        models.append(bytes(onnx_model(operators, weights, batch_size).SerializeToString()))
     return time_models(models, device, rounds, generator, progress)
