@@ -1,11 +1,20 @@
-"""What every strategy promises. A newcomer joins by its line in STRATEGIES."""
+"""What every strategy and algorithm promises. A newcomer joins by its line in STRATEGIES or ALGORITHMS."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hwnas import Choice, Constraint, Evaluation, Objective, SearchSpace, get_space
+from hwnas.errors import MissingExtraError
+from hwnas.searching.loop import search
 from hwnas.searching.objectives import Problem
 from hwnas.searching.strategies import STRATEGIES, Strategy, get_strategy
+from hwnas.searching.strategies.algorithms import ALGORITHMS, get_algorithm
+from hwnas.store import Store
 from tests.searching.problems import accuracy, at_most, cost, objectives, toy_space
 
 LARGE = get_space("mobilenetv3")
@@ -162,3 +171,82 @@ def test_it_goes_on_when_everything_failed(name: str) -> None:
     for _ in range(5):
         strategy.tell([Evaluation(arch, {}, "failed", "boom") for arch in strategy.ask(10)])
     assert len(strategy.ask(10)) > 0
+
+
+# ---- the algorithms of the inner search, in a space that is too large to be enumerated ------------
+
+
+def for_algorithm(name: str, n: int) -> Problem:
+    """A problem of n objectives for an algorithm, bounded if it can be; skips without its package."""
+    few = (*large().objectives, Objective("params", "min", LARGE.params))[:n]
+    bound = Constraint("macs", upper=3e8, evaluate=LARGE.macs if n == 1 else None)
+    problem = Problem(LARGE, few, (bound,) if ALGORITHMS[name].constraints else ())
+    try:
+        get_algorithm(name, problem)
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    return problem
+
+
+FITTING = [(name, n) for name, a in ALGORITHMS.items() for n in (1, 2, 3) if a.fewest <= n <= a.most]
+ONCE_EACH = dict(reversed([pair for pair in FITTING if pair != ("nsga2", 1)]))
+
+
+@pytest.mark.parametrize(("name", "n"), FITTING)
+def test_with_each_algorithm_linas_asks_new_feasible_canonical_architectures(name: str, n: int) -> None:
+    problem = for_algorithm(name, n)
+    told = drive(get_strategy("linas", problem, 0, predictor="ridge", start=20, algorithm=name), problem, 40)
+    archs = [e.architecture for e in told]
+    assert len(archs) == len(set(archs)) == 40
+    genotypes = LARGE.genotypes(archs)
+    assert (LARGE.canonical(genotypes) == genotypes).all()
+    assert (problem.violation(problem.exact_metrics(genotypes)) == 0).all()
+
+
+@pytest.mark.parametrize(("name", "n"), ONCE_EACH.items())
+def test_with_each_algorithm_a_search_that_was_stopped_ends_as_one_that_was_not(name: str, n: int) -> None:
+    problem = for_algorithm(name, n)
+
+    def run(evaluations: int, store: Store) -> list[str]:
+        result = search(
+            LARGE, problem.objectives, problem.constraints, evaluations=evaluations, store=store,
+            predictor="ridge", start=10, algorithm=name,
+        )  # fmt: skip
+        return [e.architecture.id for e in result.evaluations]
+
+    stopped = Store()
+    begun = run(20, stopped)
+    ended = run(30, stopped)
+    assert ended == run(30, Store())
+    assert ended[:20] == begun
+
+
+ASKED = """
+from hwnas.searching.strategies import get_strategy
+from tests.conformance.test_strategies import ONCE_EACH, drive, for_algorithm
+
+for name, n in ONCE_EACH.items():
+    try:
+        problem = for_algorithm(name, n)
+    except BaseException as skipped:
+        assert "not installed" in str(skipped)
+        continue
+    strategy = get_strategy("linas", problem, 0, predictor="ridge", start=10, algorithm=name)
+    print(name, *(e.architecture.id for e in drive(strategy, problem, 20)))
+"""
+
+
+def test_what_an_algorithm_finds_does_not_depend_on_the_hash_seed() -> None:
+    answers = [
+        subprocess.run(
+            [sys.executable, "-c", ASKED],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for hash_seed in ("0", "1")
+    ]
+    assert answers[0] == answers[1]
+    assert len(answers[0].splitlines()) >= len(ALGORITHMS) - 1

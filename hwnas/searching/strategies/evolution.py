@@ -39,25 +39,29 @@ def best_first(losses: Values, violation: Values, n: int) -> NDArray[np.int64]:
 
 
 def offspring(space: SearchSpace, parents: Genotypes, n: int, rng: np.random.Generator) -> Genotypes:
-    """At most n canonical, valid children of `parents` (best first) by tournament, crossover and mutation.
+    """At most n canonical, valid children of `parents` (best first) by tournament, crossover and mutation."""
+    pairs = rng.integers(0, len(parents), (2, n, 2)).min(axis=2)
+    children = crossed(space, parents[pairs[0]], parents[pairs[1]], rng)
+    return children[space.valid(children)]
+
+
+def crossed(space: SearchSpace, one: Genotypes, other: Genotypes, rng: np.random.Generator) -> Genotypes:
+    """A canonical child of each of n pairs of parents, (n, g) each; it may be invalid.
 
     A child takes each choice from one of two parents, or from the one where it is active; a choice that was
     active in neither is drawn. Then each choice changes with probability 1 / g, at least one of them.
     """
-    g = len(space.choices)
-    pairs = rng.integers(0, len(parents), (2, n, 2)).min(axis=2)
+    n, g = one.shape
     first = rng.random((n, g)) < 0.5
-    active = space.active(parents)
-    first = np.where(active[pairs[0]] == active[pairs[1]], first, active[pairs[0]])
-    children = np.where(first, parents[pairs[0]], parents[pairs[1]])
+    active = space.active(one), space.active(other)
+    children = np.where(np.where(active[0] == active[1], first, active[0]), one, other)
     mutated = rng.random((n, g)) < 1.0 / g
     mutated[np.arange(n), rng.integers(0, g, n)] = True
     shift = 1 + np.floor(rng.random((n, g)) * (space.cardinalities - 1)).astype(np.int64)
     changed = (children + shift) % space.cardinalities
-    unknown = ~(active[pairs[0]] | active[pairs[1]])
     drawn = np.floor(rng.random((n, g)) * space.cardinalities).astype(np.int64)
-    children = space.canonical(np.where(unknown, drawn, np.where(mutated, changed, children)))
-    return children[space.valid(children)]
+    unknown = ~(active[0] | active[1])
+    return space.canonical(np.where(unknown, drawn, np.where(mutated, changed, children)))
 
 
 def evolve(
