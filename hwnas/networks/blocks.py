@@ -18,9 +18,7 @@ from torch import Tensor, nn
 
 from hwnas.spaces import Architecture, NetworkSpace, Operator
 from hwnas.spaces.base import Rng
-from hwnas.spaces.operators import Conv, GlobalPool, Linear, SqueezeExcite
-
-NORM_EPS = 1e-5
+from hwnas.spaces.operators import AveragePool, Conv, GlobalPool, Layer, Linear, MaxPool, Pool, SqueezeExcite
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
@@ -44,7 +42,7 @@ class ConvBlock(nn.Module):
             groups=layer.in_channels if layer.depthwise else 1,
             bias=layer.bias,
         )
-        self.norm = nn.BatchNorm2d(layer.out_channels, eps=NORM_EPS) if layer.norm else None
+        self.norm = nn.BatchNorm2d(layer.out_channels, eps=layer.eps) if layer.norm else None
         self.activation = layer.activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,14 +95,26 @@ class SqueezeExciteBlock(nn.Module):
         return self.state_dict()
 
 
-class PoolBlock(nn.Module):
-    """Mean over height and width, (n, c, h, w) to (n, c, 1, 1)."""
+def pooled(layer: Pool, x: Tensor) -> Tensor:
+    """Pooling, (n, c, h, w) to (n, c, h', w')."""
+    match layer:
+        case GlobalPool():
+            return x.mean((2, 3), keepdim=True)
+        case MaxPool():
+            return F.max_pool2d(x, layer.window, layer.stride, layer.window // 2)
+        case AveragePool():
+            return F.avg_pool2d(x, layer.window, ceil_mode=True)
 
-    def __init__(self, layer: GlobalPool) -> None:
+
+class PoolBlock(nn.Module):
+    """Pooling, (n, c, h, w) to (n, c, h', w')."""
+
+    def __init__(self, layer: Pool) -> None:
         super().__init__()
+        self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3), keepdim=True)
+        return pooled(self.layer, x)
 
     def folded(self) -> dict[str, Tensor]:
         """Nothing."""
@@ -131,24 +141,31 @@ LAYERS: dict[type, Callable[[Any], Block]] = {
     Conv: ConvBlock,
     SqueezeExcite: SqueezeExciteBlock,
     GlobalPool: PoolBlock,
+    MaxPool: PoolBlock,
+    AveragePool: PoolBlock,
     Linear: LinearBlock,
 }
 
 
 class OperatorBlock(nn.Module):
-    """The layers of an operator in order, each a submodule of the layer's name; then the residual sum."""
+    """The layers of an operator, each a submodule of the layer's name, joined as its body says."""
 
     def __init__(self, operator: Operator) -> None:
         super().__init__()
-        self.residual = operator.residual
-        for layer in operator.layers:
+        self.body = operator.body
+        for layer in self.body.layers:
             self.add_module(layer.name, LAYERS[type(layer)](layer))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = x
-        for module in self.children():
-            out = module(out)
-        return x + out if self.residual else out
+        out = self._chain(self.body.path, x)
+        if self.body.shortcut is not None:
+            out = out + self._chain(self.body.shortcut, x)
+        return ACTIVATION_FUNCTIONS[self.body.activation](out)
+
+    def _chain(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
+        for layer in layers:
+            x = self.get_submodule(layer.name)(x)
+        return x
 
 
 def build_operator(operator: Operator) -> OperatorBlock:
@@ -248,7 +265,7 @@ def initialise(layer: nn.Module, generator: torch.Generator) -> None:
     """
     gain = 1.0 if getattr(layer, "activation", "identity") == "identity" else 2.0
     for name, parameter in layer.named_parameters():
-        if parameter.dim() > 1:
+        if name.endswith("weight") and parameter.dim() > 1:
             parameter.normal_(0.0, (gain / parameter[0].numel()) ** 0.5, generator=generator)
         elif name.endswith("bias"):
             parameter.zero_()

@@ -25,7 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwnas.errors import SpaceError
 from hwnas.spaces import Operator
 from hwnas.spaces.base import Rng
-from hwnas.spaces.operators import Conv, GlobalPool, Layer, Linear, SqueezeExcite
+from hwnas.spaces.operators import AveragePool, Conv, GlobalPool, Layer, Linear, MaxPool, SqueezeExcite
 
 OPSET = 18
 IR_VERSION = 8  # the one that came with opset 18
@@ -159,10 +159,16 @@ class _Graph:
                 raise SpaceError(f"{operator.key}: {name} has shape {weights[name].shape}, expected {shape}")
             array = np.ascontiguousarray(weights[name], dtype=np.float32)
             self.initializers.append(numpy_helper.from_array(array, f"{prefix}.{name}"))
-        start = value
-        for layer in operator.layers:
+        body = operator.body
+        out = self._chain(prefix, body.path, value)
+        if body.shortcut is not None:
+            out = self._node("Add", f"{prefix}.residual", [out, self._chain(prefix, body.shortcut, value)])
+        return self._activation(f"{prefix}.{body.activation}", body.activation, out)
+
+    def _chain(self, prefix: str, layers: Sequence[Layer], value: str) -> str:
+        for layer in layers:
             value = self._add_layer(f"{prefix}.{layer.name}", layer, value)
-        return self._node("Add", f"{prefix}.residual", [value, start]) if operator.residual else value
+        return value
 
     def _add_layer(self, name: str, layer: Layer, value: str) -> str:
         match layer:
@@ -188,6 +194,20 @@ class _Graph:
                 return self._node("Mul", f"{name}.scale", [value, scale])
             case GlobalPool():
                 return self._node("GlobalAveragePool", name, [value])
+            case MaxPool():
+                return self._node(
+                    "MaxPool",
+                    name,
+                    [value],
+                    kernel_shape=[layer.window] * 2,
+                    strides=[layer.stride] * 2,
+                    pads=[layer.window // 2] * 4,
+                )
+            case AveragePool():
+                window = [layer.window] * 2
+                return self._node(
+                    "AveragePool", name, [value], kernel_shape=window, strides=window, ceil_mode=1
+                )
             case Linear():
                 value = self._node("Flatten", f"{name}.flatten", [value], axis=1)
                 return self._node("Gemm", name, [value, f"{name}.weight", f"{name}.bias"], transB=1)

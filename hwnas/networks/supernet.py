@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import ChecksumError, SpaceError, StoreError
-from hwnas.networks.blocks import StaticNetwork, initialise, torch_generator
+from hwnas.networks.blocks import ACTIVATION_FUNCTIONS, StaticNetwork, initialise, torch_generator
 from hwnas.networks.calibration import Statistics
 from hwnas.networks.elastic import (
     ElasticConv,
@@ -38,7 +38,7 @@ from hwnas.networks.elastic import (
 )
 from hwnas.spaces import Architecture, NetworkSpace, Slot, space_of
 from hwnas.spaces.base import Rng
-from hwnas.spaces.operators import Layer
+from hwnas.spaces.operators import Body, Layer
 from hwnas.store import digest, parse_json, read_bytes, read_json, write_bytes, write_json
 
 SCHEMA = 1
@@ -50,13 +50,15 @@ class Supernet(nn.Module):
     """Shared weights of a space. `slots.<slot>.<layer>` are elastic layers as large as the largest version.
 
     `has_statistics` says whether the stored batch-norm statistics mean anything: they do for imported
-    weights, training does not touch them. `metadata` is plain data that travels with the weights.
+    weights, training does not touch them. `kernel_transform` says whether smaller kernels are learnt
+    transformations of larger ones; see `ElasticConv`. `metadata` is plain data that travels with the weights.
     """
 
-    def __init__(self, space: NetworkSpace, rng: Rng = 0) -> None:
-        """He-scale weights drawn by `rng`; residual blocks start as identities (last scale zero)."""
+    def __init__(self, space: NetworkSpace, rng: Rng = 0, kernel_transform: bool = False) -> None:
+        """He-scale weights drawn by `rng`; what is added to a block's input is zero (last scale zero)."""
         super().__init__()
         self.space = space
+        self.kernel_transform = kernel_transform
         self.has_statistics = False
         self.metadata: dict[str, Any] = {}
         self._warned = False
@@ -65,7 +67,8 @@ class Supernet(nn.Module):
         generator = torch_generator(rng)
         with torch.random.fork_rng(devices=[]):  # torch draws weights by its global generator
             for slot in space.slots:
-                self.slots[_module_name(slot.name)] = nn.ModuleDict(_elastic_layers(space, slot, generator))
+                layers = _elastic_layers(space, slot, generator, kernel_transform)
+                self.slots[_module_name(slot.name)] = nn.ModuleDict(layers)
 
     def forward(self, x: Tensor, arch: Architecture, statistics: Statistics | None = None) -> Tensor:
         """Logits (batch, classes) of a subnet for images (batch, channels, height, width) of any size.
@@ -127,6 +130,7 @@ class Supernet(nn.Module):
                 "schema": SCHEMA,
                 "space": self.space.definition,
                 "has_statistics": self.has_statistics,
+                "kernel_transform": self.kernel_transform,
                 "checksum": self.checksum,
                 "metadata": self.metadata,
             },
@@ -134,10 +138,16 @@ class Supernet(nn.Module):
 
     def _run(self, x: Tensor, arch: Architecture, normalise: Normalise) -> Tensor:
         for slot, operator in self._lower(arch).items():
-            out = x
-            for layer in operator.layers:
-                out = self.layer(slot, layer.name)(out, layer, f"{slot}.{layer.name}", normalise)
-            x = x + out if operator.residual else out
+            body = operator.body
+            out = self._chain(slot, body.path, x, normalise)
+            if body.shortcut is not None:
+                out = out + self._chain(slot, body.shortcut, x, normalise)
+            x = ACTIVATION_FUNCTIONS[body.activation](out)
+        return x
+
+    def _chain(self, slot: str, layers: Sequence[Layer], x: Tensor, normalise: Normalise) -> Tensor:
+        for layer in layers:
+            x = self.layer(slot, layer.name)(x, layer, f"{slot}.{layer.name}", normalise)
         return x
 
     def _normalise(self, arch: Architecture, statistics: Statistics | None) -> Normalise:
@@ -158,22 +168,34 @@ def _module_name(slot: str) -> str:
     return slot.replace(".", "/")
 
 
-def _elastic_layers(space: NetworkSpace, slot: Slot, generator: torch.Generator) -> dict[str, nn.Module]:
+def _elastic_layers(
+    space: NetworkSpace, slot: Slot, generator: torch.Generator, kernel_transform: bool
+) -> dict[str, nn.Module]:
     """The layers of a slot by name, each as large as the largest version, with their first weights."""
     operators = [op for op in space.slot_operators(slot).values() if op is not None]
-    if len({operator.residual for operator in operators}) != 1:
-        raise SpaceError(f"{slot.name} is residual in some architectures only; make it one or the other")
+    if len({_joined(operator.body) for operator in operators}) != 1:
+        raise SpaceError(
+            f"{slot.name} adds its input in some architectures only, or otherwise; make it one or the other"
+        )
     versions: dict[str, list[Layer]] = {}
     for operator in operators:
         for layer in operator.layers:
             versions.setdefault(layer.name, []).append(layer)
-    layers = {name: elastic_layer(f"{slot.name}.{name}", found) for name, found in versions.items()}
+    layers = {
+        name: elastic_layer(f"{slot.name}.{name}", found, kernel_transform)
+        for name, found in versions.items()
+    }
     for module in layers.values():
         initialise(module, generator)
     norms = [layer.norm for layer in layers.values() if isinstance(layer, ElasticConv) and layer.norm]
-    if operators[0].residual and norms:
+    if operators[0].body.shortcut == () and norms:
         nn.init.zeros_(norms[-1].weight)
-    return dict(layers)
+    return layers
+
+
+def _joined(body: Body) -> tuple[tuple[str, ...] | None, str]:
+    """What must not depend on the architecture: what is added to the path, and the activation after."""
+    return (None if body.shortcut is None else tuple(x.name for x in body.shortcut)), body.activation
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -218,7 +240,7 @@ def load_supernet(path: str | Path) -> Supernet:
     data = read_json(folder / DEFINITION_FILE, remedy)
     if "refers_to" in data:
         return _referred(folder, data["refers_to"], data["checksum"])
-    net = Supernet(space_of(data["space"]))
+    net = Supernet(space_of(data["space"]), kernel_transform=data.get("kernel_transform", False))
     weights = folder / WEIGHTS_FILE
     try:
         state = safetensors.torch.load(read_bytes(weights))

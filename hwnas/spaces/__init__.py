@@ -17,9 +17,13 @@ from hwnas.spaces.base import (
 )
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.spaces.operators import Operator
+from hwnas.spaces.proxyless import ProxylessSpace
+from hwnas.spaces.resnet50 import ResNet50Space
 
 SPACES: dict[str, Callable[..., NetworkSpace]] = {
     "mobilenetv3": MobileNetV3Space,
+    "proxyless": ProxylessSpace,
+    "resnet50": ResNet50Space,
 }
 
 

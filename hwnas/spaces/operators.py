@@ -1,9 +1,9 @@
 """Operators: the fused units that a latency table has entries for, and the layers inside them.
 
 A **layer** is a primitive (convolution, squeeze-and-excite, pooling, linear). An **operator** is a unit as
-the runtime executes it inside a network: a stem, a whole MBConv block, a head. `KINDS` says which layers
-each kind of operator is made of, in order. This one description is all that the static blocks, the elastic
-blocks, the ONNX graphs, MACs and parameters are derived from, so they cannot disagree.
+the runtime executes it inside a network: a stem, a whole MBConv or bottleneck block, a head. `KINDS` says
+which layers each kind of operator is made of, in order. This one description is all that the static blocks,
+the elastic blocks, the ONNX graphs, MACs and parameters are derived from, so they cannot disagree.
 
 Conventions: shapes are channels-first without the batch, (channels, height, width). MACs are
 multiply-accumulates of convolutions and linear layers (squeeze-and-excite's included) for one input;
@@ -13,8 +13,8 @@ biases, and the scale and shift of batch norm.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from hwnas.errors import SpaceError
@@ -22,6 +22,7 @@ from hwnas.errors import SpaceError
 ACTIVATIONS = ("identity", "relu", "relu6", "hswish")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 SQUEEZE_RATIO = 4
+NORM_EPS = 1e-5
 
 
 def make_divisible(channels: float, divisor: int = 8) -> int:
@@ -35,7 +36,10 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 
 @dataclass(frozen=True)
 class Conv:
-    """Convolution with "same" padding for odd kernels, optional bias, batch norm and activation."""
+    """Convolution with "same" padding for odd kernels, optional bias, batch norm and activation.
+
+    `eps` is what batch norm adds to the variance.
+    """
 
     name: str
     in_channels: int
@@ -46,6 +50,7 @@ class Conv:
     norm: bool = True
     bias: bool = False
     activation: str = "identity"
+    eps: float = NORM_EPS
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
@@ -101,6 +106,37 @@ class GlobalPool:
 
 
 @dataclass(frozen=True)
+class MaxPool:
+    """The largest of each `window` × `window`, an odd number, with "same" padding."""
+
+    name: str
+    window: int
+    stride: int
+    params: int = 0
+
+    def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (shape[0], *(-(-s // self.stride) for s in shape[1:]))
+
+    def macs(self, shape: tuple[int, ...]) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class AveragePool:
+    """The mean of each `window` × `window`, side by side; at the far edges, of what is left there."""
+
+    name: str
+    window: int
+    params: int = 0
+
+    def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (shape[0], *(-(-s // self.window) for s in shape[1:]))
+
+    def macs(self, shape: tuple[int, ...]) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
 class Linear:
     """Fully connected layer with bias on a flattened (channels, 1, 1)."""
 
@@ -119,7 +155,25 @@ class Linear:
         return self.in_features * self.out_features
 
 
-Layer = Conv | SqueezeExcite | GlobalPool | Linear
+Pool = GlobalPool | MaxPool | AveragePool
+Layer = Conv | SqueezeExcite | Pool | Linear
+
+
+@dataclass(frozen=True)
+class Body:
+    """What an operator computes of x: activation(path(x) + shortcut(x)), each a chain of layers.
+
+    An empty shortcut is x itself; without one (None) there is no sum.
+    """
+
+    path: tuple[Layer, ...]
+    shortcut: tuple[Layer, ...] | None = None
+    activation: str = "identity"
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers: those of the path, then those of the shortcut."""
+        return (*self.path, *(self.shortcut or ()))
 
 
 @dataclass(frozen=True)
@@ -127,7 +181,9 @@ class Operator:
     """One entry of a latency table: a fused unit as the runtime executes it inside a network.
 
     `in_shape` and `out_shape` are (channels, height, width), or (features,) after a head. `attributes`
-    are the integers and names that, with the shapes, say all about it; see `KINDS`.
+    are the integers and names that, with the shapes, say all about it; see `KINDS`. `norm_eps`, which its
+    batch norms add to the variance, is for training alone: a runtime sees them folded into convolutions, so
+    it is neither part of the key nor compared.
     """
 
     kind: str
@@ -135,6 +191,7 @@ class Operator:
     out_shape: tuple[int, ...]
     attributes: tuple[tuple[str, int | str], ...]
     precision: str = "fp32"
+    norm_eps: float = field(default=NORM_EPS, compare=False)
 
     def __getitem__(self, attribute: str) -> int | str:
         return dict(self.attributes)[attribute]
@@ -144,24 +201,39 @@ class Operator:
         return int(dict(self.attributes)[attribute])
 
     @cached_property
-    def layers(self) -> tuple[Layer, ...]:
-        """The layers in the order in which they are applied."""
+    def body(self) -> Body:
+        """The layers and how they are joined; SpaceError for an unknown kind."""
         if self.kind not in KINDS:
             raise SpaceError(f"unknown kind of operator {self.kind!r}; known: {', '.join(KINDS)}")
-        return KINDS[self.kind](self)
+        body = KINDS[self.kind](self)
+        shortcut = None if body.shortcut is None else self._with_eps(body.shortcut)
+        return replace(body, path=self._with_eps(body.path), shortcut=shortcut)
+
+    def _with_eps(self, layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        return tuple(replace(x, eps=self.norm_eps) if isinstance(x, Conv) else x for x in layers)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """All layers; those of a shortcut come last."""
+        return self.body.layers
 
     @property
     def residual(self) -> bool:
-        """Whether the input is added to the output of the last layer."""
-        return bool(dict(self.attributes).get("res", 0))
+        """Whether the input, or what a shortcut makes of it, is added to the output of the path."""
+        return self.body.shortcut is not None
+
+    def shapes(self) -> Iterator[tuple[Layer, tuple[int, ...], tuple[int, ...]]]:
+        """Each layer with the shapes of its input and its output."""
+        for chain in (self.body.path, self.body.shortcut or ()):
+            shape = self.in_shape
+            for layer in chain:
+                after = layer.out_shape(shape)
+                yield layer, shape, after
+                shape = after
 
     @cached_property
     def macs(self) -> int:
-        shape, total = self.in_shape, 0
-        for layer in self.layers:
-            total += layer.macs(shape)
-            shape = layer.out_shape(shape)
-        return total
+        return sum(layer.macs(shape) for layer, shape, _ in self.shapes())
 
     @cached_property
     def params(self) -> int:
@@ -182,7 +254,7 @@ class Operator:
         """The operator that a key stands for; SpaceError if it is not the key of a known kind."""
         kind, *fields = key.split("-")
         try:
-            pairs = [field.split(":") for field in fields]
+            pairs = [text.split(":") for text in fields]
             (i, in_shape), (o, out_shape), *attributes, (p, precision) = [(k, v) for k, v in pairs]
             if (i, o, p) != ("in", "out", "p"):
                 raise ValueError("fields out of order")
@@ -193,14 +265,20 @@ class Operator:
                 tuple((name, int(value) if value.isdigit() else value) for name, value in attributes),
                 precision,
             )
-            shape = operator.in_shape
-            for layer in operator.layers:
-                shape = layer.out_shape(shape)
+            body = operator.body
+            shape = _end(body.path, operator.in_shape)
+            added = shape if body.shortcut is None else _end(body.shortcut, operator.in_shape)
         except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
             raise SpaceError(f"not the key of an operator: {key!r} ({error})") from None
-        if operator.key != key or shape != operator.out_shape or precision not in PRECISIONS:
+        if operator.key != key or not shape == added == operator.out_shape or precision not in PRECISIONS:
             raise SpaceError(f"not the key of an operator: {key!r} (its layers give {shape})")
         return operator
+
+
+def _end(layers: tuple[Layer, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    for layer in layers:
+        shape = layer.out_shape(shape)
+    return shape
 
 
 def _shape_text(shape: tuple[int, ...]) -> str:
@@ -212,59 +290,94 @@ def _shape_of(text: str) -> tuple[int, ...]:
     return (channels, *size)
 
 
-def _conv(op: Operator) -> tuple[Layer, ...]:
-    """conv: one convolution, batch norm, activation. Attributes k, s, act."""
+def _identity(op: Operator) -> tuple[Layer, ...] | None:
+    """The shortcut of an operator that adds its input where its attribute `res` is 1."""
+    return () if dict(op.attributes).get("res", 0) else None
+
+
+def _conv(op: Operator) -> Body:
+    """conv: one convolution, batch norm, activation. Attributes k, s, act; res:1 where the input is added."""
     act = str(op["act"])
-    return (Conv("conv", op.in_shape[0], op.out_shape[0], op.integer("k"), op.integer("s"), activation=act),)
+    conv = Conv("conv", op.in_shape[0], op.out_shape[0], op.integer("k"), op.integer("s"), activation=act)
+    return Body((conv,), _identity(op))
+
+
+def _convpool(op: Operator) -> Body:
+    """convpool: a conv of stride 1, then the largest of each 3×3 at stride 2. Attributes k, act. ResNet's."""
+    act = str(op["act"])
+    conv = Conv("conv", op.in_shape[0], op.out_shape[0], op.integer("k"), activation=act)
+    return Body((conv, MaxPool("pool", 3, 2)))
 
 
 def _separable_tail(op: Operator, mid: int) -> tuple[Layer, ...]:
     """Depthwise convolution, squeeze-and-excite, linear projection."""
-    layers: list[Layer] = [
-        Conv(
-            "depthwise", mid, mid, op.integer("k"), op.integer("s"), depthwise=True, activation=str(op["act"])
-        )
-    ]
-    if op["se"]:
-        layers.append(SqueezeExcite("se", mid, make_divisible(mid // SQUEEZE_RATIO)))
-    return (*layers, Conv("project", mid, op.out_shape[0]))
+    act, k, s = str(op["act"]), op.integer("k"), op.integer("s")
+    depthwise = Conv("depthwise", mid, mid, k, s, depthwise=True, activation=act)
+    return (depthwise, *_squeeze(op, mid), Conv("project", mid, op.out_shape[0]))
 
 
-def _mbconv(op: Operator) -> tuple[Layer, ...]:
+def _squeeze(op: Operator, mid: int) -> tuple[Layer, ...]:
+    return (SqueezeExcite("se", mid, make_divisible(mid // SQUEEZE_RATIO)),) if op["se"] else ()
+
+
+def _mbconv(op: Operator) -> Body:
     """mbconv: inverted bottleneck, https://arxiv.org/abs/1905.02244. Attributes mid, k, s, act, se, res."""
     mid = op.integer("mid")
-    return (Conv("expand", op.in_shape[0], mid, activation=str(op["act"])), *_separable_tail(op, mid))
+    expand = Conv("expand", op.in_shape[0], mid, activation=str(op["act"]))
+    return Body((expand, *_separable_tail(op, mid)), _identity(op))
 
 
-def _dsconv(op: Operator) -> tuple[Layer, ...]:
+def _dsconv(op: Operator) -> Body:
     """dsconv: an MBConv that does not expand. Attributes k, s, act, se, res."""
-    return _separable_tail(op, op.in_shape[0])
+    return Body(_separable_tail(op, op.in_shape[0]), _identity(op))
 
 
-def _fused(op: Operator) -> tuple[Layer, ...]:
+def _fused(op: Operator) -> Body:
     """fused: fused MBConv, dense k×k then 1×1, https://arxiv.org/abs/2104.00298. Attributes as mbconv."""
-    mid = op.integer("mid")
-    layers: list[Layer] = [
-        Conv("expand", op.in_shape[0], mid, op.integer("k"), op.integer("s"), activation=str(op["act"]))
-    ]
-    if op["se"]:
-        layers.append(SqueezeExcite("se", mid, make_divisible(mid // SQUEEZE_RATIO)))
-    return (*layers, Conv("project", mid, op.out_shape[0]))
+    act, mid, k, s = str(op["act"]), op.integer("mid"), op.integer("k"), op.integer("s")
+    expand = Conv("expand", op.in_shape[0], mid, k, s, activation=act)
+    return Body((expand, *_squeeze(op, mid), Conv("project", mid, op.out_shape[0])), _identity(op))
 
 
-def _head(op: Operator) -> tuple[Layer, ...]:
+def _bottleneck(op: Operator) -> Body:
+    """bottleneck: 1×1, k×k, 1×1, and the activation after the sum, https://arxiv.org/abs/1512.03385.
+
+    Attributes mid, k, s, act, res. Where res is 0, what is added is the mean of each s×s of the input through
+    a 1×1 convolution (ResNet-D, https://arxiv.org/abs/1812.01187).
+    """
+    act, mid, stride = str(op["act"]), op.integer("mid"), op.integer("s")
+    channels, out = op.in_shape[0], op.out_shape[0]
+    path = (
+        Conv("reduce", channels, mid, activation=act),
+        Conv("conv", mid, mid, op.integer("k"), stride, activation=act),
+        Conv("expand", mid, out),
+    )
+    pool = (AveragePool("pool", stride),) if stride > 1 else ()
+    downsample = (*pool, Conv("downsample", channels, out))
+    return Body(path, () if op["res"] else downsample, act)
+
+
+def _head(op: Operator) -> Body:
     """head: 1×1 convolution to `mid`, mean, 1×1 convolution to `feat` (0: none), linear. MobileNetV3's."""
     act, mid, feat = str(op["act"]), op.integer("mid"), op.integer("feat")
     layers: list[Layer] = [Conv("expand", op.in_shape[0], mid, activation=act), GlobalPool("pool")]
     if feat:
         layers.append(Conv("mix", mid, feat, norm=False, activation=act))
-    return (*layers, Linear("classifier", feat or mid, op.out_shape[0]))
+    return Body((*layers, Linear("classifier", feat or mid, op.out_shape[0])))
 
 
-KINDS: dict[str, Callable[[Operator], tuple[Layer, ...]]] = {
+def _classifier(op: Operator) -> Body:
+    """classifier: mean, linear. ResNet's head; no attributes."""
+    return Body((GlobalPool("pool"), Linear("classifier", op.in_shape[0], op.out_shape[0])))
+
+
+KINDS: dict[str, Callable[[Operator], Body]] = {
     "conv": _conv,
+    "convpool": _convpool,
     "mbconv": _mbconv,
     "dsconv": _dsconv,
     "fused": _fused,
+    "bottleneck": _bottleneck,
     "head": _head,
+    "classifier": _classifier,
 }

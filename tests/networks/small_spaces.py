@@ -57,7 +57,7 @@ SPACES: dict[str, NetworkSpace] = {
 
 @torch.no_grad()
 def lively(net: nn.Module, seed: int = 0) -> nn.Module:
-    """The network with every batch norm's scale, shift and statistics away from 1, 0, 0, 1."""
+    """The network with batch norms away from 1, 0, 0, 1 and kernel matrices away from the identity."""
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
         if isinstance(module, (ElasticNorm, nn.BatchNorm2d)):
@@ -65,12 +65,15 @@ def lively(net: nn.Module, seed: int = 0) -> nn.Module:
                 if tensor.dim():
                     low = -0.5 if name in ("bias", "running_mean") else 0.5
                     tensor.copy_(torch.rand(tensor.shape, generator=generator) + low)
+    for name, parameter in net.named_parameters():
+        if ".kernel_" in name:
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return net
 
 
-def lively_supernet(space: NetworkSpace, seed: int = 0) -> Supernet:
-    """A supernet in eval mode whose residual blocks do something."""
-    net = Supernet(space, rng=seed)
+def lively_supernet(space: NetworkSpace, seed: int = 0, kernel_transform: bool = False) -> Supernet:
+    """A supernet in eval mode whose residual blocks, and kernel matrices if it has some, do something."""
+    net = Supernet(space, rng=seed, kernel_transform=kernel_transform)
     lively(net, seed)
     return net.eval()
 

@@ -5,7 +5,7 @@ import torch
 
 from hwnas.errors import SpaceError
 from hwnas.networks.elastic import ElasticConv, elastic_layer
-from hwnas.spaces.operators import Conv, SqueezeExcite
+from hwnas.spaces.operators import Conv, MaxPool, SqueezeExcite
 
 
 def test_a_layer_is_as_large_as_the_largest_of_each_dimension() -> None:
@@ -23,8 +23,30 @@ def test_a_slice_is_the_first_channels_and_the_centre_of_the_kernel() -> None:
     assert part["norm.weight"].shape == (3,)
 
 
+def test_kernel_matrices_start_as_the_centre_and_are_chained() -> None:
+    layers = [Conv("c", 4, 4, kernel, depthwise=True) for kernel in (3, 5, 7)]
+    layer = ElasticConv(layers, kernel_transform=True)
+    plain = ElasticConv(layers)
+    plain.load_state_dict({k: v for k, v in layer.state_dict().items() if not k.startswith("kernel_")})
+    for size in (3, 5, 7):
+        assert torch.equal(layer.kernel(size, 3, 1), plain.kernel(size, 3, 1))
+    first, second = layer.get_parameter("kernel_7to5"), layer.get_parameter("kernel_5to3")
+    with torch.no_grad():
+        first.copy_(torch.randn(25, 25))
+        second.copy_(torch.randn(9, 9))
+    largest = layer.conv.weight
+    for channel in range(3):
+        five = (first @ largest[channel, 0, 1:6, 1:6].reshape(25)).reshape(5, 5)
+        three = (second @ five[1:4, 1:4].reshape(9)).reshape(3, 3)
+        torch.testing.assert_close(layer.kernel(5, 3, 1)[channel, 0], five)
+        torch.testing.assert_close(layer.kernel(3, 3, 1)[channel, 0], three)
+    assert torch.equal(layer.kernel(7, 3, 1), largest[:3])
+
+
 def test_layers_that_differ_in_more_than_size_are_refused() -> None:
     with pytest.raises(SpaceError, match="c differs in more than size"):
         elastic_layer("c", [Conv("c", 8, 8, activation="relu"), Conv("c", 8, 8, activation="hswish")])
     with pytest.raises(SpaceError, match="differs in more than size"):
         elastic_layer("c", [Conv("c", 8, 8), SqueezeExcite("c", 8, 8)])
+    with pytest.raises(SpaceError, match="differs in more than size"):
+        elastic_layer("c", [MaxPool("c", 3, 2), MaxPool("c", 5, 2)])

@@ -189,7 +189,7 @@ def test_wrong_tables_are_refused(parameters: dict[str, Any], message: str) -> N
 
 
 def test_unknown_space() -> None:
-    with pytest.raises(SpaceError, match="unknown space 'resnet'; known: mobilenetv3"):
+    with pytest.raises(SpaceError, match="unknown space 'resnet'; known: mobilenetv3, proxyless, resnet50"):
         get_space("resnet")
 
 
