@@ -1,34 +1,37 @@
-"""Folders of images."""
+"""Folders of images, of any number: what does not fit into memory is streamed."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from hwnas.errors import DataError
 from hwnas.training.data.base import SPLITS, Source, Split, check_positive
-from hwnas.training.data.stored import Held, Items, decoded
+from hwnas.training.data.stored import Files, held_or_streamed
 
 HELD_OUT = 0.1  # of each class's training images, for a split that has no folder
 FOLDERS = {"train": "train", "validation": "val", "test": "test"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MEMORY_SHARE = 0.8  # of the free memory that one split may take
 
 
-def imagefolder(split: Split, seed: int, path: str | Path, size: int) -> Source:
+def imagefolder(split: Split, seed: int, path: str | Path, size: int, memory_mb: int = 4096) -> Source:
     """Images in ``path/train/<class>/``, ``path/val/<class>/`` and ``path/test/<class>/``, as RGB.
 
-    The shorter side is resized to `size` pixels and the centre is kept; normalised by ImageNet's mean and
-    deviation. Grey is repeated, of 16 bits too, and transparent pixels lie on white. Hidden files are passed
-    over.
+    They are turned as their EXIF orientation says, the shorter side is resized to `size` pixels and the
+    centre is kept; normalised by ImageNet's mean and deviation. Grey is repeated, of 16 bits too, and
+    transparent pixels lie on white. Hidden files are passed over.
+
+    A split that takes at most `memory_mb` MiB, one byte a value, is decoded once and held in memory. A
+    larger one is streamed: worker processes decode its images anew each time they are needed, ahead of the
+    need. Both give the same images.
 
     Where `val` or `test` is missing, about a tenth of each class's training images is held out for it, by
     a hash of the seed, the class and the file's name, so that an image stays in its split when others are
@@ -36,11 +39,13 @@ def imagefolder(split: Split, seed: int, path: str | Path, size: int) -> Source:
     back to `train` as the class grows.
 
     DataError for a missing folder, a single, empty or too small class, classes that differ between the
-    folders, an unreadable image or one whose range is unknown, or more images than fit into memory.
+    folders, an unreadable image or one whose range is unknown, which a stream finds when it comes to it, or
+    when less memory is free than `memory_mb` allows to fill.
     """
     if not isinstance(path, (str, Path)):
         raise DataError(f"imagefolder: path is {path!r}; give the folder that holds train/")
     check_positive("imagefolder: size", size, "pixels")
+    check_positive("imagefolder: memory_mb", memory_mb, "MiB")
     root = Path(path)
     if not (root / "train").is_dir():
         raise DataError(f"imagefolder: there is no folder {root / 'train'}; it holds one folder a class")
@@ -70,84 +75,89 @@ def imagefolder(split: Split, seed: int, path: str | Path, size: int) -> Source:
                 f"imagefolder: {root / 'train' / name} has {len(found)} images, too few to hold out "
                 f"1 for each of {', '.join(FOLDERS[other] for other in missing)}; add images or folders"
             )
-        held = _held_out(found, missing, seed)
+        held = _held_out(name, found, missing, seed)
         for other in missing:
             files[other][name] = held[other]
         gone = set(itertools.chain(*held.values()))
         files["train"][name] = [file for file in found if file not in gone]
-    chosen = [(file, label) for label, name in enumerate(classes) for file in files[split][name]]
+    folder = root / FOLDERS["train" if split in missing else split]
+    chosen = [os.fsencode(os.path.join(name, file)) for name in classes for file in files[split][name]]
+    counts = [len(files[split][name]) for name in classes]
     return Source(
-        lambda: _held([file for file, _ in chosen], size),
-        np.array([label for _, label in chosen]),
+        lambda: held_or_streamed(Photos(folder, chosen, size), np.arange(len(chosen)), memory_mb),
+        np.repeat(np.arange(len(classes)), counts),
         classes,
         IMAGENET_MEAN,
         IMAGENET_STD,
-        f"RGB (grey repeated, transparent pixels on white), the shorter side resized to {size} pixels "
-        f"(bilinear), the centre of {size}×{size} kept",
+        f"RGB (turned by EXIF orientation, grey repeated, transparent pixels on white), the shorter side "
+        f"resized to {size} pixels (bilinear; JPEG decoded at 1/2, 1/4 or 1/8 where that is no smaller), "
+        f"the centre of {size}×{size} kept",
     )
 
 
-def _held_out(files: Sequence[Path], missing: Sequence[Split], seed: int) -> dict[Split, list[Path]]:
-    """The files of one class that go to each missing split, in order; more than `missing` files.
-
-    Each file has a number in 0…1 that follows from its name alone: those below HELD_OUT are for test, those
-    above 1 - HELD_OUT for validation. At least one goes to each, and at least one stays.
-    """
-    place = {file: _place(file, seed) for file in files}
-    most = (len(files) - 1) // max(len(missing), 1)
-    held = {}
-    for split in missing:
-        distance = {file: 1 - at if split == "validation" else at for file, at in place.items()}
-        count = sum(at < HELD_OUT for at in distance.values())
-        nearest = sorted(files, key=lambda file: (distance[file], file.name))
-        held[split] = sorted(nearest[: min(max(count, 1), most)])
-    return held
-
-
-def _place(file: Path, seed: int) -> float:
-    """A number in 0…1, uniform over names, from the seed and the names of file and class."""
-    found = hashlib.sha256(f"{seed}/{file.parent.name}/{file.name}".encode(errors="surrogateescape")).digest()
-    return int.from_bytes(found[:6]) / 2**48
-
-
-def _class_files(folder: Path) -> dict[str, list[Path]]:
-    """The files of each class folder, both sorted by name."""
+def _class_files(folder: Path) -> dict[str, list[str]]:
+    """The names of the files of each class folder, both sorted."""
     found = {}
     for sub in sorted(folder.iterdir()):
         if sub.is_dir() and not sub.name.startswith("."):
-            found[sub.name] = sorted(f for f in sub.iterdir() if f.is_file() and not f.name.startswith("."))
+            with os.scandir(sub) as entries:  # one system call for many files, of which there may be millions
+                files = (e.name for e in entries if e.is_file() and not e.name.startswith("."))
+                found[sub.name] = sorted(files)
             if not found[sub.name]:
                 raise DataError(f"imagefolder: {sub} is empty; give it images or remove it")
     return found
 
 
-def _held(files: Sequence[Path], size: int) -> Held:
-    needed, free = 3 * size * size * len(files), psutil.virtual_memory().available
-    if needed > MEMORY_SHARE * free:
-        raise DataError(
-            f"imagefolder: {len(files)} images of {size}×{size} take {needed / 2**30:.1f} GiB of memory, "
-            f"{free / 2**30:.1f} GiB are free; use a smaller size or fewer images"
-        )
-    return decoded(Photos(files, size), np.arange(len(files)))
+def _held_out(name: str, files: Sequence[str], missing: Sequence[Split], seed: int) -> dict[Split, list[str]]:
+    """The files of the class of this name that go to each missing split, in order; more than `missing` files.
+
+    Each file has a number in 0…1 that follows from its name alone: those below HELD_OUT are for test, those
+    above 1 - HELD_OUT for validation. At least one goes to each, and at least one stays.
+    """
+    place = {file: _place(name, file, seed) for file in files}
+    most = (len(files) - 1) // max(len(missing), 1)
+    held = {}
+    for split in missing:
+        distance = {file: 1 - at if split == "validation" else at for file, at in place.items()}
+        count = sum(at < HELD_OUT for at in distance.values())
+        nearest = sorted(files, key=lambda file: (distance[file], file))
+        held[split] = sorted(nearest[: min(max(count, 1), most)])
+    return held
 
 
-class Photos(Items):
-    """Image files as RGB squares of `size` pixels."""
+def _place(name: str, file: str, seed: int) -> float:
+    """A number in 0…1, uniform over names, from the seed and the names of class and file."""
+    found = hashlib.sha256(f"{seed}/{name}/{file}".encode(errors="surrogateescape")).digest()
+    return int.from_bytes(found[:6]) / 2**48
 
-    def __init__(self, files: Sequence[Path], size: int) -> None:
-        self._files = files
+
+class Photos(Files):
+    """Image files as RGB squares of `size` pixels, by names relative to a folder."""
+
+    def __init__(self, folder: Path, names: Sequence[bytes], size: int) -> None:
+        self._folder = folder
+        self._names = np.array(names)  # one object: a million strings would be copied into each worker
         self.shape = (3, size, size)
 
     def __getitem__(self, index: int) -> Tensor:
-        file, size = self._files[index], self.shape[1]
+        file, size = self._file(index), self.shape[1]
         try:
             with Image.open(file) as image:
+                image.draft(None, (size, size))  # a JPEG is decoded at a fraction that is no smaller
+                ImageOps.exif_transpose(image, in_place=True)
                 fitted = ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(
                 f"imagefolder: cannot read {file} as an image: {error}; repair or remove it"
             ) from None
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+
+    def identity(self, index: int) -> bytes:
+        """Name and bytes."""
+        return bytes(self._names[index]) + b"/%d/" % self._file(index).stat().st_size
+
+    def _file(self, index: int) -> Path:
+        return self._folder / os.fsdecode(self._names[index])
 
 
 def _rgb(image: Image.Image) -> Image.Image:

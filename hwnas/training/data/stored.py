@@ -5,6 +5,7 @@ Both give the same images for the same numbers, so that what is trained does not
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 import torch
 import torch.utils.data
 from numpy.typing import NDArray
@@ -22,6 +24,7 @@ from hwnas.errors import DataError
 Indices = NDArray[np.int64]  # (k,) numbers of images
 MIB = 2**20
 CHUNK = 256  # images that a thread decodes at a time, and that a checksum takes in at a time
+MEMORY_SHARE = 0.8  # of the free memory that one split may take
 MOST_WORKERS = 16  # processes; each holds two batches ready
 
 
@@ -144,9 +147,17 @@ class Streamed(Stored):
 
 
 def held_or_streamed(items: Files, chosen: Indices, memory_mb: int) -> Stored:
-    """These images, decoded into memory if they take at most `memory_mb` MiB of it."""
-    needed = len(chosen) * int(np.prod(items.shape))
-    return decoded(items, chosen) if needed <= memory_mb * MIB else Streamed(items, chosen, memory_mb)
+    """These images, decoded into memory if they take at most `memory_mb` MiB; DataError if it is not free."""
+    needed, free = len(chosen) * math.prod(items.shape), psutil.virtual_memory().available
+    if needed > memory_mb * MIB:
+        return Streamed(items, chosen, memory_mb)
+    if needed > MEMORY_SHARE * free:
+        raise DataError(
+            f"{len(chosen)} images of {items.shape[1]}×{items.shape[2]} take {needed / 2**30:.1f} GiB of "
+            f"memory, {free / 2**30:.1f} GiB are free; lower data.memory_mb below {needed // MIB}, so that "
+            "they are streamed, or use a smaller size"
+        )
+    return decoded(items, chosen)
 
 
 def processors() -> int:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from hwnas.errors import DataError
 from hwnas.training.data import SPLITS, Dataset, Split, describe_dataset, load_dataset
 from hwnas.training.data import digits as digits_module
 from hwnas.training.data import folders as folders_module
+from hwnas.training.data.stored import MOST_WORKERS, Held, Streamed
 
 from .small import SMALL
 
@@ -33,8 +37,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def load(folder: Path, split: str = "train", seed: int = 0, size: int = 8) -> Dataset:
-    return load_dataset("imagefolder", split, seed, path=str(folder), size=size)  # type: ignore[arg-type]
+def load(folder: Path, split: Split = "train", seed: int = 0, size: int = 8, **more: Any) -> Dataset:
+    return load_dataset("imagefolder", split, seed, path=str(folder), size=size, **more)
 
 
 def test_imagefolder(folder: Path) -> None:
@@ -139,8 +143,8 @@ def test_missing_splits_are_held_out_of_train(folder: Path) -> None:
 def test_every_split_has_an_image_and_no_image_is_in_two(
     n: int, seed: int, missing: tuple[Split, ...]
 ) -> None:
-    files = [Path("train") / "cat" / f"{i}.png" for i in range(n)]
-    held = folders_module._held_out(files, missing, seed)
+    files = [f"{i}.png" for i in range(n)]
+    held = folders_module._held_out("cat", files, missing, seed)
     assert set(held) == set(missing)
     assert all(held.values())
     together = [file for part in held.values() for file in part]
@@ -148,18 +152,15 @@ def test_every_split_has_an_image_and_no_image_is_in_two(
 
 
 def test_an_image_stays_in_its_split_when_others_are_added() -> None:
-    files = [Path("train") / "cat" / f"{i}.png" for i in range(4000)]
-    every = folders_module._held_out(files, ("validation", "test"), 0)
-    some = folders_module._held_out(files[::2], ("validation", "test"), 0)
-    only = folders_module._held_out(files, ("test",), 0)
-    moved = [Path("elsewhere") / file for file in files]
+    files = [f"{i}.png" for i in range(4000)]
+    every = folders_module._held_out("cat", files, ("validation", "test"), 0)
+    some = folders_module._held_out("cat", files[::2], ("validation", "test"), 0)
+    only = folders_module._held_out("cat", files, ("test",), 0)
     for split, held in every.items():
         assert 0.08 < len(held) / len(files) < 0.12
         assert some[split] == [file for file in held if file in set(files[::2])]
     assert only["test"] == every["test"]  # a folder for validation does not change test
-    assert folders_module._held_out(moved, ("test",), 0)["test"] == [
-        Path("elsewhere") / f for f in only["test"]
-    ]
+    assert folders_module._held_out("dog", files, ("test",), 0)["test"] != only["test"]
 
 
 def test_imagefolder_says_what_is_wrong(folder: Path) -> None:
@@ -194,5 +195,159 @@ def test_one_class_and_too_few_images_are_refused(tmp_path: Path) -> None:
 
 
 def test_more_than_the_memory_is_refused(folder: Path) -> None:
-    with pytest.raises(DataError, match="GiB of memory"):
-        load(folder, size=200_000)
+    with pytest.raises(DataError, match=r"GiB of memory, .*; lower data\.memory_mb below \d+, so that"):
+        load(folder, size=200_000, memory_mb=2**40)
+
+
+# ---- streams -------------------------------------------------------------------------------------
+
+LARGE = {"size": 100, "memory_mb": 1}  # 28.6 KiB an image: 36 in a MiB
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """80 noisy images to train with, 5 to validate, all different."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 40), ("val", 5), ("test", 5)):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{i:02}.png")
+    return tmp_path
+
+
+def test_a_stream_gives_what_memory_gives(photos: Path) -> None:
+    held, streamed = load(photos, size=100), load(photos, **LARGE)
+    assert isinstance(held.stored, Held)
+    assert isinstance(streamed.stored, Streamed)
+    assert isinstance(load(photos, "test", **LARGE).stored, Held)  # 10 images fit
+    assert len(streamed) == 80
+    assert streamed.stored.shape == held.stored.shape == (80, 3, 100, 100)
+    rng = np.random.default_rng(1)
+    asked = [rng.integers(0, 80, n) for n in (7, 1, 16, 30, 5, 9, 80, 2)]
+    together = zip(held.stream(asked), streamed.stream(asked), strict=True)
+    for indices, ((images, labels), (others, again)) in zip(asked, together, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, again)
+        assert torch.equal(images, held.images[indices])
+    for (images, labels), (others, again) in zip(held.batches(32, 8), streamed.batches(32, 8), strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, again)
+
+
+def test_an_endless_stream_is_read_no_further_than_a_little_ahead(photos: Path) -> None:
+    state = torch.random.get_rng_state()
+    asked: list[int] = []
+
+    def endless() -> Iterator[np.ndarray]:
+        for i in itertools.count():
+            asked.append(i)
+            yield np.array([i % 80, (i + 1) % 80])
+
+    stream = load(photos, **LARGE).stream(endless())
+    for i in range(5):
+        assert next(stream)[1].tolist() == [int(i >= 40), int(i + 1 >= 40)]
+    assert 5 <= len(asked) < 5 + 4 * MOST_WORKERS
+    workers = multiprocessing.active_children()
+    assert workers
+    stream.close()
+    for worker in workers:
+        worker.join(20)
+        assert not worker.is_alive()
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_subset_of_a_stream_is_held_if_it_fits(photos: Path) -> None:
+    held, streamed = load(photos, size=100), load(photos, **LARGE)
+    small, large = streamed.subset(20, rng=3), streamed.subset(60, rng=3)
+    assert isinstance(small.stored, Held)
+    assert isinstance(large.stored, Streamed)
+    for n, subset in ((20, small), (60, large)):
+        expected = held.subset(n, rng=3)
+        assert torch.equal(torch.cat([images for images, _ in subset.batches(16)]), expected.images)
+        assert torch.equal(subset.labels, expected.labels)
+    assert small.checksum == held.subset(20, rng=3).checksum
+    assert len({streamed.checksum, large.checksum, streamed.subset(60, rng=4).checksum}) == 3
+    with pytest.raises(DataError, match=r"the 60 images are streamed .*; take them by stream\(\)"):
+        _ = large.images
+
+
+def test_the_checksum_of_a_stream_tells_files_by_name_and_size(photos: Path) -> None:
+    before = load(photos, **LARGE).checksum
+    assert load(photos, **LARGE).checksum == before
+    file = photos / "train" / "dog" / "07.png"
+    file.rename(file.with_name("07b.png"))
+    renamed = load(photos, **LARGE).checksum
+    file.with_name("07b.png").rename(file)
+    file.write_bytes(file.read_bytes() + b"!")
+    assert len({before, renamed, load(photos, **LARGE).checksum}) == 3
+
+
+def test_a_damaged_image_of_a_stream_is_named(photos: Path) -> None:
+    (photos / "train" / "dog" / "03.png").write_bytes(b"nonsense")
+    data = load(photos, **LARGE)
+    stream = data.stream(np.array([i]) for i in range(80))
+    assert [int(next(stream)[1]) for _ in range(43)] == [0] * 40 + [1] * 3
+    with pytest.raises(
+        DataError, match=r"^imagefolder: cannot read \S+03\.png as an image: .*; repair"
+    ) as raised:
+        next(stream)
+    assert "\n" not in str(raised.value)
+    assert "Traceback" not in str(raised.value)
+
+
+def test_a_worker_that_is_killed_is_reported(photos: Path) -> None:
+    stream = load(photos, **LARGE).stream(np.arange(20) for _ in itertools.count())
+    next(stream)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with pytest.raises(DataError, match=r"a process that decodes images ended .*; make memory free"):
+        for _ in stream:
+            pass
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "much"])
+def test_a_memory_that_is_none_is_refused(photos: Path, wrong: object) -> None:
+    with pytest.raises(DataError, match=r"memory_mb is .*; give a positive number of MiB"):
+        load(photos, memory_mb=wrong)
+
+
+# ---- decoding ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_honoured(tmp_path: Path, orientation: int) -> None:
+    """An image stored in any of the eight orientations looks as it does upright."""
+    quarters = np.zeros((64, 64, 3), np.uint8)
+    quarters[:32, :32], quarters[:32, 32:], quarters[32:, :32] = (200, 0, 0), (0, 200, 0), (0, 0, 200)
+    turn = Image.Transpose
+    undone = (None, turn.FLIP_LEFT_RIGHT, turn.ROTATE_180, turn.FLIP_TOP_BOTTOM)
+    undone += (turn.TRANSPOSE, turn.ROTATE_90, turn.TRANSVERSE, turn.ROTATE_270)
+    image = Image.fromarray(quarters)
+    if (change := undone[orientation - 1]) is not None:
+        image = image.transpose(change)
+    add_test_folders(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = read_one(tmp_path, image, "turned.jpg", exif=exif, quality=95)
+    expected = quarters[4::8, 4::8].transpose(2, 0, 1)
+    inner = np.ix_(range(3), [1, 2, 5, 6], [1, 2, 5, 6])  # away from where the quarters meet
+    assert np.abs(found[inner] - expected[inner]).max() < 12
+
+
+def test_a_large_jpeg_is_decoded_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_test_folders(tmp_path)
+    decoded: list[tuple[int, int]] = []
+    fit = ImageOps.fit
+
+    def spy(image: Image.Image, *rest: Any) -> Image.Image:
+        decoded.append(image.size)
+        return fit(image, *rest)
+
+    monkeypatch.setattr(ImageOps, "fit", spy)
+    ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (128, 256, 3))
+    found = read_one(tmp_path, Image.fromarray(np.ascontiguousarray(ramp)), "large.jpg", quality=95)
+    assert (32, 16) in decoded
+    assert (256, 128) not in decoded
+    assert np.abs(found - np.arange(71.5, 192, 16)).max() < 4
