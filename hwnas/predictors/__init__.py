@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
-from hwnas.errors import SearchError
-from hwnas.predictors.base import Predictor
+import numpy as np
+
+from hwnas.errors import SearchError, StoreError
+from hwnas.predictors.auto import Auto
+from hwnas.predictors.base import SCHEMA, Predictor
+from hwnas.predictors.ensemble import Ensemble
 from hwnas.predictors.gp import GaussianProcess
+from hwnas.predictors.mlp import MLP
+from hwnas.predictors.quadratic import Quadratic
 from hwnas.predictors.ridge import Ridge
 from hwnas.predictors.svr import SVR
 from hwnas.predictors.xgboost import XGBoost
+from hwnas.store import read_json
 
 PREDICTORS: dict[str, Callable[[int], Predictor]] = {
     "ridge": Ridge,
-    "gp": GaussianProcess,
+    "quadratic": Quadratic,
     "svr": SVR,
+    "gp": GaussianProcess,
     "xgboost": XGBoost,
+    "mlp": MLP,
+    "ensemble": Ensemble,
+    "auto": Auto,
 }
+
+TOLERANCE = 0.01  # deviations of the targets by which a predictor that is fitted again may differ
 
 
 def get_predictor(name: str, seed: int = 0) -> Predictor:
@@ -26,4 +40,33 @@ def get_predictor(name: str, seed: int = 0) -> Predictor:
     return PREDICTORS[name](seed)
 
 
-__all__ = ["PREDICTORS", "Predictor", "get_predictor"]
+def load_predictor(path: str | Path) -> Predictor:
+    """The predictor in a file that `Predictor.save` wrote, fitted again: the same to the last bit.
+
+    StoreError for an unreadable file, one that holds no predictor or another schema, or if other versions of
+    the libraries made something else of the rows; ChecksumError for a changed one.
+    """
+    data = read_json(path, "save the predictor again, or restore the file from a copy")
+    if "predictor" not in data or data.get("schema") != SCHEMA:
+        raise StoreError(
+            f"{path} is not a predictor of schema {SCHEMA}, the one that this hwnas reads "
+            f"(predictor {data.get('predictor')!r}, schema {data.get('schema')!r})"
+        )
+    try:
+        predictor = get_predictor(data["predictor"], data["seed"])
+        predictor.fit(data["features"], data["targets"])
+        said = np.array(data["predicted"], dtype=np.float64)
+        difference = np.abs(predictor.predict(data["features"])[0] - said).max()
+        apart = difference / (np.std(data["targets"]) or 1.0)
+    except (KeyError, TypeError, ValueError, SearchError) as error:
+        raise StoreError(f"{path} is not a predictor: {error}") from None
+    if not apart <= TOLERANCE:
+        raise StoreError(
+            f"{path}: fitted again, the predictor differs from the saved one by {apart:.2g} deviations of "
+            f"its targets (limit {TOLERANCE}); use the versions of the libraries that it was saved with, or "
+            f"fit it anew"
+        )
+    return predictor
+
+
+__all__ = ["PREDICTORS", "Predictor", "get_predictor", "load_predictor"]

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwnas.predictors.base import Array, Scaler
+from hwnas.predictors.base import Array, Predictor, rms
 
 STRENGTHS = np.logspace(-2, 4, 25)
 
 
-class Ridge:
+class Ridge(Predictor):
     """Linear with a quadratic penalty; the std is the root mean square of leave-one-out residuals."""
 
-    def __init__(self, seed: int = 0) -> None:
-        """Nothing is drawn; the seed is that of every predictor."""
+    name = "ridge"
+    normal_targets = False  # linear in the targets' own unit, as the latency of a sum of operators is
 
-    def fit(self, features: Array, targets: Array) -> None:
-        self._scaler = Scaler(features, targets)
-        x, y = self._scaler.features(features), self._scaler.targets(targets)
+    def _learn(self, x: Array, y: Array) -> None:
         u, s, vt = np.linalg.svd(x, full_matrices=False)
         projected = u.T @ y
         shrink = s**2 / (s**2 + STRENGTHS[:, None])  # (strengths, rank)
         fitted = (shrink * projected) @ u.T
         leverage = shrink @ (u.T**2) + 1.0 / len(y)  # the mean is fitted too
         residuals = (y - fitted) / np.maximum(1 - leverage, 1e-6)
-        errors = np.mean(residuals**2, axis=1)
-        best = int(np.argmin(errors))
+        best = int(np.argmin(np.mean(residuals**2, axis=1)))
         self._weights = vt.T @ (s / (s**2 + STRENGTHS[best]) * projected)
-        self._std = float(np.sqrt(max(errors[best], 1e-18)))
+        self._std = rms(residuals[best])
 
-    def predict(self, features: Array) -> tuple[Array, Array]:
-        mean = self._scaler.features(features) @ self._weights
-        return self._scaler.restore(mean, np.full(len(mean), self._std))
+    def _predict(self, x: Array) -> tuple[Array, Array]:
+        mean = x @ self._weights
+        return mean, np.full(len(mean), self._std)

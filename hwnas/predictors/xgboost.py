@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from hwnas.predictors.base import Array, Scaler
+from hwnas.predictors.base import Array, Predictor
 
 MEMBERS = 4
 
 
-class XGBoost:
+class XGBoost(Predictor):
     """Mean of an ensemble that differs by seed and by the rows drawn; the std is the members' spread."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self._seed = seed
+    name = "xgboost"
 
-    def fit(self, features: Array, targets: Array) -> None:
+    def _learn(self, x: Array, y: Array) -> None:
         from xgboost import XGBRegressor
 
-        self._scaler = Scaler(features, targets)
-        x, y = self._scaler.features(features), self._scaler.targets(targets)
         self._members = [
             XGBRegressor(
                 n_estimators=200,
@@ -29,12 +26,11 @@ class XGBoost:
                 subsample=0.7,
                 colsample_bytree=0.5,
                 n_jobs=1,
-                random_state=MEMBERS * self._seed + member,
+                random_state=MEMBERS * self.seed + member,
             ).fit(x, y)
             for member in range(MEMBERS)
         ]
 
-    def predict(self, features: Array) -> tuple[Array, Array]:
-        x = self._scaler.features(features)
+    def _predict(self, x: Array) -> tuple[Array, Array]:
         predicted = np.array([member.predict(x) for member in self._members], dtype=float)
-        return self._scaler.restore(predicted.mean(axis=0), predicted.std(axis=0))
+        return predicted.mean(axis=0), predicted.std(axis=0)

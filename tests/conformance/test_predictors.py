@@ -1,11 +1,15 @@
 """What every predictor promises. A newcomer joins by its line in PREDICTORS."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
 from hwnas.errors import SearchError
-from hwnas.predictors import PREDICTORS, get_predictor
+from hwnas.predictors import PREDICTORS, get_predictor, load_predictor
 from tests.searching.problems import accuracy, toy_space
 
 
@@ -78,8 +82,56 @@ def test_it_refuses_what_it_cannot_learn_from(name: str) -> None:
     predictor.fit(features, targets)
     with pytest.raises(SearchError, match="fitted on"):
         predictor.predict(features[:, 1:])
+    with pytest.raises(SearchError, match="rows of equal length"):
+        predictor.fit([[1.0, 2.0], [3.0]], targets[:2])  # type: ignore[arg-type]
+    with pytest.raises(SearchError, match="d >= 1"):
+        predictor.fit(features[:, :0], targets)
+    with pytest.raises(SearchError, match=r"call fit\(features, targets\) first"):
+        get_predictor(name).predict(features)
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_how_rows_lie_in_memory_does_not_matter(name: str) -> None:
+    features, targets = data(60)
+    one, other = get_predictor(name), get_predictor(name)
+    one.fit(features, targets)
+    other.fit(np.asfortranarray(features), targets.tolist())  # type: ignore[arg-type]
+    for a, b in zip(one.predict(features), other.predict(np.asfortranarray(features)), strict=True):
+        assert (a == b).all()
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_saved_and_loaded_it_says_the_same_to_the_last_bit(name: str, tmp_path: Path) -> None:
+    features, targets = data(120)
+    predictor = get_predictor(name, 2)
+    assert predictor.name == name
+    predictor.fit(features[:60], targets[:60])
+    predictor.save(tmp_path / "predictor.json")
+    mean, std = predictor.predict(features)
+    loaded = load_predictor(tmp_path / "predictor.json")
+    assert (type(loaded), loaded.seed) == (type(predictor), 2)
+    for a, b in zip(loaded.predict(features), (mean, std), strict=True):
+        assert (a == b).all()
+    np.save(tmp_path / "features.npy", features)
+    code = (
+        "import sys, numpy; from hwnas.predictors import load_predictor; folder = sys.argv[1];"
+        "said = load_predictor(f'{folder}/predictor.json').predict(numpy.load(f'{folder}/features.npy'));"
+        "numpy.save(f'{folder}/said.npy', said); sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert (np.load(tmp_path / "said.npy") == np.stack([mean, std])).all()
+
+
+@pytest.mark.parametrize("name", PREDICTORS)
+def test_nothing_to_predict_is_no_error(name: str) -> None:
+    features, targets = data(20)
+    predictor = get_predictor(name)
+    predictor.fit(features, targets)
+    assert [len(values) for values in predictor.predict(features[:0])] == [0, 0]
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(SearchError, match=r"'forest'.*ridge, gp, svr, xgboost"):
+    with pytest.raises(
+        SearchError, match=r"'forest'.*ridge, quadratic, svr, gp, xgboost, mlp, ensemble, auto"
+    ):
         get_predictor("forest")

@@ -2,20 +2,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.optimize import approx_fprime
 
-from hwnas.predictors.gp import GaussianProcess, YeoJohnson
-
-
-@given(st.lists(st.floats(-3, 3), min_size=2, max_size=30), st.floats(0.1, 5))
-def test_the_transform_is_undone_within_and_increases_beyond(values: list[float], stretch: float) -> None:
-    seen = np.exp(np.array(values)) if stretch > 2 else np.array(values)
-    warp = YeoJohnson(seen)
-    assert warp.inverse(warp.forward(seen)) == pytest.approx(seen, abs=1e-6)
-    moved = warp.forward(seen)
-    grid = np.linspace(moved.min() - stretch, moved.max() + stretch, 50)
-    back = warp.inverse(grid)
-    assert np.isfinite(back).all()
-    assert (np.diff(back) >= 0).all()
+from hwnas.predictors.gp import LENGTH, NOISE, SHARE, VARIANCE, GaussianProcess, loss
 
 
 def test_the_deviation_grows_away_from_what_was_seen() -> None:
@@ -43,3 +32,33 @@ def test_more_rows_than_hyperparameters_are_learnt_from() -> None:
     predictor = GaussianProcess()
     predictor.fit(x, targets)
     assert np.abs(predictor.predict(x)[0] - targets).max() < 0.05
+
+
+@given(st.integers(2, 12), st.integers(1, 4), st.integers(0, 1000))
+def test_the_gradient_is_that_of_the_loss(n: int, d: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    prior = np.array([VARIANCE, LENGTH, NOISE] + [SHARE] * d)
+    data = (rng.normal(size=(n, d)), rng.normal(size=n), rng.uniform(0.7, 5, n), prior)
+    theta = rng.normal(prior[:, 0], 0.5 * prior[:, 1])
+    expected = approx_fprime(theta, lambda values: loss(values, *data)[0], 1e-6)
+    assert loss(theta, *data)[1] == pytest.approx(expected, rel=1e-3, abs=1e-3)
+
+
+def test_columns_that_say_nothing_do_no_harm() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(160, 40))
+    targets = np.sin(2 * x[:, 0]) + x[:, 1]
+    predictor = GaussianProcess()
+    predictor.fit(x[:80], targets[:80])
+    error = np.abs(predictor.predict(x[80:])[0] - targets[80:]).mean()
+    assert error < 0.15 * targets.std()
+
+
+def test_outliers_do_not_mislead() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((200, 4))
+    truth = x @ [1.0, 2.0, 3.0, 4.0]
+    targets = np.where(rng.random(200) < 0.1, 5 * truth, truth)
+    predictor = GaussianProcess()
+    predictor.fit(x[:100], targets[:100])
+    assert np.abs(predictor.predict(x[100:])[0] - truth[100:]).mean() < 0.1 * truth.std()
