@@ -5,7 +5,8 @@
 
 `cluttered-digits` is made on the spot from scikit-learn's bundled handwritten digits; `cifar10` reads
 CIFAR-10 in the forms in which it is handed on; `imagefolder` reads a folder of class folders, and streams it
-where it does not fit into memory. A new dataset is one function and one line in `DATASETS`.
+where it does not fit into memory. A new dataset is one function and one line in `DATASETS`. `from_loader`
+takes any torch DataLoader.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from hwnas.training.data.base import SPLITS, Dataset, Source, Split, resize
 from hwnas.training.data.cifar10 import cifar10
 from hwnas.training.data.digits import cluttered_digits
 from hwnas.training.data.folders import imagefolder
+from hwnas.training.data.loaders import from_loader
 from hwnas.training.data.stored import Held
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "Held",
     "Split",
     "describe_dataset",
+    "from_loader",
     "load_dataset",
     "read_dataset",
     "resize",

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
+
+from hwnas.errors import DataError
+from hwnas.training.data import from_loader
+
+CLASSES = ("cat", "dog", "bird")
+IMAGES = torch.randn(20, 3, 8, 6, generator=torch.Generator().manual_seed(0))
+LABELS = torch.arange(20) % 3
+
+
+def loader_of(images: Tensor = IMAGES, labels: Tensor = LABELS, **options: Any) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(images, labels), batch_size=8, **options)
+
+
+def test_floats_are_taken_as_they_are() -> None:
+    data = from_loader(loader_of(), CLASSES, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1), preparation="photos")
+    assert torch.equal(data.images, IMAGES)
+    assert torch.equal(data.labels, LABELS)
+    assert (data.classes, data.mean, data.preparation) == (CLASSES, (0.5, 0.4, 0.3), "photos")
+    assert data.checksum == from_loader(loader_of(num_workers=2), CLASSES, data.mean, data.std).checksum
+    assert data.checksum != from_loader(loader_of(IMAGES + 1), CLASSES, data.mean, data.std).checksum
+    double = from_loader(loader_of(IMAGES.double()), CLASSES)
+    assert double.images.dtype == torch.float32
+    assert (double.mean, double.std) == ((0, 0, 0), (1, 1, 1))
+
+
+def test_bytes_are_normalised() -> None:
+    pixels = torch.randint(
+        0, 256, (20, 3, 8, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    torch.testing.assert_close(from_loader(loader_of(pixels), CLASSES).images, pixels / 255)
+    normalised = from_loader(loader_of(pixels), CLASSES, mean=(0.5,) * 3, std=(0.25,) * 3).images
+    torch.testing.assert_close(normalised, (pixels / 255 - 0.5) / 0.25)
+
+
+def test_samplers_and_iterable_datasets_count() -> None:
+    class Stream(IterableDataset[tuple[Tensor, int]]):
+        def __iter__(self) -> Iterator[tuple[Tensor, int]]:
+            yield from zip(IMAGES, LABELS.tolist(), strict=True)
+
+    assert torch.equal(from_loader(DataLoader(Stream(), batch_size=8), CLASSES).images, IMAGES)
+    some = from_loader(loader_of(sampler=SubsetRandomSampler([3, 5, 7])), CLASSES)
+    assert sorted(some.labels.tolist()) == [0, 1, 2]
+    assert sum(torch.equal(image, IMAGES[5]) for image in some.images) == 1
+
+
+def test_memory_that_a_loader_uses_again_is_copied() -> None:
+    def reused() -> Iterator[tuple[Tensor, Tensor]]:
+        images = torch.zeros(2, 3, 4, 4)
+        for i in range(3):
+            yield images.fill_(i), torch.tensor([i, i])
+
+    assert from_loader(reused(), CLASSES).images[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("loader", "said"),
+    [
+        (loader_of(labels=LABELS + 1), r"batch 0 .* has the label 3; there are 3 classes, 0 to 2"),
+        (loader_of(labels=LABELS.float()), r"labels of \(8,\) float32; give images \(k, c, h, w\)"),
+        (loader_of(IMAGES[:, 0]), r"images of \(8, 8, 6\) float32"),
+        (loader_of(IMAGES.int()), r"images of \(8, 3, 8, 6\) int32"),
+        (DataLoader(TensorDataset(IMAGES)), r"batch 0 of the loader is list, not a sequence of a tensor"),
+        (DataLoader(IMAGES), r"batch 0 of the loader is Tensor, not a sequence of a tensor"),
+        (
+            [(IMAGES, LABELS), (IMAGES[:, :, :7], LABELS)],
+            r"batch 1 .* \(20, 3, 7, 6\) float32, the first one of",
+        ),
+        ([], "the loader is empty"),
+    ],
+)
+def test_what_is_no_dataset_is_refused(loader: Any, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        from_loader(loader, CLASSES)
+
+
+def test_more_than_the_memory_is_refused() -> None:
+    large = [(torch.zeros(2, 3, 256, 256, dtype=torch.uint8), torch.tensor([0, 1]))] * 3
+    assert len(from_loader(large, CLASSES, memory_mb=2)) == 6
+    with pytest.raises(DataError, match="gives more than memory_mb, 1 MiB, of images; raise it"):
+        from_loader(large, CLASSES, memory_mb=1)
+
+
+def test_a_wrong_normalisation_is_refused() -> None:
+    for mean, std in (((0.5,), (1, 1, 1)), ((0.5,) * 3, (1, 0, 1))):
+        with pytest.raises(DataError, match="are not one number for each of 3 channels"):
+            from_loader(loader_of(), CLASSES, mean, std)
