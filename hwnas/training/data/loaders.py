@@ -72,7 +72,7 @@ def from_loader(
 
 
 def _checked(batch: Any, number: int, classes: int) -> tuple[Tensor, Tensor]:
-    """Images, uint8 or float32, and labels, int64, of a batch: copies, as a loader may use its memory again."""
+    """Images, uint8 or float32, and labels, int64, of a batch: copies, as a loader may reuse its memory."""
     match batch:
         case [Tensor() as images, Tensor() as labels, *_]:
             pass
