@@ -330,11 +330,14 @@ def write_ofa(table: LatencyTable, path: str | Path) -> Skipped:
 
 def _keys(operator: Operator, proxyless: bool) -> tuple[list[str], str | None]:
     """The keys of an operator, that of its latency first, or why it has none."""
+    if operator.kind not in ("conv", "mbconv", "dsconv", "head"):
+        return [], f"kind {operator.kind}"
     family = "ProxylessNAS" if proxyless else "MobileNetV3"
     act, i, o = str(operator["act"]), operator.in_shape, operator.out_shape
     whole_act = "relu6" if proxyless else "hswish"
     if operator.kind == "conv":
-        if operator["k"] != STEM_KERNEL or act != whole_act or o[1] != -(-i[1] // operator.integer("s")):
+        halved = o[1] == -(-i[1] // operator.integer("s"))
+        if operator["k"] != STEM_KERNEL or act != whole_act or not halved or operator.residual:
             return [], f"a stem other than {family}'s"
         return [_key("Conv", i, o)], None
     if operator.kind == "head":
@@ -347,8 +350,6 @@ def _keys(operator: Operator, proxyless: bool) -> tuple[list[str], str | None]:
             return [*keys, _key("Logits", expanded, o)], None
         keys += [_key("AvgPool2D", expanded, (mid, 1, 1)), _key("Conv_2", (mid, 1, 1), (feat, 1, 1))]
         return [*keys, _key("Logits", (feat, 1, 1), o)], None
-    if operator.kind not in ("mbconv", "dsconv"):
-        return [], f"kind {operator.kind}"
     mid = operator.integer("mid") if operator.kind == "mbconv" else i[0]
     if act not in (("relu6",) if proxyless else ("relu", "hswish")) or (proxyless and operator["se"]):
         return [], f"a block other than {family}'s"

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from hwnas.errors import ChecksumError, SpaceError, StoreError
 from hwnas.networks.blocks import ACTIVATION_FUNCTIONS, StaticNetwork, initialise, torch_generator
 from hwnas.networks.calibration import Statistics
+from hwnas.networks.drop import Drop
 from hwnas.networks.elastic import (
     ElasticConv,
     ElasticLayer,
@@ -38,7 +39,7 @@ from hwnas.networks.elastic import (
 )
 from hwnas.spaces import Architecture, NetworkSpace, Slot, space_of
 from hwnas.spaces.base import Rng
-from hwnas.spaces.operators import Body, Layer
+from hwnas.spaces.operators import Body, Layer, Linear
 from hwnas.store import digest, parse_json, read_bytes, read_json, write_bytes, write_json
 
 SCHEMA = 1
@@ -70,16 +71,18 @@ class Supernet(nn.Module):
                 layers = _elastic_layers(space, slot, generator, kernel_transform)
                 self.slots[_module_name(slot.name)] = nn.ModuleDict(layers)
 
-    def forward(self, x: Tensor, arch: Architecture, statistics: Statistics | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, arch: Architecture, statistics: Statistics | None = None, drop: Drop | None = None
+    ) -> Tensor:
         """Logits (batch, classes) of a subnet for images (batch, channels, height, width) of any size.
 
         In training mode batch norm uses the batch's own statistics, whatever else is given, and nothing is
-        recorded. In eval mode it uses `statistics`, or else the stored ones, which are right only for
-        imported weights (otherwise one warning). SpaceError for an architecture of another space, or
-        statistics of another architecture.
+        recorded; what `drop` says is left out. In eval mode batch norm uses `statistics`, or else the stored
+        ones, which are right only for imported weights (otherwise one warning), and nothing is left out.
+        SpaceError for an architecture of another space, or statistics of another architecture.
         """
         if self.training:
-            return self._run(x, arch, by_batch)
+            return self._run(x, arch, by_batch, drop)
         return self._run(x, arch, self._normalise(arch, statistics))
 
     def batch_moments(self, x: Tensor, arch: Architecture) -> dict[str, tuple[Tensor, Tensor]]:
@@ -136,17 +139,24 @@ class Supernet(nn.Module):
             },
         )
 
-    def _run(self, x: Tensor, arch: Architecture, normalise: Normalise) -> Tensor:
-        for slot, operator in self._lower(arch).items():
+    def _run(self, x: Tensor, arch: Architecture, normalise: Normalise, drop: Drop | None = None) -> Tensor:
+        operators = self._lower(arch)
+        for place, (slot, operator) in enumerate(operators.items()):
             body = operator.body
-            out = self._chain(slot, body.path, x, normalise)
+            out = self._chain(slot, body.path, x, normalise, drop)
             if body.shortcut is not None:
+                if drop is not None:
+                    out = drop.of_branch(out, place / len(operators))
                 out = out + self._chain(slot, body.shortcut, x, normalise)
             x = ACTIVATION_FUNCTIONS[body.activation](out)
         return x
 
-    def _chain(self, slot: str, layers: Sequence[Layer], x: Tensor, normalise: Normalise) -> Tensor:
+    def _chain(
+        self, slot: str, layers: Sequence[Layer], x: Tensor, normalise: Normalise, drop: Drop | None = None
+    ) -> Tensor:
         for layer in layers:
+            if drop is not None and isinstance(layer, Linear):
+                x = drop.of_features(x)
             x = self.layer(slot, layer.name)(x, layer, f"{slot}.{layer.name}", normalise)
         return x
 

@@ -119,6 +119,10 @@ def test_what_cannot_be_written_is_said(tmp_path: Path) -> None:
     fused = [op for op in space.all_operators() if op.kind == "fused"]
     with pytest.raises(TableError, match=r"no operator of the table can be written.*kind fused"):
         write_ofa(table_of(fused), tmp_path / "none.yaml")
+    with pytest.raises(
+        TableError, match=r"a stem other than .*kind convpool.*kind bottleneck.*kind classifier"
+    ):
+        write_ofa(table_of(get_space("resnet50").all_operators()), tmp_path / "none.yaml")
     odd = Operator.parse("mbconv-in:8x8x16-out:8x8x16-mid:8-k:3-s:1-act:relu-se:0-res:1-p:fp32")
     good = Operator.parse("mbconv-in:8x8x16-out:8x8x16-mid:48-k:3-s:1-act:relu-se:0-res:1-p:fp32")
     assert write_ofa(table_of([odd, good]), tmp_path / "odd.yaml") == {

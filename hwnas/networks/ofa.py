@@ -1,0 +1,202 @@
+"""Once-for-All's released supernets, read into ours (https://arxiv.org/abs/1908.09791).
+
+`ANCESTORS` says which. Of a file of weights the names are Once-for-All's, in any spelling that it has had:
+modules that wrap another of the same name may be written once or twice (``bn.`` and ``bn.bn.``), and the
+convolutions of a mobile block may be called ``mobile_inverted_conv``. Here every spelling is brought to the
+shortest one.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from hwnas.errors import StoreError
+from hwnas.networks.supernet import Supernet
+from hwnas.spaces import NetworkSpace, get_space
+from hwnas.store import read_bytes
+
+SHOWN = 20  # names in an error, of each sort
+RENAMED = {  # patterns of the tensors of a layer here, and their names there
+    r"^norm\.": "bn.",
+    r"^kernel_(\d)to(\d)$": r"conv.\1to\2_matrix",
+    r"^(reduce|expand)\.": r"fc.\1.",
+}
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A released supernet: its space, the modules there by (slot, layer) here, and the slots static there."""
+
+    space: str
+    parameters: Mapping[str, Any]
+    modules: Callable[[NetworkSpace], dict[tuple[str, str], str]]
+    static: tuple[str, ...] = ()
+
+
+def load_ofa_checkpoint(path: str | Path, name: str, resolutions: Sequence[int] = (224,)) -> Supernet:
+    """The supernet whose weights Once-for-All released as `name`, from a file of them, in eval mode.
+
+    The file is torch's (``{"state_dict": …}`` or the tensors alone) or safetensors; no code in it is run.
+    Subnets compute what the original's compute, kernel transformation included. Without statistics of their
+    own they normalise by the stored ones, as the original does; for their best accuracy `calibrate` them.
+    `resolutions` are those that the space shall have, in pixels. `Supernet.save` writes hwnas's own format.
+
+    StoreError for an unknown name, a file that holds more than tensors, and one whose names or shapes are not
+    those of the network, listed.
+    """
+    if name not in ANCESTORS:
+        raise StoreError(f"unknown network {name!r} of Once-for-All; known: {', '.join(ANCESTORS)}")
+    ancestor = ANCESTORS[name]
+    space = get_space(ancestor.space, **ancestor.parameters, resolutions=resolutions)
+    net = Supernet(space, kernel_transform=True)
+    tensors = _tensors(path)
+    net.load_state_dict(
+        _matched(f"{path} is not a checkpoint of {name}", net, _names(net, ancestor), tensors)
+    )
+    net.has_statistics = True
+    net.metadata = {"origin": name}
+    return net.eval()
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+
+def _mobile(space: NetworkSpace) -> dict[tuple[str, str], str]:
+    parts = {
+        "expand": "inverted_bottleneck",
+        "depthwise": "depth_conv",
+        "se": "depth_conv.se",
+        "project": "point_linear",
+    }
+    blocks = [slot.name for slot in space.slots if slot.name not in ("stem", "head")]
+    found = {("stem", "conv"): "first_conv", ("head", "classifier"): "classifier"}
+    for i, slot in enumerate(blocks):
+        found |= {(slot, layer): f"blocks.{i}.conv.{part}" for layer, part in parts.items()}
+    return found
+
+
+def _mobilenetv3(space: NetworkSpace) -> dict[tuple[str, str], str]:
+    head = {("head", "expand"): "final_expand_layer", ("head", "mix"): "feature_mix_layer"}
+    return _mobile(space) | head
+
+
+def _proxyless(space: NetworkSpace) -> dict[tuple[str, str], str]:
+    return _mobile(space) | {("head", "expand"): "feature_mix_layer"}
+
+
+def _resnet50(space: NetworkSpace) -> dict[tuple[str, str], str]:
+    parts = {"reduce": "conv1", "conv": "conv2", "expand": "conv3", "downsample": "downsample"}
+    found = {
+        ("stem", "conv"): "input_stem.0",
+        ("stem.block", "conv"): "input_stem.1.conv",
+        ("stem.pool", "conv"): "input_stem.2",
+        ("head", "classifier"): "classifier",
+    }
+    blocks = [slot.name for slot in space.slots if slot.name.startswith("stage")]
+    for i, slot in enumerate(blocks):
+        found |= {(slot, layer): f"blocks.{i}.{part}" for layer, part in parts.items()}
+    return found
+
+
+def _names(net: Supernet, ancestor: Ancestor) -> dict[str, str]:
+    """The name there, as Once-for-All now writes it, of each tensor here."""
+    modules = ancestor.modules(net.space)
+    found = {}
+    for name in net.state_dict():
+        _, slot, layer, tensor = name.split(".", 3)
+        slot = slot.replace("/", ".")
+        for pattern, theirs in RENAMED.items():
+            tensor = re.sub(pattern, theirs, tensor)
+        if slot not in ancestor.static:
+            tensor = re.sub(r"^(conv|bn|linear)\.(?!\d)", r"\1.\1.", tensor)
+        found[name] = f"{modules[slot, layer]}.{tensor}"
+    return found
+
+
+def _shortest(name: str) -> str:
+    """A name of Once-for-All's in the shortest of its spellings; other names as they are."""
+    name = name.replace(".mobile_inverted_conv.", ".conv.")
+    return re.sub(r"\b(conv|bn|linear)(\.\1)+\b", r"\1", name)
+
+
+# ---- tensors -------------------------------------------------------------------------------------
+
+
+def _tensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a file by the names that it gives them; no code in it is run."""
+    data = read_bytes(path)
+    try:
+        if Path(path).suffix == ".safetensors":
+            found: Any = safetensors.torch.load(data)
+        else:
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (
+        safetensors.SafetensorError,
+        pickle.UnpicklingError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        KeyError,
+    ) as error:
+        first = str(error).strip().partition("\n")[0]
+        raise StoreError(
+            f"{path} is damaged, or holds more than tensors, which is refused since it could run code; "
+            f"fetch it again from Once-for-All ({first})"
+        ) from None
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) for x in found.values()):
+        raise StoreError(f"{path} is not a state dict: it holds no mapping from names to tensors")
+    return {str(name): tensor for name, tensor in found.items()}
+
+
+def _matched(
+    problem: str, net: Supernet, names: Mapping[str, str], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors by their names here, from `names` there; StoreError that lists what does not fit."""
+    ours = net.state_dict()
+    places = {_shortest(theirs): place for place, theirs in names.items()}
+    found: dict[str, Tensor] = {}
+    unexpected, twice, misshapen = [], [], []
+    for name, tensor in tensors.items():
+        place = places.get(_shortest(name))
+        if place is None:
+            if not name.endswith("num_batches_tracked"):  # means nothing outside torch's own training
+                unexpected.append(name)
+        elif place in found:
+            twice.append(name)
+        else:
+            found[place] = tensor
+            if tensor.shape != ours[place].shape:
+                misshapen.append(f"{name} {tuple(tensor.shape)}, not {tuple(ours[place].shape)}")
+    missing = [theirs for place, theirs in names.items() if place not in found]
+    kinds = {"missing": missing, "unexpected": unexpected, "twice": twice, "of another shape": misshapen}
+    said = [f"{kind} ({len(listed)}): {_listed(listed)}" for kind, listed in kinds.items() if listed]
+    if said:
+        raise StoreError(f"{problem}; give the network that it is of. {'; '.join(said)}")
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+MOBILE_STATIC = ("stem", "first.layer1", "head")
+ANCESTORS = {
+    "ofa_mbv3_d234_e346_k357_w1.0": Ancestor("mobilenetv3", {"width": 1.0}, _mobilenetv3, MOBILE_STATIC),
+    "ofa_mbv3_d234_e346_k357_w1.2": Ancestor("mobilenetv3", {"width": 1.2}, _mobilenetv3, MOBILE_STATIC),
+    "ofa_proxyless_d234_e346_k357_w1.3": Ancestor("proxyless", {"width": 1.3}, _proxyless, MOBILE_STATIC),
+    "ofa_resnet50": Ancestor("resnet50", {}, _resnet50),
+}

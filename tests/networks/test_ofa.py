@@ -1,0 +1,204 @@
+"""Once-for-All's weights, against what its own code computes; see `tests.golden.make_ofa_golden`."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import hwnas
+from hwnas.errors import StoreError
+from hwnas.networks.ofa import ANCESTORS
+from hwnas.networks.supernet import Supernet
+from hwnas.spaces import Architecture
+from hwnas.spaces.resnet50 import ResNet50Space
+from tests.golden import synthetic
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+TOLERANCE = 1e-5  # 1e-4 is promised; made-up weights are kinder than real ones
+MBV3, PROXYLESS = "ofa_mbv3_d234_e346_k357_w1.0", "ofa_proxyless_d234_e346_k357_w1.3"
+
+
+@cache
+def golden(name: str) -> tuple[dict[str, tuple[int, ...]], list[dict[str, list[Any]]], torch.Tensor]:
+    """Shapes of a network's tensors by name, some of its subnets, and their logits."""
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        about = json.loads(str(file["about"]))
+        logits = torch.from_numpy(file["logits"])
+    return {key: tuple(shape) for key, shape in about["shapes"].items()}, about["subnets"], logits
+
+
+@cache
+def tensors_of(name: str) -> dict[str, torch.Tensor]:
+    shapes, _, _ = golden(name)
+    return {key: torch.from_numpy(synthetic.tensor(key, shape)) for key, shape in shapes.items()}
+
+
+def state_of(name: str, spelling: Callable[[str], str] = str) -> dict[str, torch.Tensor]:
+    """A made-up state dict with Once-for-All's names, in some spelling of them."""
+    state = tensors_of(name)
+    counts = {
+        key.replace("running_var", "num_batches_tracked"): torch.tensor(0)
+        for key in state
+        if key.endswith("running_var")
+    }
+    return {spelling(key): value for key, value in (state | counts).items()}
+
+
+def architecture(net: Supernet, subnet: dict[str, list[Any]]) -> Architecture:
+    """The architecture that Once-for-All describes by lists."""
+    if isinstance(net.space, ResNet50Space):
+        return net.space.architecture(net.space.ofa_values(**subnet))
+    values: dict[str, Any] = {f"stage{i}.depth": d for i, d in enumerate(subnet["d"][:5], 1)}
+    blocks = [slot.name for slot in net.space.slots if slot.name.startswith("stage")]
+    for slot, kernel, expand in zip(blocks, subnet["ks"], subnet["e"], strict=True):
+        values |= {f"{slot}.kernel": kernel, f"{slot}.expand": expand}
+    return net.space.architecture(values)
+
+
+def assert_parity(net: Supernet, name: str) -> None:
+    _, subnets, expected = golden(name)
+    for subnet, logits in zip(subnets, expected, strict=True):
+        arch = architecture(net, subnet)
+        images = torch.from_numpy(synthetic.images())
+        with torch.no_grad():
+            for found in (net(images, arch)[0], net.extract(arch)(images)[0]):
+                assert float((found - logits).abs().max() / logits.abs().max()) < TOLERANCE
+
+
+@cache
+def loaded(name: str) -> Supernet:
+    """The network of a made-up checkpoint."""
+    with TemporaryDirectory() as folder:
+        torch.save({"state_dict": state_of(name)}, Path(folder) / "checkpoint.pth")
+        return hwnas.load_ofa_checkpoint(Path(folder) / "checkpoint.pth", name)
+
+
+@pytest.mark.parametrize("name", ANCESTORS)
+def test_subnets_compute_what_the_original_computes(name: str) -> None:
+    net = loaded(name)
+    assert not net.training
+    assert_parity(net, name)
+
+
+@pytest.mark.parametrize("name", [MBV3, PROXYLESS])
+def test_it_is_kept_in_our_own_format(name: str, tmp_path: Path) -> None:
+    loaded(name).save(tmp_path)
+    net = hwnas.load_supernet(tmp_path)
+    assert net.checksum == loaded(name).checksum
+    assert net.metadata == {"origin": name}
+    assert_parity(net, name)
+
+
+@pytest.mark.parametrize("name", [MBV3, PROXYLESS])
+def test_its_subnets_are_exported(name: str, tmp_path: Path) -> None:
+    """`export_onnx` itself compares with torch, which the parity above holds to the original."""
+    _, subnets, _ = golden(name)
+    network = loaded(name).extract(architecture(loaded(name), subnets[2]))
+    hwnas.export_onnx(network, tmp_path / "net.onnx", input_shape=(1, *network.input_shape))
+
+
+def shortest(name: str) -> str:
+    return synthetic.legacy(name).replace(".mobile_inverted_conv.", ".conv.")
+
+
+def longest(name: str) -> str:
+    """Wrapped where the original does not wrap: the names of its elastic layers for all of them."""
+    return re.sub(r"\b(conv|bn|linear)\.(weight|bias|running_\w+)$", r"\1.\1.\2", shortest(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "spelling"),
+    [*((name, synthetic.legacy) for name in ANCESTORS), (MBV3, shortest), (MBV3, longest)],
+)
+def test_every_spelling_of_names_is_read(name: str, spelling: Callable[[str], str], tmp_path: Path) -> None:
+    respelled = state_of(name, spelling)
+    assert respelled.keys() != state_of(name).keys()
+    safetensors.torch.save_file(respelled, tmp_path / "respelled.safetensors")
+    net = hwnas.load_ofa_checkpoint(tmp_path / "respelled.safetensors", name)
+    expected = loaded(name).state_dict()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in net.state_dict().items())
+
+
+def test_resolutions_are_elastic(tmp_path: Path) -> None:
+    torch.save(state_of(PROXYLESS), tmp_path / "checkpoint.pth")
+    net = hwnas.load_ofa_checkpoint(tmp_path / "checkpoint.pth", PROXYLESS, resolutions=(128, 224))
+    assert net.space.choices[0].name == "resolution"
+
+
+# ---- errors --------------------------------------------------------------------------------------
+
+
+def refused(state: Any, tmp_path: Path, match: str, name: str = PROXYLESS) -> None:
+    torch.save(state, tmp_path / "checkpoint.pth")
+    with pytest.raises(StoreError, match=match):
+        hwnas.load_ofa_checkpoint(tmp_path / "checkpoint.pth", name)
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_listed(tmp_path: Path) -> None:
+    state = state_of(PROXYLESS)
+    del state["blocks.1.conv.depth_conv.conv.7to5_matrix"]
+    del state["blocks.3.conv.inverted_bottleneck.bn.bn.running_mean"]
+    state["extra.weight"] = torch.zeros(1)
+    state["classifier.linear.bias"] = torch.zeros(10)
+    refused(
+        state,
+        tmp_path,
+        r"not a checkpoint of ofa_proxyless.*"
+        r"missing \(2\): blocks\.1\.conv\.depth_conv\.conv\.7to5_matrix, "
+        r"blocks\.3\.conv\.inverted_bottleneck\.bn\.bn\.running_mean; "
+        r"unexpected \(1\): extra\.weight; "
+        r"of another shape \(1\): classifier\.linear\.bias \(10,\), not \(1000,\)",
+    )
+
+
+def test_two_spellings_of_one_tensor_are_refused(tmp_path: Path) -> None:
+    state = state_of(PROXYLESS)
+    state["classifier.linear.linear.bias"] = state["classifier.linear.bias"]
+    refused(state, tmp_path, r"twice \(1\): classifier\.linear\.linear\.bias")
+
+
+def test_the_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    refused(state_of(PROXYLESS), tmp_path, r"missing \(\d+\): input_stem.*and \d+ more", "ofa_resnet50")
+
+
+class Harm:
+    """What a pickle could do."""
+
+    def __reduce__(self) -> Any:
+        return (pytest.fail, ("code in the file was run",))
+
+
+def test_no_code_is_run(tmp_path: Path) -> None:
+    refused({"state_dict": Harm()}, tmp_path, "holds more than tensors")
+    path = tmp_path / "plain.pth"
+    path.write_bytes(pickle.dumps(Harm(), protocol=2))
+    with pytest.raises(StoreError, match="holds more than tensors"):
+        hwnas.load_ofa_checkpoint(path, PROXYLESS)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pth", "checkpoint.safetensors"])
+@pytest.mark.parametrize("data", [b"", b"nonsense, but long enough to be read", b"PK\x03\x04 broken"])
+def test_damaged_files_are_refused(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(StoreError, match="is damaged"):
+        hwnas.load_ofa_checkpoint(tmp_path / name, PROXYLESS)
+
+
+def test_other_contents_names_and_paths_are_refused(tmp_path: Path) -> None:
+    refused([torch.zeros(1)], tmp_path, "not a state dict")
+    refused({"epoch": 3}, tmp_path, "not a state dict")
+    with pytest.raises(StoreError, match="unknown network 'ofa_resnet' of Once-for-All; known: ofa_mbv3"):
+        hwnas.load_ofa_checkpoint(tmp_path / "checkpoint.pth", "ofa_resnet")
+    with pytest.raises(StoreError, match=r"nothing\.pth"):
+        hwnas.load_ofa_checkpoint(tmp_path / "nothing.pth", PROXYLESS)
