@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hwnas.latency.table import LatencyTable
     from hwnas.networks.blocks import build_network as build
     from hwnas.networks.calibration import calibrate
+    from hwnas.networks.ofa import load_ofa_checkpoint
     from hwnas.networks.supernet import Supernet, load_supernet
     from hwnas.pipeline import Run, run
     from hwnas.searching.loop import SearchResult, search
@@ -48,6 +49,7 @@ _HOMES = {
     "get_space": "hwnas.spaces",
     "load_config": "hwnas.config",
     "load_dataset": "hwnas.training.data",
+    "load_ofa_checkpoint": "hwnas.networks.ofa",
     "load_supernet": "hwnas.networks.supernet",
     "profile": "hwnas.latency.profiling",
     "resize": "hwnas.training.data",
@@ -76,6 +78,7 @@ __all__ = [
     "get_space",
     "load_config",
     "load_dataset",
+    "load_ofa_checkpoint",
     "load_supernet",
     "profile",
     "resize",
