@@ -51,21 +51,38 @@ class Named(BaseModel):
 
 
 class Training(Section):
-    """How the supernet is trained: the sandwich rule with in-place distillation (BigNAS)."""
+    """How the supernet is trained; by default the sandwich rule with in-place distillation (BigNAS)."""
 
-    steps: int = Field(1500, ge=1)  # optimiser steps; each trains four subnets
-    batch_size: int = Field(64, ge=2)  # images a step
+    strategy: Named = Named(name="sandwich")  # or attentive, progressive, uniform; a name, or with parameters
+    loss: Literal["kd", "alpha"] = "kd"  # towards the teacher: cross-entropy, or AlphaNet's divergence
+    teacher: str | None = None  # a run or supernet whose largest subnet teaches; null: the one in training
+    steps: int = Field(1500, ge=1)  # optimiser steps; each trains the strategy's subnets, by default four
+    batch_size: int = Field(64, ge=2)  # images a step, of all processes together
+    accumulate: int = Field(1, ge=1)  # equal parts of a process's batch, computed one after another
     learning_rate: float = Field(0.1, gt=0)  # peak of the cosine schedule
     warmup_steps: int = Field(50, ge=0)  # steps of linear warm-up
     momentum: float = Field(0.9, ge=0, lt=1)  # Nesterov momentum of SGD
     weight_decay: float = Field(1e-5, ge=0)  # of weights; batch norm and biases have none
-    label_smoothing: float = Field(0.1, ge=0, lt=1)  # of the largest subnet's hard labels
+    label_smoothing: float = Field(0.1, ge=0, lt=1)  # of hard labels
     random_subnets: int = Field(2, ge=0)  # random subnets a step, beside the largest and the smallest
     clip_value: float | None = Field(1.0, gt=0)  # gradients are clipped to ± this; null: not at all
+    dropout: float = Field(0, ge=0, lt=1)  # before the classifier, where labels alone teach: the largest
+    drop_connect: float = Field(0, ge=0, lt=1)  # of what the last blocks add, less before; there too
+    average: float = Field(0, ge=0, lt=1)  # decay of a moving average of the weights, the result; 0: none
     crop_padding: int = Field(0, ge=0)  # pixels of random shift; 0: none
+    crop_area: float = Field(1, gt=0, le=1)  # share of the area that a stretched crop keeps; 1: all
     flip: bool = False  # random horizontal flip
+    trivial_augment: bool = False  # one random operation of TrivialAugment's wide space on each image
+    cutout: int = Field(0, ge=0)  # side of a square that is blanked in each image, in pixels; 0: none
+    mixup: float = Field(0, ge=0)  # alpha of the Beta distribution by which images are mixed; 0: none
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: whichever a short measurement finds faster
-    threads: int = Field(2, ge=1)  # torch's threads
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is a GPU
+    threads: int = Field(2, ge=1)  # torch's threads, of each process
+
+    @field_validator("strategy", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 class Latency(Section):

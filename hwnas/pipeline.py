@@ -58,11 +58,13 @@ from hwnas.store import (
     write_json,
     write_text,
 )
+from hwnas.training.strategies import check_strategy as check_training_strategy
 
 if TYPE_CHECKING:  # torch is loaded by the stages that need it
     from hwnas.networks.supernet import Supernet
     from hwnas.training.data import Dataset
     from hwnas.training.evaluation import AccuracyEvaluator
+    from hwnas.training.loop import TrainingResult
 
 log = logging.getLogger("hwnas")
 
@@ -182,12 +184,14 @@ def run_folder(run_dir: str | Path) -> Path:
 
 def _absolute(experiment: Experiment) -> Experiment:
     """The experiment with the paths in it absolute, so that it means the same from any folder."""
-    latency, data = experiment.latency, experiment.data
+    latency, data, training = experiment.latency, experiment.data, experiment.training
+    if training.teacher is not None:
+        training = training.model_copy(update={"teacher": str(Path(training.teacher).resolve())})
     if latency.table is not None:
         latency = latency.model_copy(update={"table": str(Path(latency.table).resolve())})
     if isinstance(path := data.parameters.get("path"), str):
         data = Named.model_validate({**data.model_dump(), "path": str(Path(path).resolve())})
-    return experiment.model_copy(update={"latency": latency, "data": data})
+    return experiment.model_copy(update={"latency": latency, "data": data, "training": training})
 
 
 @dataclass(frozen=True)
@@ -225,6 +229,16 @@ class Run:
         if restart not in (None, "all", *names):
             raise ConfigError(f"--restart {restart}: this makes {', '.join(names)}, or all of it, again")
         check_strategy(self.config.search.strategy, **self._options)
+        training = self.config.training.strategy
+        check_training_strategy(training.name, training.parameters)
+        if os.environ.get("WORLD_SIZE", "1") != "1" and list(names) != ["train"]:
+            raise ConfigError(
+                f"several processes only train: torchrun … -m hwnas train; {', '.join(names)} in one process"
+            )
+        if self.follows:
+            if restart is not None or self.store.stage("train") is None:
+                _train_supernet(self, silent)
+            return
         with _locked(self.directory):
             for name in names:
                 self._make(name, display, restart in (name, "all"))
@@ -232,6 +246,11 @@ class Run:
     def close(self) -> None:
         """Close run.db."""
         self.store.close()
+
+    @property
+    def follows(self) -> bool:
+        """Whether this is one of torchrun's processes, and not the first: it trains along, no more."""
+        return os.environ.get("RANK", "0") != "0"
 
     def _make(self, name: str, display: Display, again: bool) -> None:
         stage = STAGES[name]
@@ -709,6 +728,18 @@ def _train_inputs(run: Run) -> dict[str, Any]:
 
 
 def _train(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    net, result = _train_supernet(run, progress)
+    net.metadata = {"arithmetic": asdict(result.arithmetic), "training": run.config.training.model_dump()}
+    net.save(run.directory / "supernet")
+    outputs = {
+        "checksum": net.checksum,
+        "arithmetic": asdict(result.arithmetic),
+        "reports": [asdict(report) for report in result.reports],
+    }
+    return outputs, ["supernet/model.safetensors", "supernet/supernet.json"]
+
+
+def _train_supernet(run: Run, progress: Progress) -> tuple[Supernet, TrainingResult]:
     from hwnas.networks.supernet import Supernet
     from hwnas.training.loop import train
 
@@ -722,14 +753,7 @@ def _train(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         run.config.seed,
         progress,
     )
-    net.metadata = {"arithmetic": asdict(result.arithmetic), "training": run.config.training.model_dump()}
-    net.save(run.directory / "supernet")
-    outputs = {
-        "checksum": net.checksum,
-        "arithmetic": asdict(result.arithmetic),
-        "reports": [asdict(report) for report in result.reports],
-    }
-    return outputs, ["supernet/model.safetensors", "supernet/supernet.json"]
+    return net, result
 
 
 # ---- search: the front of accuracy against latency -----------------------------------------------

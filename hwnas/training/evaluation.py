@@ -76,11 +76,16 @@ class AccuracyEvaluator:
         """Calibration and evaluation batches at the resolution of an architecture, made once."""
         size = self.net.space.resolution(arch)
         if size not in self._batches:
+            device = next(self.net.parameters()).device
             self._batches[size] = (
-                list(self.calibration_data.batches(CALIBRATION_BATCH, size)),
-                list(self.data.batches(EVALUATION_BATCH, size)),
+                _on(device, self.calibration_data.batches(CALIBRATION_BATCH, size)),
+                _on(device, self.data.batches(EVALUATION_BATCH, size)),
             )
         return self._batches[size]
+
+
+def _on(device: torch.device, batches: Iterator[tuple[Tensor, Tensor]]) -> Batches:
+    return [(images.to(device), labels.to(device)) for images, labels in batches]
 
 
 def accuracy_of(network: StaticNetwork, data: Dataset) -> float:

@@ -1,9 +1,12 @@
-"""Training a supernet: the sandwich rule with in-place distillation.
+"""Training a supernet: one loop, whatever the strategy.
 
-A step trains the largest subnet on labels and the smallest and some random ones on what the largest says
-(https://arxiv.org/abs/2003.11142), each at its own resolution, and adds up their gradients. What a step
-draws follows from the seed and the step's number alone, so a training that was killed goes on from its
-last checkpoint to the same weights as one that was not.
+A step trains the subnets that its strategy names, each at its own resolution, on labels, on what a teacher
+says, or on both, and adds up their gradients. What a step draws follows from the seed and the step's number
+alone, so a training that was killed goes on from its last checkpoint to the same weights as one that was not.
+
+A batch may be computed in parts: by several processes (see `parallel`), one after another in each
+(`Training.accumulate`), or both. Batch norm sees one part, gradients are the mean over all. Which process
+computes which part changes nothing but the order of sums.
 
 With an explicit `precision`, the same supernet, data, settings and seed give the same weights, bit for bit,
 with the same torch on the same kind of processor. With "auto" they do so for the same arithmetic, which is
@@ -13,56 +16,43 @@ choose differently; `TrainingResult.arithmetic` says what was chosen.
 
 from __future__ import annotations
 
-import json
+import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
-import safetensors.torch
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hwnas.config import Training
-from hwnas.errors import ChecksumError, DataError, TrainingError
-from hwnas.networks.supernet import Supernet, tensors_digest
+from hwnas.errors import DataError, TrainingError
+from hwnas.networks.blocks import torch_generator
+from hwnas.networks.drop import Drop
+from hwnas.networks.supernet import Supernet, load_supernet, tensors_digest
 from hwnas.progress import Progress, silent
 from hwnas.spaces import Architecture, NetworkSpace
-from hwnas.store import digest, read_bytes, write_bytes
+from hwnas.training import checkpoint
 from hwnas.training.augmentation import augment
+from hwnas.training.channels import sort_channels
+from hwnas.training.checkpoint import CHECKPOINT_FILE, Arithmetic, Report, State
 from hwnas.training.data import Dataset, resize
 from hwnas.training.evaluation import AccuracyEvaluator
-from hwnas.training.sampling import largest, sandwich, smallest
+from hwnas.training.losses import LOSSES
+from hwnas.training.parallel import local_rank, mean, process_group, rank, wait_for_all, world_size
+from hwnas.training.sampling import largest, smallest
+from hwnas.training.strategies import Phase, Strategy, Subnet, get_strategy
 
-SCHEMA = 1
 SHOWN_EVERY = 10  # steps between two calls of progress that report nothing new
-CHECKPOINT_FILE = "checkpoint.safetensors"
 TIMED_ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Arithmetic:
-    """How the convolutions of a training step are computed."""
-
-    precision: str  # fp32, or bf16 by autocast
-    channels_last: bool
-
-
-@dataclass(frozen=True)
-class Report:
-    """How things stood after a step: training loss and accuracies in percent (calibrated)."""
-
-    step: int
-    loss: float  # of the largest subnet on labels, mean since the report before
-    images_per_second: float  # training images, each seen by every subnet of the sandwich
-    largest_accuracy: float
-    smallest_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -71,6 +61,44 @@ class TrainingResult:
 
     arithmetic: Arithmetic
     reports: tuple[Report, ...]
+
+
+class Part:
+    """A part of a batch: images (n, c, h, w), at any resolution, each made once, and their labels.
+
+    `drop` is what subnets that learn from labels alone leave out.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, drop: Drop | None) -> None:
+        self.images = images
+        self.labels = labels
+        self.drop = drop
+        self._at: dict[tuple[int, bool], Tensor] = {}
+
+    def at(self, size: int, channels_last: bool) -> Tensor:
+        """(n, c, size, size) in a memory layout."""
+        if (size, channels_last) not in self._at:
+            layout = torch.channels_last if channels_last else torch.contiguous_format
+            self._at[size, channels_last] = resize(self.images, size).contiguous(memory_format=layout)
+        return self._at[size, channels_last]
+
+
+# From a part of a batch to what is said about it, (n, classes).
+Teacher = Callable[[Part, Arithmetic], Tensor]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training does and does not change: data, settings, and this process's part of each batch."""
+
+    data: Dataset
+    settings: Training
+    seed: int
+    strategy: Strategy
+    teacher: Teacher | None
+    device: torch.device
+    parts: range  # of `of` parts of a batch, those of this process
+    of: int
 
 
 def train(
@@ -82,13 +110,20 @@ def train(
     seed: int = 0,
     progress: Progress = silent,
     report_every: int = 200,
+    teacher: nn.Module | None = None,
 ) -> TrainingResult:
-    """Train a supernet in place, and leave it in eval mode.
+    """Train a supernet in place, and leave it in eval mode on the CPU.
 
     Every `report_every` steps, and after the last, the largest and the smallest subnet are judged on
     `validation_data`, `progress` is told, and `checkpoint.safetensors` is written into `directory`, for the
     first time before the first step. A checkpoint that is already there is gone on from, if it was made from
     the same supernet, data, settings and seed (TrainingError says what differs).
+
+    `teacher`, otherwise that of the settings, is another supernet, whose largest subnet teaches, or any
+    network that makes logits of images as the data has them.
+
+    In one of several processes of torchrun this computes its part of each batch; the first one judges,
+    reports and writes, into a folder that all of them can read.
 
     TrainingError if the loss or a gradient is not finite, naming the step and the learning rate: weights
     and checkpoint are then those before that step. DataError if there are fewer images than a batch holds,
@@ -100,151 +135,164 @@ def train(
             f"{len(train_data)} training images are fewer than a batch of {settings.batch_size}; "
             "use a smaller training.batch_size"
         )
-    path = Path(directory) / CHECKPOINT_FILE
+    if teacher is None and settings.teacher is not None:
+        teacher = load_supernet(settings.teacher)
+    device = _device(settings)
     inputs = {
         "supernet": net.checksum,
         "data": train_data.checksum,
         "validation_data": validation_data.checksum,
         "seed": seed,
-        **settings.model_dump(),
+        **settings.model_dump(exclude={"accumulate", "teacher", "device"}),
+        "teacher": None if teacher is None else tensors_digest(teacher.state_dict()),
+        "parts": world_size() * settings.accumulate,
     }
-    with _threads(settings.threads):
+    path = Path(directory) / CHECKPOINT_FILE
+    with _threads(settings.threads), process_group(device):
+        plan = _plan(net, train_data, settings, seed, teacher, device)
+        net.to(device).train()
         optimizer = _optimizer(net, settings)
-        net.train()
-        if path.exists():
-            step, arithmetic, reports = _resume(path, net, optimizer, inputs)
-        else:
-            step, arithmetic, reports = 0, choose_arithmetic(net, train_data, settings, seed), []
-            _save(path, net, optimizer, inputs, step, arithmetic, reports)
+        if rank() == 0 and not path.exists():
+            checkpoint.save(path, State(net, optimizer, choose_arithmetic(net, plan)), inputs)
+        wait_for_all()
+        state = checkpoint.load(path, net, optimizer, inputs)
+        evaluator = AccuracyEvaluator(net, train_data, validation_data, seed=seed)
+        model, batches = _data_parallel(net, device), _batches(plan, state.step)
         losses: list[float] = []
         started = time.perf_counter()
-        while step < settings.steps:
-            images, labels, archs = _draw(train_data, net, settings, seed, step)
-            learning_rate = learning_rate_at(step, settings)
-            loss = _accumulate(net, images, labels, archs, arithmetic, settings.label_smoothing)
-            _update(net, optimizer, loss, learning_rate, step, settings)
-            losses.append(loss)
-            step += 1
-            if step % report_every and step < settings.steps:
-                if step % SHOWN_EVERY == 0:
-                    progress(step, settings.steps, _text(reports[-1]) if reports else f"loss {loss:.3f}")
+        while state.step < settings.steps:
+            losses.append(_step(state, model, plan, next(batches)))
+            if state.step % report_every and state.step < settings.steps:
+                if state.step % SHOWN_EVERY == 0:
+                    text = _text(state.reports[-1]) if state.reports else f"loss {losses[-1]:.3f}"
+                    progress(state.step, settings.steps, text)
                 continue
-            rate = len(losses) * settings.batch_size / (time.perf_counter() - started)
-            evaluator = AccuracyEvaluator(net, train_data, validation_data, seed=seed)
-            large, small = evaluator([largest(net.space), smallest(net.space)]).tolist()
-            reports.append(Report(step, float(np.mean(losses)), rate, large, small))
-            _save(path, net, optimizer, inputs, step, arithmetic, reports)
-            progress(step, settings.steps, _text(reports[-1]))
+            if rank() == 0:
+                rate = len(losses) * settings.batch_size / (time.perf_counter() - started)
+                with _averaged(state):
+                    large, small = evaluator([largest(net.space), smallest(net.space)]).tolist()
+                state.reports.append(Report(state.step, float(np.mean(losses)), rate, large, small))
+                checkpoint.save(path, state, inputs)
+                progress(state.step, settings.steps, _text(state.reports[-1]))
             losses, started = [], time.perf_counter()
-    net.eval()
-    return TrainingResult(arithmetic, tuple(reports))
+        wait_for_all()
+    if state.average is not None:
+        _swap(net, state.average)
+    net.cpu().eval()
+    return TrainingResult(state.arithmetic, tuple(state.reports))
 
 
-def learning_rate_at(step: int, settings: Training) -> float:
-    """Linear warm-up to `settings.learning_rate`, then half a cosine to zero at the last step."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+def learning_rate_at(step: int, settings: Training, phase: Phase) -> float:
+    """Linear warm-up to the phase's share of `settings.learning_rate`, then half a cosine to zero at its end.
+
+    A phase warms up in its share of the warm-up steps.
+    """
+    peak, length = settings.learning_rate * phase.learning_rate, phase.end - phase.start
+    warmup, step = settings.warmup_steps * length / settings.steps, step - phase.start
+    if step < warmup:
+        return peak * (step + 1) / max(1.0, warmup)
+    done = (step - warmup) / max(1.0, length - warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def choose_arithmetic(net: Supernet, data: Dataset, settings: Training, seed: int) -> Arithmetic:
-    """`settings.precision`, channels last; for "auto" what is fastest on this machine.
+def choose_arithmetic(net: Supernet, plan: Plan) -> Arithmetic:
+    """The precision of the settings, channels last; for "auto" what is fastest on this machine.
 
     That is the precision and memory layout in which a few steps of forward and backward take least time.
     Weights stay.
     """
-    if settings.precision != "auto":
-        return Arithmetic(settings.precision, channels_last=True)
+    if plan.settings.precision != "auto":
+        return Arithmetic(plan.settings.precision, channels_last=True)
     candidates = [Arithmetic(precision, last) for precision in ("fp32", "bf16") for last in (False, True)]
-    images, labels, archs = _draw(data, net, settings, seed, step=0)
+    batch = next(_batches(plan, 0))
+    subnets = plan.strategy.subnets(0, _rng(plan, 0), lambda arch: 0.0)
     seconds = np.empty((1 + TIMED_ROUNDS, len(candidates)))
     for turn in range(len(seconds)):  # the first warms up; in turns, so that a disturbance hits all alike
         for i, candidate in enumerate(candidates):
             started = time.perf_counter()
-            _accumulate(net, images, labels, archs, candidate, settings.label_smoothing)
+            _accumulate(net, batch, subnets, candidate, plan, plan.teacher)
+            if plan.device.type == "cuda":
+                torch.cuda.synchronize()
             seconds[turn, i] = time.perf_counter() - started
     net.zero_grad()
     return candidates[int(np.argmin(seconds[1:].min(axis=0)))]
 
 
+# ---- what a training is made from -----------------------------------------------------------------
+
+
 def _check_fit(space: NetworkSpace, data: Dataset) -> None:
     """DataError if the networks of the space cannot take these images or tell these classes apart."""
     channels, classes = space.input_shape[0], space.operators(largest(space))[-1].out_shape[0]
-    if (data.images.shape[1], len(data.classes)) != (channels, classes):
+    if (len(data.mean), len(data.classes)) != (channels, classes):
         raise DataError(
-            f"the data has {data.images.shape[1]} channels and {len(data.classes)} classes, "
+            f"the data has {len(data.mean)} channels and {len(data.classes)} classes, "
             f"the space is made for {channels} and {classes}; give the space those of the data"
         )
 
 
-# ---- one step -------------------------------------------------------------------------------------
-
-
-def _draw(
-    data: Dataset, net: Supernet, settings: Training, seed: int, step: int
-) -> tuple[Tensor, Tensor, list[Architecture]]:
-    """Images, labels and subnets of a step: each epoch is a new order, what is left at its end is dropped."""
-    size = settings.batch_size
-    epoch, batch = divmod(step, len(data) // size)
-    order = np.random.default_rng([seed, 0, epoch]).permutation(len(data))
-    chosen = torch.from_numpy(order[batch * size : (batch + 1) * size])
-    rng = np.random.default_rng([seed, 1, step])
-    archs = sandwich(net.space, settings.random_subnets, rng)
-    return augment(data.images[chosen], settings.crop_padding, settings.flip, rng), data.labels[chosen], archs
-
-
-def _accumulate(
-    net: Supernet,
-    images: Tensor,
-    labels: Tensor,
-    archs: Sequence[Architecture],
-    arithmetic: Arithmetic,
-    label_smoothing: float,
-) -> float:
-    """The gradients of a step, summed over its subnets, into ``.grad``; the loss of the largest."""
-    net.zero_grad()
-    layout = torch.channels_last if arithmetic.channels_last else torch.contiguous_format
-    resized: dict[int, Tensor] = {}
-    teacher: Tensor | None = None
-    hard_loss = math.nan
-    for arch in archs:
-        size = net.space.resolution(arch)
-        if size not in resized:
-            resized[size] = resize(images, size).contiguous(memory_format=layout)
-        with torch.autocast("cpu", torch.bfloat16, enabled=arithmetic.precision == "bf16"):
-            logits = net(resized[size], arch)
-        logits = logits.float()
-        if teacher is None:
-            teacher = logits.detach().softmax(1)
-            loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-            hard_loss = loss.item()
-        else:
-            loss = F.cross_entropy(logits, teacher)
-        loss.backward()  # type: ignore[no-untyped-call]
-    return hard_loss
-
-
-def _update(
-    net: Supernet,
-    optimizer: torch.optim.SGD,
-    loss: float,
-    learning_rate: float,
-    step: int,
-    settings: Training,
-) -> None:
-    """One step of the optimiser, or TrainingError if it would spoil the weights."""
-    gradients = [p.grad for p in net.parameters() if p.grad is not None]
-    if not math.isfinite(loss) or not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+def _device(settings: Training) -> torch.device:
+    """The device of this process; TrainingError if there is none of the kind."""
+    if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if local_rank() >= torch.cuda.device_count():
         raise TrainingError(
-            f"step {step}: loss {loss} or its gradient is not finite at learning rate {learning_rate:.4g}; "
-            "lower training.learning_rate or raise training.warmup_steps, and start the training again"
+            f"training.device is {settings.device}, process {local_rank()} of this machine has no GPU: torch "
+            f"sees {torch.cuda.device_count()}; start as many processes as there are, or use device: cpu"
         )
-    if settings.clip_value is not None:
-        torch.nn.utils.clip_grad_value_(net.parameters(), settings.clip_value)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate
-    optimizer.step()
+    return torch.device("cuda", local_rank())
+
+
+def _plan(
+    net: Supernet,
+    data: Dataset,
+    settings: Training,
+    seed: int,
+    teacher: nn.Module | None,
+    device: torch.device,
+) -> Plan:
+    of = world_size() * settings.accumulate
+    if settings.batch_size % of or settings.batch_size // of < 2:
+        raise TrainingError(
+            f"training.batch_size {settings.batch_size} cannot be divided into {of} equal parts of 2 images "
+            f"or more ({world_size()} processes, training.accumulate {settings.accumulate}); change one"
+        )
+    named = settings.strategy
+    strategy = get_strategy(named.name, net.space, settings.steps, settings.random_subnets, named.parameters)
+    if teacher is not None and not strategy.taught:
+        raise TrainingError(f"strategy {named.name} learns from labels alone; leave out training.teacher")
+    first = rank() * settings.accumulate
+    parts = range(first, first + settings.accumulate)
+    teaches = None if teacher is None else _teacher(teacher, net.space, device)
+    return Plan(data, settings, seed, strategy, teaches, device, parts, of)
+
+
+def _teacher(network: nn.Module, space: NetworkSpace, device: torch.device) -> Teacher:
+    """A network as a teacher of a space's networks: a supernet by its largest subnet, by batch statistics."""
+    network.to(device).requires_grad_(False)
+    if not isinstance(network, Supernet):
+        network.eval()
+        return lambda part, arithmetic: _computed(network, arithmetic, part.images)
+    ends = [s.input_shape[:1] + s.operators(largest(s))[-1].out_shape for s in (network.space, space)]
+    if ends[0] != ends[1]:
+        raise TrainingError(
+            f"the teacher is made for {ends[0][0]} channels and {ends[0][1]} classes, the space for "
+            f"{ends[1][0]} and {ends[1][1]}; choose a teacher of the same data"
+        )
+    network.train()
+    arch = largest(network.space)
+    return lambda part, arithmetic: _logits(network, network.space, arch, part, arithmetic)
+
+
+def _data_parallel(net: Supernet, device: torch.device) -> nn.Module:
+    """The supernet, its gradients averaged over the processes if there are several.
+
+    A step uses some parameters in some subnets only: what none of them used keeps no gradient.
+    """
+    if world_size() == 1:
+        return net
+    devices = [device] if device.type == "cuda" else None
+    return DistributedDataParallel(net, devices, broadcast_buffers=False, find_unused_parameters=True)
 
 
 def _optimizer(net: Supernet, settings: Training) -> torch.optim.SGD:
@@ -260,63 +308,200 @@ def _optimizer(net: Supernet, settings: Training) -> torch.optim.SGD:
     )
 
 
-# ---- checkpoints ----------------------------------------------------------------------------------
+# ---- one step -------------------------------------------------------------------------------------
 
 
-def _save(
-    path: Path,
-    net: Supernet,
-    optimizer: torch.optim.SGD,
-    inputs: Mapping[str, Any],
-    step: int,
+def _step(state: State, model: nn.Module, plan: Plan, batch: Sequence[Part]) -> float:
+    """One step of the optimiser; the loss of its first subnet on labels, or TrainingError."""
+    step, net = state.step, state.net
+    phase = next(phase for phase in plan.strategy.phases if step < phase.end)
+    if step == phase.start:
+        _begin(phase, state, plan.settings)
+
+    def batch_loss(arch: Architecture) -> float:
+        with torch.no_grad():
+            logits = (_logits(net, net.space, arch, part, state.arithmetic) for part in batch)
+            losses = [F.cross_entropy(said, part.labels) for said, part in zip(logits, batch, strict=True)]
+        return float(mean(torch.stack(losses).mean()))
+
+    subnets = plan.strategy.subnets(step, _rng(plan, step), batch_loss)
+    teacher = plan.teacher
+    if teacher is None and state.teacher is not None:
+        teacher = _teacher(state.teacher, net.space, plan.device)
+    loss = float(mean(_accumulate(model, batch, subnets, state.arithmetic, plan, teacher)))
+    _update(state, loss, learning_rate_at(step, plan.settings, phase), plan.settings)
+    state.step += 1
+    if state.average is not None:
+        _follow(state, min(plan.settings.average, (1 + step - phase.start) / (10 + step - phase.start)))
+    return loss
+
+
+def _begin(phase: Phase, state: State, settings: Training) -> None:
+    """What comes before a phase's first step."""
+    if phase.keep_teacher:
+        state.teacher = checkpoint.copy_of(state.net, state.net.state_dict())
+    if phase.sort_channels:
+        sort_channels(state.net)
+    state.optimizer.state.clear()
+    if settings.average:
+        state.average = {name: p.detach().clone() for name, p in state.net.named_parameters()}
+
+
+def _rng(plan: Plan, step: int) -> np.random.Generator:
+    """Of the subnets of a step: the same in every process."""
+    return np.random.default_rng([plan.seed, 1, step])
+
+
+def _batches(plan: Plan, step: int) -> Iterator[list[Part]]:
+    """This process's parts of the batches of a step and those after it, without end, on its device.
+
+    Each epoch is a new order of the images, what is left at its end is dropped.
+    """
+    settings, data = plan.settings, plan.data
+    an_epoch, size = len(data) // settings.batch_size, settings.batch_size // plan.of
+
+    def chosen() -> Iterator[NDArray[np.int64]]:
+        for epoch, batch in (divmod(i, an_epoch) for i in itertools.count(step)):
+            for part in plan.parts:
+                start = batch * settings.batch_size + part * size
+                yield _order(len(data), plan.seed, epoch)[start : start + size]
+
+    stream = data.stream(chosen())
+    for i in itertools.count(step):
+        yield [_part(*next(stream), plan, i, part) for part in plan.parts]
+
+
+def _part(images: Tensor, labels: Tensor, plan: Plan, step: int, part: int) -> Part:
+    """A part of a batch as it is trained on."""
+    rng = np.random.default_rng([plan.seed, 2, step, part])
+    data = plan.data
+    images, labels = augment(images, labels, len(data.classes), data.mean, data.std, plan.settings, rng)
+    rates = plan.settings.dropout, plan.settings.drop_connect
+    drop = Drop(*rates, torch_generator(rng)) if any(rates) else None
+    return Part(images.to(plan.device), labels.to(plan.device), drop)
+
+
+@lru_cache(maxsize=2)
+def _order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of n images in an epoch."""
+    return np.random.default_rng([seed, 0, epoch]).permutation(n)
+
+
+def _accumulate(
+    model: nn.Module,
+    batch: Sequence[Part],
+    subnets: Sequence[Subnet],
     arithmetic: Arithmetic,
-    reports: Sequence[Report],
-) -> None:
-    """One file, so that weights, momentum and step cannot come from different moments."""
-    tensors = {f"net.{name}": tensor.contiguous() for name, tensor in net.state_dict().items()}
-    for name, parameter in net.named_parameters():
-        momentum = optimizer.state[parameter].get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum.{name}"] = momentum.contiguous()
-    state = {
-        "schema": SCHEMA,
-        "step": step,
-        "inputs": inputs,
-        "arithmetic": asdict(arithmetic),
-        "reports": [asdict(report) for report in reports],
-        "tensors": tensors_digest(tensors),
-    }
-    metadata = {"training": json.dumps(state), "sha256": digest(state)}
-    write_bytes(path, safetensors.torch.save(tensors, metadata))
+    plan: Plan,
+    teacher: Teacher | None,
+) -> Tensor:
+    """The gradients of a step into ``.grad``: summed over its subnets, averaged over the parts of the batch.
+
+    The loss of the first subnet on labels is returned, averaged over the parts of this process. In one of
+    several processes the last backward pass averages gradients over them.
+    """
+    model.zero_grad()
+    hard = torch.zeros((), device=plan.device)
+    passes = len(batch) * len(subnets)
+    for part in batch:
+        said = None
+        if teacher is not None and any(subnet.teacher for subnet in subnets):
+            with torch.no_grad():
+                said = teacher(part, arithmetic)
+        for j, subnet in enumerate(subnets):
+            passes -= 1
+            with _not_averaged(model) if passes else nullcontext():
+                drop = None if subnet.teacher else part.drop
+                logits = _logits(model, plan.strategy.space, subnet.arch, part, arithmetic, drop)
+                loss = torch.zeros((), device=plan.device)
+                if subnet.labels:
+                    smoothing = plan.settings.label_smoothing
+                    on_labels = F.cross_entropy(logits, part.labels, label_smoothing=smoothing)
+                    loss = loss + subnet.labels * on_labels
+                    if j == 0:
+                        hard += on_labels.detach() / len(batch)
+                if subnet.teacher:
+                    assert said is not None
+                    loss = loss + subnet.teacher * LOSSES[plan.settings.loss](logits, said)
+                (loss / len(batch)).backward()  # type: ignore[no-untyped-call]
+            if said is None:
+                said = logits.detach()
+    return hard
 
 
-def _resume(
-    path: Path, net: Supernet, optimizer: torch.optim.SGD, inputs: Mapping[str, Any]
-) -> tuple[int, Arithmetic, list[Report]]:
-    """Put a checkpoint's weights and momentum in place; its step, arithmetic and reports."""
-    remedy = "delete it to start the training again"
+def _not_averaged(model: nn.Module) -> AbstractContextManager[None]:
+    """Gradients stay in this process until a backward pass outside of this."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def _logits(
+    model: nn.Module,
+    space: NetworkSpace,
+    arch: Architecture,
+    part: Part,
+    arithmetic: Arithmetic,
+    drop: Drop | None = None,
+) -> Tensor:
+    """(n, classes) of a subnet at its resolution."""
+    images = part.at(space.resolution(arch), arithmetic.channels_last)
+    return _computed(model, arithmetic, images, arch, None, drop)
+
+
+def _computed(network: nn.Module, arithmetic: Arithmetic, images: Tensor, *arguments: Any) -> Tensor:
+    """(n, classes), single precision, by an arithmetic."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=arithmetic.precision == "bf16"):
+        logits: Tensor = network(images, *arguments)
+    return logits.float()
+
+
+def _update(state: State, loss: float, learning_rate: float, settings: Training) -> None:
+    """One step of the optimiser, or TrainingError if it would spoil the weights."""
+    net = state.net
+    gradients = [p.grad for p in net.parameters() if p.grad is not None]
+    if not math.isfinite(loss) or not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+        raise TrainingError(
+            f"step {state.step}: loss {loss} or its gradient is not finite at learning rate "
+            f"{learning_rate:.4g}; lower training.learning_rate or raise training.warmup_steps, and start "
+            "the training again"
+        )
+    if settings.clip_value is not None:
+        torch.nn.utils.clip_grad_value_(net.parameters(), settings.clip_value)
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate
+    state.optimizer.step()
+
+
+# ---- the moving average of the weights ------------------------------------------------------------
+
+
+@torch.no_grad()
+def _follow(state: State, decay: float) -> None:
+    """Move the average towards the weights. Young averages are short: `decay` is bounded by their age."""
+    assert state.average is not None
+    for name, parameter in state.net.named_parameters():
+        state.average[name].lerp_(parameter, 1 - decay)
+
+
+@contextmanager
+def _averaged(state: State) -> Iterator[None]:
+    """The averaged weights in the supernet's place, where there are some, and the weights back afterwards."""
+    if state.average is None:
+        yield
+        return
+    _swap(state.net, state.average)
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tensors = safetensors.torch.load(read_bytes(path))
-        state = json.loads(metadata["training"])
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise ChecksumError(f"{path} is not a checkpoint ({error}); {remedy}") from None
-    if digest(state) != metadata.get("sha256") or tensors_digest(tensors) != state.get("tensors"):
-        raise ChecksumError(f"{path} was changed after it was written; {remedy}")
-    if state["schema"] != SCHEMA:
-        raise TrainingError(f"{path} has schema {state['schema']}, this hwnas reads {SCHEMA}; {remedy}")
-    now = json.loads(json.dumps(inputs))
-    differ = [
-        f"{k} was {state['inputs'].get(k)}, is {v}" for k, v in now.items() if state["inputs"].get(k) != v
-    ]
-    if differ:
-        raise TrainingError(f"{path} is of another training ({'; '.join(differ)}); {remedy}")
-    net.load_state_dict({k.removeprefix("net."): v for k, v in tensors.items() if k.startswith("net.")})
+        yield
+    finally:
+        _swap(state.net, state.average)
+
+
+@torch.no_grad()
+def _swap(net: Supernet, other: dict[str, Tensor]) -> None:
+    """Exchange a supernet's weights with others of the same names."""
     for name, parameter in net.named_parameters():
-        if f"momentum.{name}" in tensors:
-            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum.{name}"]
-    return state["step"], Arithmetic(**state["arithmetic"]), [Report(**report) for report in state["reports"]]
+        kept = parameter.clone()
+        parameter.copy_(other[name])
+        other[name].copy_(kept)
 
 
 @contextmanager

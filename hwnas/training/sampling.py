@@ -1,4 +1,4 @@
-"""Which subnets a training step trains."""
+"""The ends of a space."""
 
 from __future__ import annotations
 
@@ -15,11 +15,6 @@ def largest(space: NetworkSpace) -> Architecture:
 def smallest(space: NetworkSpace) -> Architecture:
     """The architecture with the smallest value of every choice."""
     return _extreme(space, [choice.values.index(min(choice.values)) for choice in space.choices])
-
-
-def sandwich(space: NetworkSpace, random_subnets: int, rng: np.random.Generator) -> list[Architecture]:
-    """The largest, the smallest, and random ones between: https://arxiv.org/abs/2003.11142."""
-    return [largest(space), smallest(space), *space.sample(random_subnets, rng)]
 
 
 def _extreme(space: NetworkSpace, genotype: list[int]) -> Architecture:

@@ -5,17 +5,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given
+from hypothesis import settings as example_settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from hwnas.config import Training
 from hwnas.errors import ChecksumError, DataError, TrainingError
+from hwnas.networks.blocks import build_network
 from hwnas.networks.supernet import Supernet
 from hwnas.training import loop
 from hwnas.training.data import Dataset, Held, load_dataset
 from hwnas.training.loop import CHECKPOINT_FILE, Arithmetic, choose_arithmetic, learning_rate_at, train
+from hwnas.training.sampling import largest
+from hwnas.training.strategies import Phase, Subnet
 
+from ..networks.small_spaces import lively
 from .small_data import blobs, tiny_space
 
 SETTINGS = Training(
@@ -40,13 +49,13 @@ class Recorder:
             raise Killed
 
 
-def _killed_at(last: int) -> Callable[[int, Training], float]:
+def _killed_at(last: int) -> Callable[[int, Training, Phase], float]:
     """The learning rate, until a step at which the process dies."""
 
-    def learning_rate(step: int, settings: Training) -> float:
+    def learning_rate(step: int, settings: Training, phase: Phase) -> float:
         if step == last:
             raise Killed
-        return learning_rate_at(step, settings)
+        return learning_rate_at(step, settings, phase)
 
     return learning_rate
 
@@ -55,28 +64,43 @@ def tiny_net() -> Supernet:
     return Supernet(tiny_space(classes=3))
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
+def plan_of(net: Supernet, settings: Training) -> loop.Plan:
+    return loop._plan(net, blobs(), settings, 0, None, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "channels_last"),
+    [
+        ({}, False),
+        ({}, True),
+        ({"strategy": {"name": "attentive", "mode": "best"}, "loss": "alpha"}, True),
+        ({"strategy": {"name": "progressive"}, "average": 0.8}, True),  # a new phase at the third step
+        ({"strategy": {"name": "uniform"}, "accumulate": 2}, True),
+    ],
+    ids=["fp32", "channels last", "attentive", "progressive", "uniform"],
+)
 def test_a_killed_and_resumed_training_ends_as_one_that_was_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels_last: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], channels_last: bool
 ) -> None:
     data, validation = blobs(), blobs(60, seed=1)
+    settings = Training.model_validate({**SETTINGS.model_dump(), **changes})
     # The measurement that a resumed training does not repeat; its outcome must come from the checkpoint.
     monkeypatch.setattr(loop, "choose_arithmetic", lambda *_: Arithmetic("fp32", channels_last))
     whole = tiny_net()
-    expected = train(whole, data, validation, SETTINGS, tmp_path / "whole", seed=5, report_every=3)
+    expected = train(whole, data, validation, settings, tmp_path / "whole", seed=5, report_every=3)
 
     broken = tmp_path / "broken"
     with pytest.raises(Killed):
-        train(tiny_net(), data, validation, SETTINGS, broken, 5, Recorder(dies_at=3), report_every=3)
+        train(tiny_net(), data, validation, settings, broken, 5, Recorder(dies_at=3), report_every=3)
     monkeypatch.setattr(loop, "choose_arithmetic", lambda *_: Arithmetic("bf16", not channels_last))
     again = Recorder()
     monkeypatch.setattr(loop, "learning_rate_at", _killed_at(8))  # two steps after a checkpoint
     with pytest.raises(Killed):
-        train(tiny_net(), data, validation, SETTINGS, broken, 5, again, report_every=3)
+        train(tiny_net(), data, validation, settings, broken, 5, again, report_every=3)
     monkeypatch.setattr(loop, "learning_rate_at", learning_rate_at)
     assert [done for done, _, _ in again.told] == [6]
     resumed = tiny_net()
-    found = train(resumed, data, validation, SETTINGS, broken, 5, report_every=3)
+    found = train(resumed, data, validation, settings, broken, 5, report_every=3)
 
     assert found.arithmetic == expected.arithmetic
     assert resumed.checksum == whole.checksum != tiny_net().checksum
@@ -149,12 +173,16 @@ def test_data_that_does_not_fit_the_space_is_refused(tmp_path: Path) -> None:
 
 def test_learning_rate() -> None:
     settings = Training(steps=100, warmup_steps=10, learning_rate=0.2)
-    rates = [learning_rate_at(step, settings) for step in range(100)]
+    rates = [learning_rate_at(step, settings, Phase(0, 100)) for step in range(100)]
     assert rates[0] == pytest.approx(0.02)
     assert max(rates) == rates[10] == pytest.approx(0.2)
     assert rates[55] == pytest.approx(0.1)
     assert 0 < rates[99] < 0.001
-    assert learning_rate_at(0, Training(warmup_steps=0)) == pytest.approx(0.1)
+    assert learning_rate_at(0, Training(warmup_steps=0), Phase(0, 1500)) == pytest.approx(0.1)
+    half = [learning_rate_at(step, settings, Phase(40, 90, 0.5)) for step in range(40, 90)]
+    assert (half[0], max(half)) == (pytest.approx(0.02), pytest.approx(0.1))
+    assert half[5] == max(half)
+    assert 0 < half[-1] < 0.001
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -162,8 +190,8 @@ def test_an_explicit_precision_leaves_nothing_to_measure(
     monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
     monkeypatch.setattr(loop, "_accumulate", lambda *_: pytest.fail("timed"))
-    settings = SETTINGS.model_copy(update={"precision": precision})
-    assert choose_arithmetic(tiny_net(), blobs(), settings, seed=0) == Arithmetic(precision, True)
+    net, settings = tiny_net(), SETTINGS.model_copy(update={"precision": precision})
+    assert choose_arithmetic(net, plan_of(net, settings)) == Arithmetic(precision, True)
 
 
 def test_arithmetic_is_measured_without_touching_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,12 +200,12 @@ def test_arithmetic_is_measured_without_touching_the_weights(monkeypatch: pytest
     timed: set[Arithmetic] = set()
     accumulate = loop._accumulate
 
-    def spy(net: Supernet, *rest: Any) -> float:
-        timed.add(rest[3])
+    def spy(net: Supernet, *rest: Any) -> Tensor:
+        timed.add(rest[2])
         return accumulate(net, *rest)
 
     monkeypatch.setattr(loop, "_accumulate", spy)
-    assert choose_arithmetic(net, blobs(), Training(batch_size=16), seed=0) in timed
+    assert choose_arithmetic(net, plan_of(net, Training(batch_size=16, threads=1))) in timed
     assert timed == {Arithmetic(p, last) for p in ("fp32", "bf16") for last in (False, True)}
     assert net.checksum == checksum
     assert all(parameter.grad is None for parameter in net.parameters())
@@ -201,6 +229,129 @@ def test_a_training_killed_before_its_first_report_keeps_what_it_measured(
         "bf16", False
     )
     assert resumed.checksum == whole.checksum
+
+
+@example_settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.integers(1, 3))
+def test_gradients_reach_the_shared_weights_of_all_active_parts_and_only_those(seed: int, count: int) -> None:
+    net = tiny_net().train()
+    lively(net)  # batch norms that are not zero, behind which nothing would arrive
+    archs = list(net.space.sample(count, seed))
+    subnets = [Subnet(arch, labels=1, teacher=0) for arch in archs]
+    plan = plan_of(net, SETTINGS)
+    loop._accumulate(net, next(loop._batches(plan, 0)), subnets, Arithmetic("fp32", True), plan, None)
+    active = {id(p): torch.zeros_like(p, dtype=torch.bool) for p in net.parameters()}
+    for arch in archs:
+        for slot, operator in net.space.lower(arch).items():
+            for layer in operator.layers:
+                for part in net.layer(slot, layer.name).sliced(layer).values():
+                    whole = part._base if part._is_view() else part  # the part is a view of its parameter
+                    if id(whole) in active:
+                        mask = active[id(whole)]
+                        mask.as_strided(part.shape, part.stride(), part.storage_offset()).fill_(True)
+    for name, parameter in net.named_parameters():
+        found, expected = parameter.grad, active[id(parameter)]
+        if found is None:
+            assert not expected.any(), name
+            continue
+        assert (found[~expected] == 0).all(), name
+        # Behind a ReLU a channel may be silent for a whole batch.
+        assert (found[expected] != 0).double().mean() > 0.7, name
+
+
+def test_an_average_of_the_weights_is_the_result(tmp_path: Path) -> None:
+    """The average follows weights that the training itself would have ended with."""
+    plain, averaged, still = tiny_net(), tiny_net(), tiny_net()
+    for net, average in ((plain, 0.0), (averaged, 0.9), (still, 0.0)):
+        settings = SETTINGS.model_copy(update={"average": average, "steps": 9})
+        if net is not still:
+            train(net, blobs(), blobs(60), settings, tmp_path / str(average))
+    state = safetensors.torch.load_file(tmp_path / "0.9" / CHECKPOINT_FILE)
+    for name, parameter in averaged.named_parameters():
+        assert torch.equal(parameter, state[f"average.{name}"])
+        assert torch.equal(plain.get_parameter(name), state[f"net.{name}"])
+    assert averaged.checksum not in (plain.checksum, still.checksum)
+
+
+def test_parts_of_a_batch_are_normalised_alone_and_averaged() -> None:
+    """Two equal halves give what one of them gives."""
+    net = tiny_net().train()
+    plan = plan_of(net, SETTINGS)
+    part = next(loop._batches(plan, 0))[0]
+    subnets = plan.strategy.subnets(0, np.random.default_rng(0), lambda arch: 0.0)
+    found = []
+    for batch in ([part], [part, part]):
+        loss = loop._accumulate(net, batch, subnets, Arithmetic("fp32", True), plan, None)
+        found.append((loss, [p.grad.clone() for p in net.parameters() if p.grad is not None]))
+    assert torch.allclose(found[0][0], found[1][0])
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_parts_hold_every_image_of_an_epoch_once() -> None:
+    net = tiny_net()
+    settings = SETTINGS.model_copy(update={"accumulate": 2, "crop_padding": 0, "flip": False})
+    plan, data = plan_of(net, settings), blobs()
+    batches = loop._batches(plan, 0)
+    drawn = [part for _ in range(6) for part in next(batches)]  # 6 batches of 16 are an epoch of 96
+    images = torch.cat([part.images for part in drawn])
+    assert {len(part.images) for part in drawn} == {8}
+    assert torch.equal(images.flatten(1).sum(1).sort().values, data.images.flatten(1).sum(1).sort().values)
+    again = next(loop._batches(plan, 5))
+    assert all(torch.equal(a.images, b.images) for a, b in zip(again, drawn[10:], strict=True))
+
+
+@pytest.mark.parametrize("external", ["supernet", "network"])
+def test_another_teacher_teaches(tmp_path: Path, external: str) -> None:
+    """Its word changes what is learnt, and it stays as it is."""
+    space = tiny_space(classes=3)
+    teacher = Supernet(space, rng=7)
+    network: nn.Module = build_network(space, largest(space), 7) if external == "network" else teacher
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    taught, alone = tiny_net(), tiny_net()
+    train(taught, blobs(), blobs(60), SETTINGS, tmp_path / "taught", teacher=network)
+    train(alone, blobs(), blobs(60), SETTINGS, tmp_path / "alone")
+    assert taught.checksum != alone.checksum
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    with pytest.raises(TrainingError, match=r"teacher was .*, is None"):
+        train(tiny_net(), blobs(), blobs(60), SETTINGS, tmp_path / "taught")
+
+
+def test_the_teacher_of_the_settings_is_a_folder(tmp_path: Path) -> None:
+    teacher = Supernet(tiny_space(classes=3), rng=7)
+    teacher.save(tmp_path / "teacher")
+    one, other = tiny_net(), tiny_net()
+    named = SETTINGS.model_copy(update={"teacher": str(tmp_path / "teacher")})
+    train(one, blobs(), blobs(60), named, tmp_path / "one")
+    train(other, blobs(), blobs(60), SETTINGS, tmp_path / "other", teacher=teacher)
+    assert one.checksum == other.checksum
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 15, "accumulate": 2}, r"batch_size 15 cannot be divided into 2 equal parts"),
+        ({"batch_size": 16, "accumulate": 16}, r"into 16 equal parts of 2 images or more \(1 processes"),
+        ({"strategy": {"name": "sandwhich"}}, r"unknown training\.strategy 'sandwhich'"),
+        ({"strategy": {"name": "uniform"}}, r"uniform learns from labels alone; leave out"),
+        ({}, r"teacher is made for 1 channels and 10 classes, the space for 1 and 3"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    settings = Training.model_validate({**SETTINGS.model_dump(), **changes})
+    with pytest.raises(TrainingError, match=message):
+        train(tiny_net(), blobs(), blobs(60), settings, tmp_path, teacher=Supernet(tiny_space()))
+
+
+def test_training_leaves_no_batch_norm_statistics(tmp_path: Path) -> None:
+    """What a subnet is judged by comes from its own calibration; nothing of the training is stored."""
+    net = tiny_net()
+    train(net, blobs(), blobs(60), SETTINGS, tmp_path)
+    buffers = dict(net.named_buffers())
+    assert buffers
+    for name, buffer in buffers.items():
+        assert torch.equal(buffer, torch.full_like(buffer, float(name.endswith("running_var")))), name
+    assert not net.has_statistics
 
 
 def test_gradients_are_clipped_only_where_a_limit_is_given(tmp_path: Path) -> None:

@@ -1,0 +1,5 @@
+"""``python -m hwnas``, and ``torchrun -m hwnas``: the command."""
+
+from hwnas.cli import main
+
+main()

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hwnas.networks.calibration import calibrate
+from hwnas.networks.elastic import ElasticConv
+from hwnas.training.channels import sort_channels
+from hwnas.training.sampling import largest, smallest
+
+from ..networks.small_spaces import SPACES, batches, lively_supernet
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_sorting_leaves_the_largest_as_it_is_and_changes_smaller_ones(name: str) -> None:
+    space = SPACES[name]
+    net = lively_supernet(space)
+    big, small = largest(space), smallest(space)
+    outputs = []
+    for _ in range(2):
+        found = []
+        for arch in (big, small):
+            images = batches(space, space.resolution(arch))
+            with torch.no_grad():
+                found.append(net(images[0], arch, calibrate(net, arch, images)))
+        outputs.append(found)
+        sort_channels(net)
+    assert torch.allclose(outputs[0][0], outputs[1][0], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(outputs[0][1], outputs[1][1], atol=1e-2)
+
+
+def test_what_is_read_most_comes_first() -> None:
+    space = SPACES["mbconv"]
+    net = lively_supernet(space)
+    sort_channels(net)
+    project = net.layer("stage2.layer1", "project")
+    assert isinstance(project, ElasticConv)
+    importance = project.conv.weight.detach().abs().sum((0, 2, 3))
+    assert torch.equal(importance, importance.sort(descending=True).values)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    sort_channels(net)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
