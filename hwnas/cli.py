@@ -206,11 +206,15 @@ def train(
     """Train the supernet of an experiment. An interrupted training goes on from its checkpoint.
 
     Example: `hwnas train configs/digits.yaml --set training.steps=3000`
+
+    In several processes, each with a part of every batch: `torchrun --nproc-per-node 2 -m hwnas train CONFIG`
     """
     from hwnas.pipeline import open_run
 
     job = open_run(config, run_dir=run_dir, overrides=overrides_of(settings, seed))
     _make(job, ["train"], restart)
+    if job.follows:
+        return
     facts = job.outputs("train")
     if as_json:
         _print_json({"supernet": str(job.directory / "supernet"), "checksum": facts["checksum"]})
