@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +19,9 @@ from hwnas.training.data import Dataset
 
 CALIBRATION_BATCH = 128
 EVALUATION_BATCH = 256
+KEPT_MIB = 1024  # of a dataset's batches at one resolution; more are made anew for each architecture
 
-Batches = list[tuple[Tensor, Tensor]]
+Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 class AccuracyEvaluator:
@@ -42,7 +43,7 @@ class AccuracyEvaluator:
         self.calibration_data = calibration_data.subset(calibration_images, seed)
         self.data = data
         self._seed = seed
-        self._batches: dict[int, tuple[Batches, Batches]] = {}
+        self._kept: dict[tuple[Dataset, int], Batches] = {}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -64,28 +65,25 @@ class AccuracyEvaluator:
 
     def statistics(self, arch: Architecture) -> Statistics:
         """The batch-norm statistics by which a subnet is judged."""
-        return calibrate(self.net, arch, self._at(arch)[0])
+        return calibrate(self.net, arch, self._batches(self.calibration_data, CALIBRATION_BATCH, arch))
 
     def accuracy(self, arch: Architecture) -> float:
         """Percent of one subnet."""
         statistics = self.statistics(arch)
+        batches = self._batches(self.data, EVALUATION_BATCH, arch)
         with evaluating(self.net):
-            return _accuracy(lambda images: self.net(images, arch, statistics), self._at(arch)[1])
+            return _accuracy(lambda images: self.net(images, arch, statistics), batches)
 
-    def _at(self, arch: Architecture) -> tuple[Batches, Batches]:
-        """Calibration and evaluation batches at the resolution of an architecture, made once."""
-        size = self.net.space.resolution(arch)
-        if size not in self._batches:
-            device = next(self.net.parameters()).device
-            self._batches[size] = (
-                _on(device, self.calibration_data.batches(CALIBRATION_BATCH, size)),
-                _on(device, self.data.batches(EVALUATION_BATCH, size)),
-            )
-        return self._batches[size]
-
-
-def _on(device: torch.device, batches: Iterator[tuple[Tensor, Tensor]]) -> Batches:
-    return [(images.to(device), labels.to(device)) for images, labels in batches]
+    def _batches(self, data: Dataset, batch: int, arch: Architecture) -> Batches:
+        """The batches of a dataset at the resolution of an architecture, made once if they are few."""
+        size, device = self.net.space.resolution(arch), next(self.net.parameters()).device
+        if (data, size) in self._kept:
+            return self._kept[data, size]
+        made = ((images.to(device), labels.to(device)) for images, labels in data.batches(batch, size))
+        if len(data) * len(data.mean) * size**2 * torch.float32.itemsize > KEPT_MIB * 2**20:
+            return made
+        self._kept[data, size] = list(made)
+        return self._kept[data, size]
 
 
 def accuracy_of(network: StaticNetwork, data: Dataset) -> float:
@@ -106,9 +104,7 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
         module.train(training)
 
 
-def _accuracy(
-    logits: Callable[[Tensor], Tensor], batches: Iterator[tuple[Tensor, Tensor]] | Batches
-) -> float:
+def _accuracy(logits: Callable[[Tensor], Tensor], batches: Batches) -> float:
     right = total = 0
     for images, labels in batches:
         right += int((logits(images).argmax(1) == labels).sum())

@@ -5,6 +5,7 @@ import pytest
 
 from hwnas.networks.supernet import Supernet
 from hwnas.store import digest
+from hwnas.training import evaluation
 from hwnas.training.evaluation import AccuracyEvaluator, accuracy_of
 
 from .small_data import blobs, tiny_space
@@ -24,6 +25,17 @@ def test_accuracy_is_that_of_the_calibrated_subnet() -> None:
         assert accuracy == pytest.approx(accuracy_of(network, blobs(300, seed=2)), abs=0.4)
         assert not network.training
     assert np.array_equal(evaluator(list(archs)[::-1]), found[::-1])
+
+
+def test_batches_too_many_to_keep_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = Supernet(tiny_space(classes=3))
+    archs = net.space.sample(4, rng=0)
+    kept, anew = (AccuracyEvaluator(net, blobs(seed=1), blobs(300, seed=2), 64) for _ in range(2))
+    expected = kept(archs)
+    monkeypatch.setattr(evaluation, "KEPT_MIB", 0)
+    assert np.array_equal(anew(archs), expected)
+    assert kept._kept
+    assert not anew._kept
 
 
 def test_settings_say_all_that_the_value_depends_on() -> None:
