@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hwnas.networks.ofa import load_ofa_checkpoint
     from hwnas.networks.supernet import Supernet, load_supernet
     from hwnas.pipeline import Run, run
-    from hwnas.searching.loop import SearchResult, search
+    from hwnas.searching.loop import SearchResult, SearchSession, search
     from hwnas.searching.objectives import Constraint, Evaluation, Objective
     from hwnas.searching.pareto import ParetoFront
     from hwnas.spaces import Architecture, Architectures, Choice, Operator, SearchSpace, get_space
@@ -42,7 +42,9 @@ _HOMES = {
     "Run": "hwnas.pipeline",
     "SearchResult": "hwnas.searching.loop",
     "SearchSpace": "hwnas.spaces",
+    "SearchSession": "hwnas.searching.loop",
     "Supernet": "hwnas.networks.supernet",
+    "Store": "hwnas.store",
     "build": "hwnas.networks.blocks:build_network",
     "calibrate": "hwnas.networks.calibration",
     "export_onnx": "hwnas.export.onnx",
@@ -72,7 +74,9 @@ __all__ = [
     "SearchResult",
     "SearchSpace",
     "Supernet",
+    "SearchSession",
     "build",
+    "Store",
     "calibrate",
     "export_onnx",
     "get_space",

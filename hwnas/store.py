@@ -10,6 +10,7 @@ search and every device that asks for the same value shares it:
     measurements  architecture, metric, source → value, or why it failed
     searches      search → its settings, which every continuation shares
     rounds        search, number → the architectures that were asked for, written before they are evaluated
+    predictions   search, number, metric → what the strategy predicted of them when it asked
     stages        stage → the digest of its inputs and of what it made
 """
 
@@ -30,7 +31,7 @@ from typing import Any
 
 from hwnas.errors import ChecksumError, StoreError
 
-SCHEMA = 1
+SCHEMA = 2  # 1 has no predictions
 REMEDY = "restore it from a copy, delete it to lose its evaluations, or use another run folder (--run-dir)"
 
 
@@ -163,6 +164,10 @@ CREATE TABLE IF NOT EXISTS rounds (
     architecture TEXT NOT NULL REFERENCES architectures(id),
     PRIMARY KEY (search, number, position)
 ) STRICT;
+CREATE TABLE IF NOT EXISTS predictions (
+    search TEXT NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL, metric TEXT NOT NULL,
+    value REAL, PRIMARY KEY (search, number, position, metric)
+) STRICT;
 CREATE TABLE IF NOT EXISTS stages (
     name TEXT PRIMARY KEY, inputs TEXT NOT NULL, outputs TEXT NOT NULL, created REAL NOT NULL
 ) STRICT;
@@ -192,6 +197,7 @@ class Store:
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path or ":memory:", timeout=30, isolation_level=None)
+            writable = True
             try:
                 version = self._version()
             except sqlite3.OperationalError as error:
@@ -199,14 +205,14 @@ class Store:
                     raise
                 self._db.close()
                 self._db = _opened_for_reading(self.path)
-                version = self._version()
+                version, writable = self._version(), False
             if version > SCHEMA:
                 raise StoreError(
                     f"{self.path} has schema {version}, this hwnas reads up to {SCHEMA}; use a newer hwnas"
                 )
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            if version < SCHEMA:
+            if version < SCHEMA and writable:  # of an older one only tables are missing
                 self._db.executescript(_TABLES)
                 self._db.execute(f"PRAGMA user_version={SCHEMA}")
         except (sqlite3.Error, OSError) as error:
@@ -255,10 +261,16 @@ class Store:
                 )
 
     def add_round(
-        self, search: str, number: int, space: str, architectures: Mapping[str, Mapping[str, Any]]
+        self,
+        search: str,
+        number: int,
+        space: str,
+        architectures: Mapping[str, Mapping[str, Any]],
+        predicted: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         """Batch `number`, from 0, of a search, id → values by choice name, in the order asked.
 
+        `predicted` are what the strategy predicts of the first ones of them, by metric.
         StoreError unless it is the next one: then another process goes on with the same search.
         """
         with self._transaction() as db:
@@ -278,6 +290,14 @@ class Store:
                 "INSERT INTO rounds VALUES (?, ?, ?, ?)",
                 [(search, number, position, key) for position, key in enumerate(architectures)],
             )
+            db.executemany(
+                "INSERT INTO predictions VALUES (?, ?, ?, ?, ?)",
+                [
+                    (search, number, position, metric, float(value))
+                    for metric, values in (predicted or {}).items()
+                    for position, value in enumerate(values)
+                ],
+            )
 
     def rounds(self, search: str) -> list[list[dict[str, Any]]]:
         """The batches of a search so far: values by choice name, in the order asked."""
@@ -292,10 +312,25 @@ class Store:
             found[-1].append(json.loads(choices))
         return found
 
+    def predictions(self, search: str) -> dict[int, dict[str, list[float]]]:
+        """What was predicted of a search's batches: number → metric → values of the first ones of a batch."""
+        found: dict[int, dict[str, list[float]]] = {}
+        if self._version() < 2:  # opened for reading, as it is
+            return found
+        for number, metric, value in self._read(
+            "SELECT number, metric, value FROM predictions WHERE search = ? "
+            "ORDER BY number, metric, position",
+            search,
+        ):
+            value = math.nan if value is None else value
+            found.setdefault(number, {}).setdefault(metric, []).append(value)
+        return found
+
     def forget_rounds(self, search: str, first: int) -> None:
         """Drop the batches of a search from number `first` on; their measurements stay."""
         with self._transaction() as db:
-            db.execute("DELETE FROM rounds WHERE search = ? AND number >= ?", (search, first))
+            for table in ("rounds", "predictions"):
+                db.execute(f"DELETE FROM {table} WHERE search = ? AND number >= ?", (search, first))
 
     def add_measurement(self, measurement: Measurement) -> None:
         """A true value, or a failure. A second one of the same key takes the place of a failed one only."""
@@ -358,7 +393,8 @@ class Store:
         """Drop a search and its rounds; its measurements stay, they are true of their source."""
         with self._transaction() as db:
             db.execute("DELETE FROM searches WHERE name = ?", (search,))
-            db.execute("DELETE FROM rounds WHERE search = ?", (search,))
+            for table in ("rounds", "predictions"):
+                db.execute(f"DELETE FROM {table} WHERE search = ?", (search,))
 
     # ---- stages -----------------------------------------------------------------------------
 

@@ -222,3 +222,21 @@ def test_a_closed_store_is_read_where_nothing_can_be_written(tmp_path: Path) -> 
     (tmp_path / f"{path.name}-wal").write_bytes(b"what a process left")
     with pytest.raises(StoreError, match="must be merged into it; copy both to a writable folder"):
         _opened_for_reading(path)
+
+
+def test_a_store_of_an_older_schema_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    store = Store(path)
+    store.add_round("search", 0, "toy", {"a": {"x": 1}, "b": {"x": 2}})
+    store.close()
+    db = sqlite3.connect(path)
+    db.execute("DROP TABLE predictions")
+    db.execute("PRAGMA user_version=1")
+    db.close()
+    store = Store(path)
+    assert store.rounds("search") == [[{"x": 1}, {"x": 2}]]
+    assert store.predictions("search") == {}
+    store.add_round("search", 1, "toy", {"c": {"x": 3}, "d": {"x": 4}}, {"accuracy": [81.5]})
+    assert store.predictions("search") == {1: {"accuracy": [81.5]}}
+    store.forget_rounds("search", 1)
+    assert store.predictions("search") == {}

@@ -1,18 +1,25 @@
-"""The search: ask → evaluate → store → tell, until the evaluations are spent."""
+"""The search: ask → evaluate → store → tell, until the evaluations are spent.
+
+`SearchSession` is the search without its evaluations: it says what to evaluate next and is told what came of
+it. `search` is the loop around it, with an executor that evaluates.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from hwnas.errors import HwnasError, SearchError, SpaceError
+from hwnas.errors import SearchError, SpaceError
 from hwnas.progress import Progress, silent
+from hwnas.searching.executors import Executor, Task, get_executor
 from hwnas.searching.feasible import check_feasible
 from hwnas.searching.objectives import (
     Constraint,
@@ -20,6 +27,7 @@ from hwnas.searching.objectives import (
     Objective,
     Problem,
     Values,
+    elsewhere,
     real_values,
     whole,
 )
@@ -28,7 +36,32 @@ from hwnas.searching.strategies import get_strategy
 from hwnas.spaces import Architecture, Architectures, SearchSpace
 from hwnas.store import Measurement, Store
 
+if TYPE_CHECKING:  # loaded by what draws
+    from matplotlib.figure import Figure
+
 TOLERATED_FAILURES = 9  # more, and more than half of all, stop a search
+
+
+# ---- what came of it -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Round:
+    """Architectures that were asked for together, and what the strategy predicted of the first ones."""
+
+    architectures: Architectures
+    predicted: Mapping[str, tuple[float, ...]]  # by metric
+
+    def kendall_tau(self, evaluations: Sequence[Evaluation]) -> dict[str, float]:
+        """Rank correlation of predictions with the round's evaluations, by metric, where it is defined."""
+        found = {}
+        for name, predicted in self.predicted.items():
+            pairs = zip(predicted, evaluations, strict=False)
+            known = [(value, e.metrics[name]) for value, e in pairs if e.status == "ok"]
+            tau = float(stats.kendalltau(*np.transpose(known)).statistic) if len(known) > 1 else np.nan
+            if np.isfinite(tau):
+                found[name] = tau
+        return found
 
 
 @dataclass(frozen=True)
@@ -37,21 +70,35 @@ class SearchResult:
 
     problem: Problem
     evaluations: tuple[Evaluation, ...]
+    rounds: tuple[Round, ...] = ()  # that these evaluations are of, the last one perhaps cut short
 
     @cached_property
     def front(self) -> ParetoFront:
         """The evaluations that succeeded, satisfy the constraints, and are beaten by none."""
         return ParetoFront.of(self.evaluations, self.problem.objectives, self.problem.constraints)
 
-    def hypervolume_trace(self, reference: Sequence[float]) -> Values:
-        """The hypervolume of the front after each evaluation, (n,); `reference` in the objectives' units."""
+    @cached_property
+    def reference(self) -> Values:
+        """The worst value of each objective in the first round, (objectives,); NaN if all of it failed.
+
+        Of what satisfies the constraints, if something does. Hypervolumes of one search are up to here.
+        """
+        first = self.evaluations[: len(self.rounds[0].architectures) if self.rounds else None]
+        return _worst(self.problem, first)
+
+    def hypervolume_trace(self, reference: Sequence[float] | Values | None = None) -> Values:
+        """The hypervolume of the front after each evaluation, (n,).
+
+        `reference` is in the objectives' units, by default the worst values of the first round.
+        """
         directions = [o.direction for o in self.problem.objectives]
+        target = self.reference if reference is None else reference
         trace = np.zeros(len(self.evaluations))
         points = np.zeros((0, len(directions)))
         for i, evaluation in enumerate(self.evaluations):
             added = ParetoFront.of([evaluation], self.problem.objectives, self.problem.constraints).points
             points = np.concatenate([points, added])
-            trace[i] = trace[i - 1] if i and not len(added) else hypervolume(points, reference, directions)
+            trace[i] = trace[i - 1] if i and not len(added) else _volume(points, target, directions)
         return trace
 
     def to_frame(self) -> pd.DataFrame:
@@ -65,6 +112,50 @@ class SearchResult:
         columns["architecture"] = [e.architecture.values for e in self.evaluations]
         return pd.DataFrame(columns)
 
+    def rounds_frame(self) -> pd.DataFrame:
+        """One row a round: evaluations and failures so far, the hypervolume (up to `reference`), and
+        `kendall_tau_<metric>`, the rank correlation of the strategy's predictions with the round.
+        """
+        trace, rows, end = self.hypervolume_trace(), [], 0
+        for round_ in self.rounds:
+            begin, end = end, end + len(round_.architectures)
+            failed = sum(e.status == "failed" for e in self.evaluations[:end])
+            tau = round_.kendall_tau(self.evaluations[begin:end])
+            rows.append(
+                {"evaluations": end, "failed": failed, "hypervolume": trace[end - 1]}
+                | {f"kendall_tau_{o.name}": tau.get(o.name, np.nan) for o in self.problem.expensive}
+            )
+        return pd.DataFrame(rows)
+
+    def plot(self, x: str | None = None, y: str | None = None) -> Figure:
+        """Every evaluation and the front, by two objectives: the second against the first, or as named.
+
+        The figure is of nobody's pyplot: `figure.savefig("front.png")`; a notebook shows it as it is.
+        """
+        from hwnas.searching.plotting import plot_front
+
+        return plot_front(self.problem, self.evaluations, self.front, x, y)
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a search stands: what there is to watch."""
+
+    done: int  # evaluations
+    total: int
+    failed: int
+    front: ParetoFront  # of what is done
+    hypervolume: float  # of it, up to the worst values of the first round; NaN until that is done
+    kendall_tau: Mapping[str, float]  # of the predictions of the last round that is done, by metric
+
+    def __str__(self) -> str:
+        front = self.front
+        best = f"best {front.objectives[0].name} {front.points[0, 0]:.6g}, " if len(front) else ""
+        return f"{best}{len(front)} on the front" + (f", {self.failed} failed" if self.failed else "")
+
+
+# ---- the search ----------------------------------------------------------------------------------
+
 
 def search(
     space: SearchSpace,
@@ -76,6 +167,11 @@ def search(
     store: Store | None = None,
     name: str = "search",
     progress: Progress = silent,
+    *,
+    executor: str | Executor = "serial",
+    workers: int | None = None,
+    lag: int = 0,
+    watch: Callable[[Status], None] | None = None,
     **options: Any,
 ) -> SearchResult:
     """The Pareto front of `objectives` under `constraints`, from so many true evaluations.
@@ -83,10 +179,18 @@ def search(
     Ends with exactly `evaluations` of them, or with every feasible architecture if there are fewer.
     `options` are those of the strategy's class. Everything follows from `seed`.
 
+    `executor` says where expensive objectives are evaluated: "serial", here; "process", in so many `workers`
+    of this machine; "ray", on a Ray cluster; or an Executor. The result does not depend on it, for a batch is
+    asked for when all before it are told. Then workers wait for the slowest of a batch; with `lag` 1 or more
+    they do not: a batch is asked for when so many batches before it are still out. The strategy knows less
+    then, and the result is that of the lag, again whatever the executor. A task whose worker is lost is tried
+    again, twice.
+
     With a store each round and each expensive value is kept as soon as it is there. A search of the same
     `name` goes on where it stopped; what is stored is never evaluated again. An expensive value that cannot
     be had (an exception, a NaN) is a failed evaluation: counted, and never on the front. An HwnasError of
     an evaluate function says that it lacks something: it ends the search, which goes on when it is there.
+    `watch` is called with the status after each evaluation.
 
     Raises InfeasibleError at once when no architecture satisfies the bounds on cheap metrics, with the
     nearest reachable value; SearchError when objectives, constraints or options are wrong, when an evaluate
@@ -94,92 +198,295 @@ def search(
     the search goes back to before the first failure, and tries again when it is run again); StoreError when
     the store holds another search of this name, or another process goes on with this one.
     """
-    problem = Problem(space, tuple(objectives), tuple(constraints))
-    evaluations, seed = whole("evaluations", evaluations, 1), whole("seed", seed, 0)
-    strategist = get_strategy(strategy, problem, seed, **options)
-    check_feasible(problem, seed)
-    store = Store() if store is None else store
-    store.begin_search(name, _settings(problem, strategy, seed, options))
-    evaluator = _Evaluator(problem, store, name)
-    replay = [_architectures(space, batch, name) for batch in store.rounds(name)]
-    done: list[Evaluation] = []
-    failed_from: int | None = None  # the first round with a failure
-    number = 0
-    while len(done) < evaluations:
-        stored = number < len(replay)
-        batch = replay[number] if stored else strategist.ask(evaluations - len(done))
-        if len(batch) == 0:
-            break
-        if not stored:
-            evaluator.forget_failures(batch)
-            store.add_round(name, number, space.id, {arch.id: arch.values for arch in batch})
-        told = []
-        exact = problem.exact_metrics(batch)
-        for i, arch in enumerate(batch[: evaluations - len(done)]):
-            known = {metric: float(values[i]) for metric, values in exact.items()}
-            told.append(evaluator.evaluate(arch, known))
-            if told[-1].status == "failed":
-                failed_from = number if failed_from is None else failed_from
-                if _most_failed(done + told):
-                    store.forget_rounds(name, failed_from)
-                    raise SearchError(_why_stopped(done + told))
-            progress(len(done) + len(told), evaluations, _summary(problem, done + told))
-        strategist.tell(told)
-        done += told
-        number += 1
-    return SearchResult(problem, tuple(done))
+    evaluations = whole("evaluations", evaluations, 1)
+    session = SearchSession(
+        space, objectives, constraints, strategy, seed, store, name, lag=lag, limit=evaluations, **options
+    )
+    functions = {objective.name: objective.evaluate for objective in session.problem.expensive}
+    for function in functions.values():
+        if function is elsewhere:
+            elsewhere(())
+    if isinstance(executor, str):
+        executor = get_executor(executor, workers)
+    elif workers is not None:
+        raise SearchError("workers go with an executor's name; an Executor has its own")
+    executor.start(space, functions)
+    tasks = shown = 0
+    positions: dict[str, int] = {}  # in which order they were asked for
+    exhausted = False
+
+    def submit(arch: Architecture) -> None:
+        nonlocal tasks
+        missing = session.missing(arch)
+        if missing is not None:
+            executor.submit(Task(positions[arch.id], missing, arch))
+            tasks += 1
+
+    def report() -> None:
+        nonlocal shown
+        if session.done > shown:
+            shown = session.done
+            status = session.status(evaluations)
+            progress(status.done, status.total, str(status))
+            if watch is not None:
+                watch(status)
+
+    try:
+        while True:
+            while session.ready and not exhausted and (session.left or session.asked < evaluations):
+                batch = session.ask(len(session.left) or evaluations - session.asked)
+                exhausted = len(batch) == 0
+                for arch in batch:
+                    positions[arch.id] = len(positions)
+                    submit(arch)
+                report()
+            if not tasks:
+                break
+            task, outcome = executor.next()
+            tasks -= 1
+            session.record(task.architecture, task.objective, outcome.value, outcome.error, outcome.seconds)
+            submit(task.architecture)
+            report()
+    finally:
+        executor.stop()
+    return session.result
 
 
-class _Evaluator:
-    """True values of architectures: from the store where they are known, else computed and stored."""
+class SearchSession:
+    """A search step by step, for those who evaluate elsewhere: ask, evaluate, tell.
 
-    def __init__(self, problem: Problem, store: Store, search: str) -> None:
-        self.problem = problem
-        self.store = store
-        self.sources = {o.name: o.source or f"search {search}" for o in problem.expensive}
-        self.known = {name: store.measurements(name, source) for name, source in self.sources.items()}
+        session = hwnas.SearchSession(space, objectives, store=hwnas.Store("search.db"))
+        while session.asked < 200 and len(batch := session.ask(10)):
+            session.tell(batch, {"accuracy": [train(arch.values) for arch in batch]})
+        session.result.front
 
-    def forget_failures(self, batch: Architectures) -> None:
-        """What failed in another search, or before this one was stopped, is tried again in a new round."""
-        for name, known in self.known.items():
-            failed = [arch.id for arch in batch if arch.id in known and known[arch.id].value is None]
-            self.store.forget_failures(name, self.sources[name], failed)
-            for key in failed:
-                del known[key]
+    An expensive objective needs no evaluate function here: `Objective("accuracy", "max", expensive=True)`.
+    The arguments are those of `search`. With a store a session goes on where an earlier one of the name
+    stopped: what was asked for and not told is asked for again, first.
+    """
 
-    def evaluate(self, arch: Architecture, exact: dict[str, float]) -> Evaluation:
-        """`exact` holds the cheap metrics."""
-        values = dict(exact)
-        for objective in self.problem.expensive:
-            measurement = self.known[objective.name].get(arch.id)
-            if measurement is None:
-                measurement = self._measure(objective, arch)
-                self.store.add_measurement(measurement)
-                self.known[objective.name][arch.id] = measurement
-            if measurement.value is None:
-                return Evaluation(arch, values, "failed", f"{objective.name}: {measurement.error}")
-            values[objective.name] = measurement.value
-        ordered = {o.name: values.pop(o.name) for o in self.problem.objectives}
-        return Evaluation(arch, {**ordered, **values})
+    def __init__(
+        self,
+        space: SearchSpace,
+        objectives: Sequence[Objective],
+        constraints: Sequence[Constraint] = (),
+        strategy: str = "linas",
+        seed: int = 0,
+        store: Store | None = None,
+        name: str = "search",
+        *,
+        lag: int = 0,
+        limit: int | None = None,
+        **options: Any,
+    ) -> None:
+        """`limit`: no more evaluations of a stored search than this are taken up again."""
+        self.problem = Problem(space, tuple(objectives), tuple(constraints))
+        self.name = name
+        seed, self._lag = whole("seed", seed, 0), whole("lag", lag, 0)
+        self._strategy = get_strategy(strategy, self.problem, seed, **options)
+        check_feasible(self.problem, seed)
+        self._store = Store() if store is None else store
+        self._store.begin_search(name, _settings(self.problem, strategy, seed, self._lag, options))
+        self._sources = {o.name: o.source or f"search {name}" for o in self.problem.expensive}
+        self._known = {
+            metric: self._store.measurements(metric, source) for metric, source in self._sources.items()
+        }
+        self.left: list[Architecture] = []  # asked for by an earlier session, and not told to it
+        self._rounds: list[Round] = []
+        self._ends: list[int] = []  # how many architectures there are up to the end of each round
+        self._told = 0  # rounds that the strategy knows
+        self._evaluations: list[Evaluation] = []  # up to the first that is not finished
+        self._queue: deque[str] = deque()  # ids of the others, in order
+        self._exact: dict[str, tuple[Architecture, dict[str, float]]] = {}  # of those not finished, by id
+        self._early: dict[str, Evaluation] = {}  # finished before one that was asked for earlier
+        self._failed = self._failed_in_order = 0
+        self._front = ParetoFront((), self.problem.objectives)  # of all finished
+        predictions = self._store.predictions(name)
+        for number, values in enumerate(self._store.rounds(name)):
+            batch = _architectures(space, values, name)
+            if limit is not None:
+                batch = batch[: limit - self.asked]
+            if len(batch):
+                predicted = {k: tuple(v[: len(batch)]) for k, v in predictions.get(number, {}).items()}
+                self._take_up(Round(batch, predicted))
+        self.left = [arch for arch, _ in self._exact.values()]
 
-    def _measure(self, objective: Objective, arch: Architecture) -> Measurement:
-        begin = time.perf_counter()
-        value, error = None, None
-        try:
-            raw = objective.evaluate(Architectures(self.problem.space, np.array([arch.genotype])))
-        except HwnasError:
-            raise
-        except Exception as problem:
-            error = f"{type(problem).__name__}: {problem}"
-        else:
-            value = float(real_values(objective.name, raw, 1)[0])
-            if not np.isfinite(value):
-                value, error = None, f"the value is {value}"
-        seconds = time.perf_counter() - begin
-        return Measurement(arch.id, objective.name, self.sources[objective.name], value, error, seconds)
+    @property
+    def asked(self) -> int:
+        """How many architectures were asked for."""
+        return self._ends[-1] if self._ends else 0
+
+    @property
+    def done(self) -> int:
+        """How many of them are evaluated, or failed."""
+        return self.asked - len(self._exact)
+
+    @property
+    def pending(self) -> list[Architecture]:
+        """What was asked for and lacks a value, in the order asked."""
+        return [arch for arch, _ in self._exact.values()]
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to ask for before more is told."""
+        return bool(self.left) or self._finished_rounds >= len(self._rounds) - self._lag
+
+    @property
+    def result(self) -> SearchResult:
+        """All evaluations up to the first that was asked for and is not finished."""
+        rounds, done = [], len(self._evaluations)
+        for round_, end in zip(self._rounds, self._ends, strict=True):
+            archs = round_.architectures[: max(0, len(round_.architectures) - max(0, end - done))]
+            if len(archs):
+                rounds.append(Round(archs, {k: v[: len(archs)] for k, v in round_.predicted.items()}))
+        return SearchResult(self.problem, tuple(self._evaluations), tuple(rounds))
+
+    def status(self, total: int) -> Status:
+        """Where the session stands on its way to so many evaluations."""
+        reference, tau, rounds = np.array([np.nan]), {}, self._finished_rounds
+        if rounds:
+            reference = _worst(self.problem, self._evaluations[: self._ends[0]])
+            begin = self._ends[rounds - 2] if rounds > 1 else 0
+            tau = self._rounds[rounds - 1].kendall_tau(self._evaluations[begin : self._ends[rounds - 1]])
+        volume = _volume(self._front.points, reference, [o.direction for o in self.problem.objectives])
+        return Status(self.done, total, self._failed, self._front, volume, tau)
+
+    def ask(self, n: int) -> Architectures:
+        """The next architectures to evaluate, at most n; none when there are no more.
+
+        They follow from the seed and from all batches but the last `lag` ones: SearchError if one of those
+        is not told yet. What an earlier session asked for comes again first.
+        """
+        n, space = whole("n", n, 1), self.problem.space
+        if self.left:
+            again, self.left = self.left[:n], self.left[n:]
+            return Architectures(space, space.genotypes(again))
+        if not self.ready:
+            raise SearchError(
+                f"{len(self.pending)} architectures were asked for and lack a value: tell them first "
+                f"(session.pending), or let more batches be out at a time: lag={self._lag + 1}"
+            )
+        while self._told < len(self._rounds) - self._lag:
+            begin = self._ends[self._told - 1] if self._told else 0
+            self._strategy.tell(self._evaluations[begin : self._ends[self._told]])
+            self._told += 1
+        pending = [arch for round_ in self._rounds[self._told :] for arch in round_.architectures]
+        batch = self._strategy.ask(n, pending)
+        if len(batch):
+            predictions: dict[str, Values] = getattr(self._strategy, "predicted", {})
+            predicted = {metric: tuple(values.tolist()) for metric, values in predictions.items()}
+            for metric, known in self._known.items():  # what failed elsewhere is tried again
+                failed = [a.id for a in batch if a.id in known and known[a.id].value is None]
+                self._store.forget_failures(metric, self._sources[metric], failed)
+                for key in failed:
+                    del known[key]
+            choices = {arch.id: arch.values for arch in batch}
+            self._store.add_round(self.name, len(self._rounds), space.id, choices, predicted)
+            self._take_up(Round(batch, predicted))
+        return batch
+
+    def tell(self, archs: Sequence[Architecture], metrics: Mapping[str, Sequence[float]]) -> None:
+        """Values of n architectures that were asked for, by expensive objective, (n,) each, in any portions.
+
+        A NaN is a failed evaluation. SearchError for what was not asked for or is told already, for another
+        metric or shape, and when at least 10 and more than half of the evaluations failed.
+        """
+        for arch in archs:
+            self._check_pending(arch)
+        values = {}
+        for metric, raw in metrics.items():
+            if metric not in self._sources:
+                raise SearchError(f"{metric!r} is not told; what is: {', '.join(self._sources) or 'nothing'}")
+            values[metric] = real_values(metric, raw, len(archs))
+        for metric, array in values.items():
+            for arch, value in zip(archs, array.tolist(), strict=True):
+                error = None if np.isfinite(value) else f"the value is {value}"
+                self.record(arch, metric, None if error else value, error, 0.0)
+
+    def fail(self, archs: Sequence[Architecture], error: str) -> None:
+        """Architectures that were asked for could not be evaluated, and why."""
+        for arch in archs:
+            self._check_pending(arch)
+            missing = self.missing(arch)
+            assert missing is not None
+            self.record(arch, missing, None, error, 0.0)
+
+    def missing(self, arch: Architecture) -> str | None:
+        """The first expensive objective that an architecture lacks; None if it has all, or failed."""
+        if arch.id not in self._exact:
+            return None
+        return next(name for name, known in self._known.items() if arch.id not in known)
+
+    def record(
+        self, arch: Architecture, metric: str, value: float | None, error: str | None, seconds: float
+    ) -> None:
+        """Store one value of an architecture that was asked for, or why there is none."""
+        measurement = Measurement(arch.id, metric, self._sources[metric], value, error, seconds)
+        self._store.add_measurement(measurement)
+        self._known[metric][arch.id] = measurement
+        self._finish([arch])
+
+    def _check_pending(self, arch: Architecture) -> None:
+        if arch.id not in self._exact:
+            raise SearchError(f"{arch} was not asked for, or is told already")
+
+    def _take_up(self, round_: Round) -> None:
+        """Wait for a round's values; some may be known."""
+        archs = round_.architectures
+        exact = self.problem.exact_metrics(archs)
+        self._rounds.append(round_)
+        self._ends.append(self.asked + len(archs))
+        for i, arch in enumerate(archs):
+            self._exact[arch.id] = arch, {metric: float(values[i]) for metric, values in exact.items()}
+            self._queue.append(arch.id)
+        self._finish(archs)
+
+    def _finish(self, archs: Sequence[Architecture]) -> None:
+        """Make evaluations of those that have all values now."""
+        for arch in archs:
+            evaluation = self._evaluation(arch.id)
+            if evaluation is None:
+                continue
+            del self._exact[arch.id]
+            self._early[arch.id] = evaluation
+            self._failed += evaluation.status == "failed"
+            if evaluation.status == "ok":
+                self._front = ParetoFront.of(
+                    [*self._front, evaluation], self.problem.objectives, self.problem.constraints
+                )
+        while self._queue and self._queue[0] in self._early:
+            self._evaluations.append(self._early.pop(self._queue.popleft()))
+            self._failed_in_order += self._evaluations[-1].status == "failed"
+            failed = self._failed_in_order
+            if failed > TOLERATED_FAILURES and 2 * failed > len(self._evaluations):
+                first = next(i for i, e in enumerate(self._evaluations) if e.status == "failed")
+                self._store.forget_rounds(self.name, bisect_right(self._ends, first))
+                raise SearchError(_why_stopped(self._evaluations))
+
+    def _evaluation(self, key: str) -> Evaluation | None:
+        """The evaluation of an architecture that has all its values, or failed, and was not finished yet."""
+        if key not in self._exact:
+            return None
+        arch, values = self._exact[key]
+        found = dict(values)
+        for metric, known in self._known.items():
+            if key not in known:
+                return None
+            value = known[key].value
+            if value is None:
+                return Evaluation(arch, found, "failed", f"{metric}: {known[key].error}")
+            found[metric] = value
+        ordered = {o.name: found.pop(o.name) for o in self.problem.objectives}
+        return Evaluation(arch, {**ordered, **found})
+
+    @property
+    def _finished_rounds(self) -> int:
+        return bisect_right(self._ends, len(self._evaluations))
 
 
-def _settings(problem: Problem, strategy: str, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+def _settings(
+    problem: Problem, strategy: str, seed: int, lag: int, options: dict[str, Any]
+) -> dict[str, Any]:
     """What a search of one name must have in common with its continuation."""
     return {
         "space": problem.space.id,
@@ -188,6 +495,7 @@ def _settings(problem: Problem, strategy: str, seed: int, options: dict[str, Any
         "strategy": strategy,
         "options": {key: v.item() if isinstance(v, np.generic) else v for key, v in options.items()},
         "seed": seed,
+        **({"lag": lag} if lag else {}),  # older searches had none
     }
 
 
@@ -198,9 +506,18 @@ def _architectures(space: SearchSpace, batch: Sequence[dict[str, Any]], name: st
         raise SearchError(f"the stored search {name!r} does not fit this space: {error}") from None
 
 
-def _most_failed(evaluations: Sequence[Evaluation]) -> bool:
-    failed = sum(e.status == "failed" for e in evaluations)
-    return failed > TOLERATED_FAILURES and 2 * failed > len(evaluations)
+def _worst(problem: Problem, evaluations: Sequence[Evaluation]) -> Values:
+    """The worst value of each objective, (objectives,), of those that satisfy the constraints, if any do."""
+    good = [e for e in evaluations if e.status == "ok"]
+    within = [e for e in good if all(c.violation(e.metrics[c.name]) == 0 for c in problem.constraints)]
+    if not good:
+        return np.full(len(problem.objectives), np.nan)
+    values = {o.name: [e.metrics[o.name] for e in within or good] for o in problem.objectives}
+    return np.array([(min if o.direction == "max" else max)(values[o.name]) for o in problem.objectives])
+
+
+def _volume(points: Values, reference: Sequence[float] | Values, directions: Sequence[str]) -> float:
+    return hypervolume(points, list(reference), directions) if np.isfinite(reference).all() else float("nan")
 
 
 def _why_stopped(evaluations: Sequence[Evaluation]) -> str:
@@ -209,10 +526,3 @@ def _why_stopped(evaluations: Sequence[Evaluation]) -> str:
         f"{len(errors)} of {len(evaluations)} evaluations failed, the last with {errors[-1]!r}; "
         "mend what evaluates, then run the search again: it tries them again"
     )
-
-
-def _summary(problem: Problem, evaluations: Sequence[Evaluation]) -> str:
-    front = ParetoFront.of(evaluations, problem.objectives, problem.constraints)
-    failed = sum(e.status == "failed" for e in evaluations)
-    best = f"best {front.objectives[0].name} {front.points[0, 0]:.6g}, " if len(front) else ""
-    return f"{best}{len(front)} on the front" + (f", {failed} failed" if failed else "")

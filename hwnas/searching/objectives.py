@@ -24,6 +24,14 @@ Evaluate = Callable[[Any], Any]  # a sequence of n architectures → n numbers
 DIRECTIONS = ("max", "min")
 
 
+def elsewhere(archs: Any) -> Any:
+    """Stands for the evaluate function of an objective whose values a SearchSession is told."""
+    raise SearchError(
+        "an objective without an evaluate function is for hwnas.SearchSession, which is told its values; "
+        "hwnas.search needs the function"
+    )
+
+
 @dataclass(frozen=True)
 class Objective:
     """A metric to maximise or minimise.
@@ -31,13 +39,14 @@ class Objective:
     `evaluate` maps a sequence of n architectures to n numbers. A cheap one (MACs, a table's latency) is
     computed exactly, for thousands of architectures at a time, wherever the search needs it. An expensive
     one is evaluated truly for the architectures that the search asks for, one at a time, and stored.
+    An expensive one has no function where its values are evaluated elsewhere and told, see SearchSession.
     `source` is a digest of everything that the values depend on: searches of one store share the values
     of a source. Without one they belong to the search alone.
     """
 
     name: str
     direction: Literal["max", "min"]
-    evaluate: Evaluate
+    evaluate: Evaluate = elsewhere
     expensive: bool = False
     source: str = ""
 
@@ -46,6 +55,8 @@ class Objective:
             raise SearchError(f"objective {self.name!r}: direction is 'max' or 'min', got {self.direction!r}")
         if not callable(self.evaluate):
             raise SearchError(f"objective {self.name!r}: evaluate is a function, got {self.evaluate!r}")
+        if self.evaluate is elsewhere and not self.expensive:
+            raise SearchError(f"objective {self.name!r}: give it an evaluate function, or expensive=True")
 
 
 @dataclass(frozen=True)

@@ -296,7 +296,9 @@ import sys
 from hwnas import search
 from tests.searching.problems import at_most, objectives, toy_space
 for strategy in ("random", "nsga2", "linas"):
-    result = search(toy_space(), objectives(), at_most(12), strategy, evaluations=40, seed=3)
+    result = search(
+        toy_space(), objectives(), at_most(12), strategy, evaluations=40, seed=3, executor=sys.argv[1], lag=1
+    )
     print([e.architecture.genotype for e in result.evaluations], result.front.points.tolist())
 assert "torch" not in sys.modules
 """
@@ -304,11 +306,11 @@ assert "torch" not in sys.modules
 
 def test_the_result_depends_on_the_seed_alone_and_needs_no_torch() -> None:
     outputs = []
-    for hash_seed in ("0", "1"):
+    for hash_seed, executor in (("0", "serial"), ("1", "process")):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         root = Path(__file__).parents[2]
         done = subprocess.run(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-c", PROGRAM, executor],
             cwd=root,
             env=environment,
             capture_output=True,

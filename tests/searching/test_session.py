@@ -1,0 +1,167 @@
+"""Ask and tell: the search without its evaluations."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwnas import Objective, SearchSession, search
+from hwnas.errors import SearchError
+from hwnas.searching.strategies import STRATEGIES
+from hwnas.store import Store
+from tests.searching.problems import CountingAccuracy, accuracy, at_most, cost, objectives, toy_space
+
+
+def told(**arguments: object) -> SearchSession:
+    """A session whose accuracies are evaluated elsewhere."""
+    wanted = [Objective("accuracy", "max", expensive=True), Objective("cost", "min", cost)]
+    return SearchSession(toy_space(), wanted, at_most(9), **arguments)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("lag", [0, 1])
+def test_ask_and_tell_is_search(strategy: str, lag: int) -> None:
+    session, out = told(strategy=strategy, lag=lag), []
+    while session.asked < 45:
+        out.append(session.ask(45 - session.asked))
+        if len(out) > lag:
+            batch = out.pop(0)
+            session.tell(batch, {"accuracy": accuracy(batch)})
+    for batch in out:
+        session.tell(batch, {"accuracy": accuracy(batch)})
+    whole = search(toy_space(), objectives(), at_most(9), strategy, evaluations=45, lag=lag)
+    assert [e.metrics for e in session.result.evaluations] == [e.metrics for e in whole.evaluations]
+    assert session.result.front.to_frame().equals(whole.front.to_frame())
+    assert session.result.rounds_frame().equals(whole.rounds_frame())
+    assert session.done == session.asked == 45
+    assert not session.pending
+
+
+def test_values_come_in_any_portions_and_order() -> None:
+    wanted = [Objective("accuracy", "max", expensive=True), Objective("cost", "min", expensive=True)]
+    session = SearchSession(toy_space(), wanted, strategy="random")
+    batch = session.ask(10)
+    session.tell(batch[6:], {"accuracy": accuracy(batch[6:]), "cost": cost(batch[6:])})
+    assert session.done == 4
+    assert session.result.evaluations == ()  # they come in the order asked
+    session.tell(batch[:6], {"cost": cost(batch[:6])})
+    assert session.pending == list(batch[:6])
+    with pytest.raises(SearchError, match=r"6 architectures were asked for and lack a value.*lag=1"):
+        session.ask(10)
+    session.tell(list(batch[:6]), {"accuracy": accuracy(batch[:6])})
+    assert [e.metrics for e in session.result.evaluations] == [
+        {"accuracy": a, "cost": c} for a, c in zip(accuracy(batch), cost(batch), strict=True)
+    ]
+    assert len(session.ask(10)) == 10
+
+
+def test_a_session_goes_on_from_its_store(tmp_path: Path) -> None:
+    whole = search(toy_space(), objectives(), at_most(9), evaluations=50)
+    session = told(store=Store(tmp_path / "search.db"))
+    start = session.ask(30)
+    session.tell(start[:20], {"accuracy": accuracy(start[:20])})
+    session = told(store=Store(tmp_path / "search.db"))
+    assert (session.asked, session.done) == (30, 20)
+    assert list(session.ask(4)) == list(start[20:24])
+    assert list(session.ask(30)) == list(start[24:])
+    session.tell(start[20:], {"accuracy": accuracy(start[20:])})
+    while session.asked < 50:
+        batch = session.ask(10)
+        session.tell(batch, {"accuracy": accuracy(batch)})
+    assert [e.metrics for e in session.result.evaluations] == [e.metrics for e in whole.evaluations]
+    again = told(store=Store(tmp_path / "search.db"))
+    assert again.result.rounds_frame().equals(whole.rounds_frame())  # predictions are kept
+
+
+def test_failures_are_told() -> None:
+    session = told(strategy="random")
+    batch = session.ask(10)
+    session.fail(batch[:1], "out of memory")
+    session.tell(batch[1:], {"accuracy": [float("nan"), *accuracy(batch[2:])]})
+    errors = [e.error for e in session.result.evaluations]
+    assert errors == ["accuracy: out of memory", "accuracy: the value is nan", *[None] * 8]
+    assert session.status(50).failed == 2
+    with pytest.raises(SearchError, match="10 of 18 evaluations failed"):
+        session.fail(session.ask(10), "out of memory")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ({"accuracy": [1.0]}, r"accuracy.*shape \(1,\) for 10"),
+        ({"accuracy": ["high"] * 10}, "expected numbers"),
+        ({"cost": [1.0] * 10}, "'cost' is not told; what is: accuracy"),
+    ],
+)
+def test_what_is_told_is_checked(metrics: dict[str, list[float]], message: str) -> None:
+    session = told(strategy="random")
+    batch = session.ask(10)
+    with pytest.raises(SearchError, match=message):
+        session.tell(batch, metrics)
+    assert session.done == 0
+    session.tell(batch, {"accuracy": accuracy(batch)})
+    for archs in (batch[:1], [toy_space().architecture({"depth": 1, "width0": 3})]):
+        with pytest.raises(SearchError, match="was not asked for, or is told already"):
+            session.tell(archs, {"accuracy": [1.0]})
+
+
+def test_an_objective_without_a_function_is_for_sessions() -> None:
+    with pytest.raises(SearchError, match="'cost': give it an evaluate function, or expensive=True"):
+        Objective("cost", "min")
+    wanted = [Objective("accuracy", "max", expensive=True), Objective("cost", "min", cost)]
+    with pytest.raises(SearchError, match=r"hwnas\.search needs the function"):
+        search(toy_space(), wanted, evaluations=5)
+
+
+def test_a_search_of_cheap_objectives_has_nothing_to_tell() -> None:
+    wanted = [Objective("accuracy", "max", accuracy), Objective("cost", "min", cost)]
+    session = SearchSession(toy_space(), wanted, strategy="random")
+    assert len(session.ask(10)) == session.done == 10
+    with pytest.raises(SearchError, match="not asked for"):
+        session.tell(session.ask(10), {"accuracy": [0.0] * 10})
+
+
+# ---- watching -----------------------------------------------------------------------------------
+
+
+def test_the_status_is_that_of_the_result_so_far() -> None:
+    seen = []
+    result = search(
+        toy_space(), objectives(CountingAccuracy(fails=("3",))), at_most(9), evaluations=60, watch=seen.append
+    )
+    assert [status.done for status in seen] == list(range(1, 61))
+    assert {status.total for status in seen} == {60}
+    trace = result.hypervolume_trace()
+    assert np.isnan([status.hypervolume for status in seen[:29]]).all()
+    assert np.allclose([status.hypervolume for status in seen[29:]], trace[29:])
+    assert (np.diff(trace) >= 0).all()
+    assert seen[-1].front.to_frame().equals(result.front.to_frame())
+    assert seen[-1].failed == sum(e.status == "failed" for e in result.evaluations) > 0
+    assert seen[29].kendall_tau == {}  # the start is not predicted
+    frame = result.rounds_frame()
+    assert list(frame.columns) == ["evaluations", "failed", "hypervolume", "kendall_tau_accuracy"]
+    assert list(frame["evaluations"]) == [30, 40, 50, 60]
+    assert seen[-1].kendall_tau.get("accuracy") == pytest.approx(frame["kendall_tau_accuracy"].iloc[-1])
+    assert frame["kendall_tau_accuracy"].iloc[1:].min() > 0.5
+
+
+def test_the_reference_is_the_worst_of_the_first_round() -> None:
+    result = search(toy_space(), objectives(), at_most(9), evaluations=40)
+    frame = result.to_frame().iloc[:30]
+    assert result.reference.tolist() == [frame["accuracy"].min(), frame["cost"].max()]
+
+
+def test_the_figure_shows_evaluations_and_the_front(tmp_path: Path) -> None:
+    result = search(toy_space(), objectives(), evaluations=40)
+    figure = result.plot()
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("cost (min)", "accuracy (max)")
+    assert len(axes.collections[0].get_offsets()) == 40
+    assert axes.lines[0].get_xydata().tolist() == sorted(result.front.points[:, ::-1].tolist())
+    assert result.plot(x="accuracy").axes[0].get_ylabel() == "cost (min)"
+    figure.savefig(tmp_path / "front.png")
+    with pytest.raises(SearchError, match="'size' is no objective of this search; there are accuracy, cost"):
+        result.plot(y="size")
+    alone = search(toy_space(), objectives()[:1], evaluations=5)
+    with pytest.raises(SearchError, match="takes two objectives, the search has one: accuracy"):
+        alone.plot()
