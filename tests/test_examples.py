@@ -1,0 +1,18 @@
+"""The examples run, with fewer steps and a device of known costs."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+from tests.latency.fakes import FakeDevice
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def test_a_space_of_your_own() -> None:
+    main = runpy.run_path(str(EXAMPLES / "own_space.py"))["main"]
+    front = main(steps=80, evaluations=12, device=FakeDevice()).to_frame()
+    assert front["latency_ms"].is_monotonic_decreasing
+    assert front["accuracy"].iloc[0] > 0.15  # ten classes
+    assert len((EXAMPLES / "own_space.py").read_text().splitlines()) <= 60
