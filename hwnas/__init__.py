@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hwnas.searching.objectives import Constraint, Evaluation, Objective
     from hwnas.searching.pareto import ParetoFront
     from hwnas.spaces import Architecture, Architectures, Choice, Operator, SearchSpace, get_space
-    from hwnas.training.data import load_dataset, resize
+    from hwnas.training.data import from_loader, load_dataset, resize
 
 __version__ = "0.1.0"
 
@@ -48,6 +48,7 @@ _HOMES = {
     "build": "hwnas.networks.blocks:build_network",
     "calibrate": "hwnas.networks.calibration",
     "export_onnx": "hwnas.export.onnx",
+    "from_loader": "hwnas.training.data",
     "get_space": "hwnas.spaces",
     "load_config": "hwnas.config",
     "load_dataset": "hwnas.training.data",
@@ -79,6 +80,7 @@ __all__ = [
     "Store",
     "calibrate",
     "export_onnx",
+    "from_loader",
     "get_space",
     "load_config",
     "load_dataset",

@@ -23,6 +23,8 @@ from pydantic import (
 
 from hwnas.errors import ConfigError
 
+GIVEN_DATA = "given in Python"  # data.name where the data came as an argument
+
 
 class Section(BaseModel):
     """A part of an experiment: immutable; unknown keys, NaN and infinity are refused."""

@@ -29,8 +29,16 @@ import pandas as pd
 import psutil
 import yaml
 
-from hwnas.config import Experiment, Named, load_config, overridden, parse_config
-from hwnas.errors import ConfigError, DeviceError, ExportError, InfeasibleError, StoreError, TableError
+from hwnas.config import GIVEN_DATA, Experiment, Named, load_config, overridden, parse_config
+from hwnas.errors import (
+    ConfigError,
+    DataError,
+    DeviceError,
+    ExportError,
+    InfeasibleError,
+    StoreError,
+    TableError,
+)
 from hwnas.export.card import model_card
 from hwnas.export.verify import measure_latency, most_accurate
 from hwnas.latency.devices import DEVICES, get_device
@@ -76,6 +84,7 @@ LATENCY_FILES = {
     "predictor": "latency_predictor.json",
     "measured": "latency_device.json",
 }
+SPLITS = ("train", "validation", "test")
 CHECKED_IMAGES = 64  # real images on which every export is compared with torch
 ACCURACY_TOLERANCE = 0.1  # points of test accuracy between ONNX Runtime and torch; one image at least
 FOLDS = 5  # of the cross-validation behind predicted accuracies
@@ -105,16 +114,19 @@ def run(
     *,
     run_dir: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    data: Mapping[str, Dataset] | None = None,
     restart: str | None = None,
     display: Display = no_display,
 ) -> Run:
     """The whole job of an experiment file; goes on where an earlier call stopped.
 
     `run_dir` is the run's folder, by default the experiment's name; relative ones are under ``runs/``.
-    `overrides` sets fields by dotted key. `restart` names a stage to make again, with what follows from it,
-    or is "all". HwnasError when something cannot be done; what is finished stays.
+    `overrides` sets fields by dotted key. `data`, in place of what the experiment says of data, are the
+    splits train, validation and test, as `from_loader` makes them; a call that goes on gives them again.
+    `restart` names a stage to make again, with what follows from it, or is "all". HwnasError when something
+    cannot be done; what is finished stays.
     """
-    job = open_run(config, run_dir=run_dir, overrides=overrides)
+    job = open_run(config, run_dir=run_dir, overrides=overrides, data=data)
     job.make(tuple(STAGES), display, restart)
     return job
 
@@ -124,13 +136,20 @@ def open_run(
     *,
     run_dir: str | Path | None = None,
     overrides: Mapping[str, Any] | None = None,
+    data: Mapping[str, Dataset] | None = None,
 ) -> Run:
-    """The run of an experiment file, its folder made if need be."""
+    """The run of an experiment file, its folder made if need be; DataError if `data` lacks a split."""
+    if data is not None:
+        if set(data) != set(SPLITS) or len({split.classes for split in data.values()}) > 1:
+            raise DataError(
+                f"data has {', '.join(data) or 'nothing'}; give {', '.join(SPLITS)}, all of the same classes"
+            )
+        overrides = {**(overrides or {}), "data": {"name": GIVEN_DATA}}
     if isinstance(config, Experiment):
         experiment = parse_config(overridden(config.model_dump(mode="json"), overrides or {}))
     else:
         experiment = load_config(config, overrides)
-    return Run(run_folder(run_dir if run_dir is not None else experiment.name), _absolute(experiment))
+    return Run(run_folder(run_dir if run_dir is not None else experiment.name), _absolute(experiment), data)
 
 
 def load_run(run_dir: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -159,7 +178,7 @@ def run_for_device(run: Run, table: str | Path, run_dir: str | Path) -> Run:
         raise StoreError(f"{run.directory} has no supernet yet; run: hwnas train {run.directory}/config.yaml")
     outputs = trained["outputs"]
     latency = run.config.latency.model_copy(update={"source": "table", "table": str(Path(table).resolve())})
-    job = Run(directory, run.config.model_copy(update={"latency": latency}))
+    job = Run(directory, run.config.model_copy(update={"latency": latency}), run._data)
     stands = job.store.stage("train")
     if stands is None:
         known = job.store.copy_measurements(run.store, "accuracy", run.accuracy_source)
@@ -212,9 +231,13 @@ DERIVED = ("table", "latency", "supernet", "evaluator", "objectives", "searched"
 class Run:
     """A run's folder: its experiment, and what the finished stages left there."""
 
-    def __init__(self, directory: Path, config: Experiment) -> None:
+    def __init__(
+        self, directory: Path, config: Experiment, data: Mapping[str, Dataset] | None = None
+    ) -> None:
+        """`data` are splits that need not be loaded."""
         self.directory = directory
         self.config = config
+        self._data = dict(data or {})
         self.store = Store(directory / "run.db")
 
     # ---- stages ---------------------------------------------------------------------------------
@@ -342,18 +365,17 @@ class Run:
         return self._data[split]
 
     @cached_property
-    def _data(self) -> dict[str, Dataset]:
-        return {}
-
-    @cached_property
     def space(self) -> NetworkSpace:
         """The search space; classes and channels are those of the data unless the experiment says them."""
         parameters = dict(self.config.space.parameters)
         if not {"classes", "channels"} <= parameters.keys():
-            from hwnas.training.data import describe_dataset
+            if "train" in self._data:
+                classes, channels = self._data["train"].classes, len(self._data["train"].mean)
+            else:
+                from hwnas.training.data import describe_dataset
 
-            named = self.config.data
-            classes, channels = describe_dataset(named.name, self.config.seed, named.parameters)
+                named = self.config.data
+                classes, channels = describe_dataset(named.name, self.config.seed, named.parameters)
             parameters = {"classes": len(classes), "channels": channels, **parameters}
         return get_space(self.config.space.name, **parameters)
 
@@ -807,11 +829,11 @@ def export_model(run: Run, arch: Architecture) -> None:
 
     ExportError if ONNX Runtime's outputs or test accuracy are not torch's.
     """
-    from hwnas.export.onnx import check_onnx, onnx_logits
+    from hwnas.export.onnx import check_onnx, onnx_accuracy
     from hwnas.networks.blocks import folded_weights
     from hwnas.networks.onnx_graph import onnx_model
     from hwnas.training.data import resize
-    from hwnas.training.evaluation import accuracy_of
+    from hwnas.training.evaluation import EVALUATION_BATCH, accuracy_of
 
     test = run.data("test")
     resolution = run.space.resolution(arch)
@@ -826,9 +848,9 @@ def export_model(run: Run, arch: Architecture) -> None:
     batch_size = run.config.latency.batch_size
     model = onnx_model(network.operators, folded_weights(network), batch_size, metadata)
     data = model.SerializeToString()
-    images = resize(test.images, resolution)
-    check_onnx(data, network, images[:CHECKED_IMAGES])
-    accuracy = 100 * float((onnx_logits(data, images.numpy()).argmax(1) == test.labels.numpy()).mean())
+    images, _ = next(test.stream([np.arange(min(CHECKED_IMAGES, len(test)))]))
+    check_onnx(data, network, resize(images, resolution))
+    accuracy = onnx_accuracy(data, test.batches(EVALUATION_BATCH, resolution))
     expected = accuracy_of(network, test)
     if abs(accuracy - expected) > max(ACCURACY_TOLERANCE, 100.1 / len(test)):
         raise ExportError(

@@ -31,6 +31,7 @@ def test_public_names_are_pinned() -> None:
         "build",
         "calibrate",
         "export_onnx",
+        "from_loader",
         "get_space",
         "load_config",
         "load_dataset",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -70,9 +70,25 @@ def onnx_logits(data: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]
 
     The last batch is filled up with copies of the first image, whose outputs are dropped.
     """
+    return _outputs(_session(data), images)
+
+
+def onnx_accuracy(data: bytes, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Top-1 accuracy in percent, by ONNX Runtime, on batches of images (k, c, h, w) and labels (k,)."""
+    session, right, total = _session(data), 0, 0
+    for images, labels in batches:
+        right += int((_outputs(session, images.numpy()).argmax(1) == labels.numpy()).sum())
+        total += len(labels)
+    return 100.0 * right / total
+
+
+def _session(data: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def _outputs(session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> NDArray[np.float32]:
     declared = session.get_inputs()[0].shape[0]
     batch = declared if isinstance(declared, int) else len(images)
     filled = np.concatenate([images, images[np.zeros(-len(images) % batch, dtype=int)]])

@@ -10,12 +10,12 @@ from hwnas.training.data import Dataset, Held
 STAGE = {"block": "fused", "depth": [1, 2], "kernel": [3], "expand": [1, 2]}
 
 
-def tiny_space(classes: int = 10) -> NetworkSpace:
+def tiny_space(classes: int = 10, channels: int = 1) -> NetworkSpace:
     """Two stages, two resolutions, well under a million MACs."""
     return get_space(
         "mobilenetv3",
         resolutions=(16, 24),
-        channels=1,
+        channels=channels,
         classes=classes,
         stem={"width": [8], "activation": "relu"},
         stages=[{**STAGE, "width": [8, 16], "stride": 2}, {**STAGE, "width": [16, 24], "stride": 2}],

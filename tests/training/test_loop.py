@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as example_settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor, nn
 
 from hwnas.config import Training
@@ -19,7 +20,8 @@ from hwnas.errors import ChecksumError, DataError, TrainingError
 from hwnas.networks.blocks import build_network
 from hwnas.networks.supernet import Supernet
 from hwnas.training import loop
-from hwnas.training.data import Dataset, Held, load_dataset
+from hwnas.training.data import Dataset, Held, Split, load_dataset
+from hwnas.training.data.stored import Streamed
 from hwnas.training.loop import CHECKPOINT_FILE, Arithmetic, choose_arithmetic, learning_rate_at, train
 from hwnas.training.sampling import largest
 from hwnas.training.strategies import Phase, Subnet
@@ -106,6 +108,29 @@ def test_a_killed_and_resumed_training_ends_as_one_that_was_not(
     assert resumed.checksum == whole.checksum != tiny_net().checksum
     for one, other in zip(found.reports, expected.reports, strict=True):
         assert (one.step, one.loss, one.largest_accuracy) == (other.step, other.loss, other.largest_accuracy)
+
+
+def test_a_stream_trains_as_memory_does(tmp_path: Path) -> None:
+    """The same images, in memory and decoded as they are needed, killed and gone on: the same weights."""
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 30, 16, 16), dtype=np.uint8)
+    for name, images in zip(("a", "b", "c"), pixels, strict=True):
+        for split, some in (("train", images[:24]), ("val", images[24:27]), ("test", images[27:])):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i, image in enumerate(some):
+                Image.fromarray(image).save(tmp_path / split / name / f"{i}.png")
+
+    def load(split: Split, memory_mb: int) -> Dataset:
+        return load_dataset("imagefolder", split, path=str(tmp_path), size=80, memory_mb=memory_mb)
+
+    space = tiny_space(classes=3, channels=3)
+    nets = [Supernet(space) for _ in range(3)]
+    held, streamed, validation = load("train", 100), load("train", 1), load("validation", 1)
+    assert isinstance(streamed.stored, Streamed)
+    train(nets[0], held, validation, SETTINGS, tmp_path / "held")
+    with pytest.raises(Killed):
+        train(nets[1], streamed, validation, SETTINGS, tmp_path / "run", 0, Recorder(dies_at=3), 3)
+    train(nets[2], streamed, validation, SETTINGS, tmp_path / "run", report_every=3)
+    assert nets[2].checksum == nets[0].checksum != Supernet(space).checksum
 
 
 def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from hwnas.config import GIVEN_DATA
 from hwnas.errors import DataError
 from hwnas.training.data.base import SPLITS, Dataset, Source, Split, resize
 from hwnas.training.data.cifar10 import cifar10
@@ -76,6 +77,8 @@ def describe_dataset(name: str, seed: int, parameters: Mapping[str, Any]) -> tup
 
 def _source(name: str, split: Split, seed: int, parameters: Mapping[str, Any]) -> Source:
     """What the dataset's function finds; DataError for an unknown name, split or parameter."""
+    if name == GIVEN_DATA:
+        raise DataError("the data of this run was given in Python; go on there: hwnas.run(…, data=…)")
     if name not in DATASETS:
         raise DataError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
     if split not in SPLITS:
