@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -19,9 +20,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import hwnas
-from hwnas.networks.blocks import folded_weights
+from hwnas.networks.blocks import folded_weights, unfolded_network
 from hwnas.networks.elastic import ElasticConv, ElasticLinear, ElasticSqueezeExcite
-from hwnas.networks.onnx_graph import onnx_model
+from hwnas.networks.onnx_graph import onnx_model, parts
 from hwnas.networks.supernet import Supernet
 from hwnas.spaces import SPACES, NetworkSpace, Operator, OperatorSum, get_space, space_of
 from hwnas.spaces.operators import Conv, Linear, SqueezeExcite
@@ -175,11 +176,14 @@ def test_the_graph_computes_what_torch_computes(name: str, seed: int) -> None:
     space = FOUND[name]
     network = lively(hwnas.build(space, space.sample(1, rng=seed)[0], rng=seed), seed)
     x = torch.randn(2, *network.input_shape, generator=torch.Generator().manual_seed(seed))
-    data = onnx_model(network.operators, folded_weights(network), 2).SerializeToString()
-    found = onnxruntime.InferenceSession(data).run(["logits"], {"input": x.numpy()})[0]
+    model = onnx_model(network.operators, folded_weights(network), 2)
     with torch.no_grad():
         expected = network(x).numpy()
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+        # What devices of torch run: the graph's parts as a network again.
+        again = unfolded_network(*parts(onnx.load_from_string(model.SerializeToString()))[:2])(x).numpy()
+    found = onnxruntime.InferenceSession(model.SerializeToString()).run(["logits"], {"input": x.numpy()})[0]
+    for logits in (found, again):
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 @each

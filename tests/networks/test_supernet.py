@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ from hypothesis import strategies as st
 from hwnas.errors import ChecksumError, SpaceError, StoreError
 from hwnas.networks.calibration import calibrate
 from hwnas.networks.supernet import Supernet, load_supernet
-from hwnas.spaces import NetworkSpace
-from hwnas.store import parse_json, write_json
+from hwnas.spaces import Choice, NetworkSpace, Operator, Slot
+from hwnas.store import parse_json, read_json, write_json
 
 from .small_spaces import SPACES, batches, lively_supernet
 
@@ -212,6 +214,45 @@ def test_an_interrupted_save_keeps_what_was_there(saved: Path, monkeypatch: pyte
         Supernet(SPACES["fused"]).save(saved / "supernet")
     monkeypatch.undo()
     assert load_supernet(saved).space == SPACES["mbconv"]
+
+
+class SometimesResidual(NetworkSpace):
+    """A convolution whose input is added in one of two architectures."""
+
+    input_shape = (1, 8, 8)
+    slots = (Slot("only", ("added",)),)
+
+    def __init__(self) -> None:
+        super().__init__("sometimes", [Choice("added", (0, 1))])
+
+    def operator(self, slot: str, values: Mapping[str, Any], precision: str = "fp32") -> Operator:
+        attributes = (("k", 3), ("s", 1), ("act", "relu"), ("res", values["added"]))
+        return Operator("conv", (1, 8, 8), (1, 8, 8), attributes, precision)
+
+
+def test_what_is_added_does_not_depend_on_the_architecture() -> None:
+    with pytest.raises(SpaceError, match="only adds its input in some architectures only"):
+        Supernet(SometimesResidual())
+
+
+def test_kernel_matrices_are_kept(tmp_path: Path) -> None:
+    net = lively_supernet(SPACES["mbconv"], kernel_transform=True)
+    net.save(tmp_path)
+    loaded = load_supernet(tmp_path)
+    assert loaded.kernel_transform
+    assert loaded.checksum == net.checksum
+    arch = net.space.sample(1, rng=0)[0]
+    statistics = calibrate(net, arch, batches(net.space, 20))
+    x = torch.randn(2, 3, 20, 20)
+    assert torch.equal(net(x, arch, statistics), loaded(x, arch, statistics))
+
+
+def test_supernets_from_before_kernel_matrices_are_loaded(saved: Path) -> None:
+    path = saved / "supernet" / "supernet.json"
+    data = read_json(path)
+    del data["kernel_transform"]
+    write_json(path, data)
+    assert not load_supernet(saved).kernel_transform
 
 
 def every_slot_has_weights(space: NetworkSpace) -> bool:
