@@ -55,6 +55,8 @@ app = typer.Typer(
 )
 table_app = typer.Typer(no_args_is_help=True, help="Look at, check and compare latency tables.")
 app.add_typer(table_app, name="table")
+bench_app = typer.Typer(no_args_is_help=True, help="Compare parts of hwnas on data of your own.")
+app.add_typer(bench_app, name="bench")
 
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="Experiment file, such as configs/digits.yaml.")
@@ -534,6 +536,88 @@ def _say_written(
         _say(f"left out {len(keys)}, such as {keys[0]}: {reason}")
     for note in notes:
         _say(f"note: {note}")
+
+
+# ---- comparisons ---------------------------------------------------------------------------------
+
+
+@bench_app.command("predictor")
+def bench_predictor(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or CSV.gz, a row for each architecture.")],
+    target: Annotated[str, typer.Option("--target", metavar="COLUMN", help="The column to predict.")],
+    train_rows: Annotated[int, typer.Option("--train", min=2, help="Rows that are learnt from.")] = 100,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How often rows are drawn.")] = 10,
+    features: Annotated[
+        list[str] | None,
+        typer.Option("--features", metavar="COLUMN", help="Learn from this column, or pattern. Repeatable."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option("--exclude", metavar="COLUMN", help="Leave out this column, or pattern. Repeatable."),
+    ] = None,
+    categorical: Annotated[
+        list[str] | None,
+        typer.Option("--categorical", metavar="COLUMN", help="Numbers that only name something. Repeatable."),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option("--split", metavar="COLUMN", help="Cut these texts into characters. Repeatable."),
+    ] = None,
+    predictors: Annotated[
+        list[str] | None,
+        typer.Option("--predictor", help="One of `hwnas list predictors`; default all. Repeatable."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare predictors on a table of architectures: fitted on some rows, judged on up to 1000 others.
+
+    Columns that are made of the target, such as other measurements, must be left out.
+
+    Example: `hwnas bench predictor latencies.csv --target ms --exclude id --exclude "other_ms*" --train 100`
+    """
+    from hwnas.predictors import PREDICTORS
+    from hwnas.predictors.bench import compare, read_table, summarise
+
+    table = read_table(file, target, features or (), exclude or (), categorical or (), split or ())
+    names = list(dict.fromkeys(predictors or PREDICTORS))
+    with StageDisplay() as display:
+        scores = compare(table.features, table.targets, names, train_rows, seeds, display("bench"))
+    found = {name: summarise(scores[name]) for name in names}
+    facts = {"rows": len(table.targets), "duplicates": table.duplicates, "features": list(table.names)}
+    if as_json:
+        settings = {"file": str(file), "target": target, "train": train_rows, "seeds": seeds}
+        _print_json({**settings, **facts, "predictors": found})
+        return
+    joined = f" ({table.duplicates} more have the features of another)" if table.duplicates else ""
+    _say(f"{file}: {len(table.targets)} rows{joined}, {len(table.names)} features, target {target}")
+    _say(f"Learnt from {train_rows} rows, drawn {seeds} times; mean±standard deviation")
+    out.print(_predictors_table(found))
+
+
+def _predictors_table(found: dict[str, Any]) -> Table:
+    """Figures of each predictor, best rank correlation first; fits 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("predictor", no_wrap=True)
+    columns = {
+        "Kendall tau": ("kendall_tau", ".3f", ".3f"),
+        "Spearman": ("spearman", ".3f", ".3f"),
+        "MAPE %": ("mape", ".3g", ".1g"),
+        "RMSE": ("rmse", ".3g", ".1g"),
+        "fit s": ("fit_s", ".3f", ""),
+        "predict s": ("predict_s", ".4f", ""),
+    }
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, figures in sorted(found.items(), key=lambda item: -float(item[1]["kendall_tau"]["mean"])):
+        cells = []
+        for figure, form, spread in columns.values():
+            value = figures[figure]
+            text = "–" if value is None else format(value["mean"], form)
+            if spread and value is not None and value["std"] is not None:
+                text += f"±{value['std']:{spread}}"
+            cells.append(text)
+        table.add_row(name, *cells)
+    return table
 
 
 # ---- what there is -------------------------------------------------------------------------------

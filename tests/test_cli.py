@@ -47,6 +47,7 @@ def commands() -> list[list[str]]:
 
 def test_all_commands_exist() -> None:
     assert sorted(" ".join(command) for command in commands()) == [
+        "bench predictor",
         "doctor",
         "export",
         "list",
@@ -157,6 +158,28 @@ def test_list_of_something_unknown(hwnas_command: Command) -> None:
     code, _, err = hwnas_command("list", "things")
     assert code == 1
     assert "known: spaces, devices, predictors, strategies" in " ".join(err.split())
+
+
+def test_bench_predictor(tmp_path: Path, hwnas_command: Command) -> None:
+    rows = [f"{i},{i % 7},{'ab'[i % 2]},{3 * i + i % 7 + 5 * (i % 2)}" for i in range(40)]
+    file = tmp_path / "latencies.csv"
+    file.write_text("\n".join(["id,width,kind,ms", *rows]) + "\n")
+    options = ("--target", "ms", "--train", 20, "--seeds", 2, "--predictor", "ridge", "--predictor", "gp")
+    code, out, _ = hwnas_command("bench", "predictor", file, *options, "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert (found["rows"], found["features"]) == (40, ["id", "width", "kind=a", "kind=b"])
+    assert found["predictors"]["ridge"]["kendall_tau"]["mean"] > 0.95
+    code, out, _ = hwnas_command("bench", "predictor", file, *options)
+    assert code == 0
+    assert re.search(r"ridge +[01]\.\d{3}±0\.\d{3} ", out)
+    assert max(len(line) for line in out.splitlines()[1:]) <= 80
+    code, _, err = hwnas_command("bench", "predictor", file, "--target", "seconds")
+    assert code == 1
+    assert "has no column 'seconds'; it has id, width, kind, ms" in " ".join(err.split())
+    code, _, err = hwnas_command("bench", "predictor", file, "--target", "ms")
+    assert code == 1
+    assert "40 distinct rows are too few to learn from 100" in " ".join(err.split())
 
 
 def test_doctor(hwnas_command: Command) -> None:

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
-from hwnas.predictors.base import Array, Predictor
-
-MEMBERS = 4
+from hwnas.predictors.committee import Committee
 
 
-class XGBoost(Predictor):
-    """Mean of an ensemble that differs by seed and by the rows drawn; the std is the members' spread."""
+class XGBoost(Committee):
+    """Trees of two levels: deeper ones rank few rows worse."""
 
     name = "xgboost"
 
-    def _learn(self, x: Array, y: Array) -> None:
+    def _member(self, seed: int) -> Any:
         from xgboost import XGBRegressor
 
-        self._members = [
-            XGBRegressor(
-                n_estimators=200,
-                learning_rate=0.08,
-                max_depth=4,
-                min_child_weight=1,
-                subsample=0.7,
-                colsample_bytree=0.5,
-                n_jobs=1,
-                random_state=MEMBERS * self.seed + member,
-            ).fit(x, y)
-            for member in range(MEMBERS)
-        ]
-
-    def _predict(self, x: Array) -> tuple[Array, Array]:
-        predicted = np.array([member.predict(x) for member in self._members], dtype=float)
-        return predicted.mean(axis=0), predicted.std(axis=0)
+        return XGBRegressor(
+            n_estimators=200,
+            learning_rate=0.1,
+            max_depth=2,
+            subsample=0.7,
+            colsample_bytree=0.5,
+            n_jobs=1,
+            random_state=seed,
+        )
