@@ -4,8 +4,8 @@
     python benchmarks/predictors.py --data FOLDER --problems ofa-top1 macro --train 200 --predictors gp auto
 
 Mean ± standard deviation over seeds, each judged on 1000 unseen rows or the rest. A search knows MACs exactly
-and learns from them beside the choices; so do the predictors of accuracy here. Latencies are learnt from the
-columns of their files alone, as `hwnas bench predictor` does.
+and learns from them beside the choices; so do the predictors of ofa-top1 and macro. All else is learnt from the
+columns of the files, as `hwnas bench predictor` does.
 """
 
 from __future__ import annotations
@@ -29,6 +29,14 @@ def ofa_top1(data: Path) -> Rows:
     """ImageNet top-1, %, of once-for-all MobileNetV3 networks."""
     archs, top1 = ofa_rows(data)
     return np.column_stack([archs.origin.features(archs), archs.origin.macs(archs)]), top1
+
+
+def ofa_top1_columns(data: Path) -> Rows:
+    """The same, learnt from the columns of the file, which has parameters too."""
+    table = read_table(
+        data / "ofa_mbv3_w10_imagenet_acc_evo.csv.gz", "top1", exclude=["arch_id", "source", "order"]
+    )
+    return table.features, table.targets
 
 
 def macro(data: Path) -> Rows:
@@ -67,6 +75,7 @@ def ofa_latency(column: str) -> Callable[[Path], Rows]:
 
 PROBLEMS: dict[str, Callable[[Path], Rows]] = {
     "ofa-top1": ofa_top1,
+    "ofa-top1-columns": ofa_top1_columns,
     "macro": macro,
     "hat-raspberrypi": hat("cpu_raspberrypi"),
     "hat-xeon": hat("cpu_xeon"),
