@@ -148,11 +148,10 @@ def _tensors(path: str | Path) -> dict[str, Tensor]:
         ValueError,
         EOFError,
         KeyError,
-    ) as error:
-        first = str(error).strip().partition("\n")[0]
+    ):
         raise StoreError(
-            f"{path} is damaged, or holds more than tensors, which is refused since it could run code; "
-            f"fetch it again from Once-for-All ({first})"
+            f"{path} is damaged, or holds more than tensors, which could run code; fetch it again or, where you "
+            "trust it, save its tensors alone: torch.save(torch.load(OLD, weights_only=False)['state_dict'], NEW)"
         ) from None
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]

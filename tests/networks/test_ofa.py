@@ -130,6 +130,13 @@ def test_every_spelling_of_names_is_read(name: str, spelling: Callable[[str], st
     assert all(torch.equal(tensor, expected[key]) for key, tensor in net.state_dict().items())
 
 
+def test_files_of_old_torch_with_other_entries_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    state = {"epoch": 120, "best_acc": 75.3, "state_dict": state_of(PROXYLESS)}
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    assert hwnas.load_ofa_checkpoint(path, PROXYLESS).checksum == loaded(PROXYLESS).checksum
+
+
 def test_resolutions_are_elastic(tmp_path: Path) -> None:
     torch.save(state_of(PROXYLESS), tmp_path / "checkpoint.pth")
     net = hwnas.load_ofa_checkpoint(tmp_path / "checkpoint.pth", PROXYLESS, resolutions=(128, 224))
