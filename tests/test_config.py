@@ -84,3 +84,13 @@ def test_files_that_are_no_experiment(text: str, tmp_path: Path) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
         load_config(tmp_path / "none.yaml")
+
+
+def test_a_training_strategy_is_a_name_or_has_parameters() -> None:
+    given = {"name": "attentive", "mode": "best", "candidates": 4}
+    for strategy, expected in (("uniform", {"name": "uniform"}), (given, given)):
+        found = parse_config({**MINIMAL, "training": {"strategy": strategy}}).training.strategy
+        assert found.model_dump() == expected
+    assert parse_config(MINIMAL).training.strategy.name == "sandwich"
+    with pytest.raises(ConfigError, match=r"training\.loss: .*'kd' or 'alpha' \(got 'kl'\)"):
+        parse_config({**MINIMAL, "training": {"loss": "kl"}})
