@@ -4,8 +4,8 @@
     python benchmarks/predictors.py --data FOLDER --problems ofa-top1 macro --train 200 --predictors gp auto
 
 Mean ± standard deviation over seeds, each judged on 1000 unseen rows or the rest. A search knows MACs exactly
-and learns from them beside the choices; so do the predictors of ofa-top1 and macro. All else is learnt from the
-columns of the files, as `hwnas bench predictor` does.
+and learns from them beside the choices; so do the predictors of ofa-top1 and macro. The rest is learnt from
+the columns of the files, as `hwnas bench predictor` does.
 """
 
 from __future__ import annotations
