@@ -384,7 +384,8 @@ class RayExecutor(WorkerExecutor):
         except errors.RayTaskError as error:
             raise SearchError(f"a Ray worker cannot evaluate: {str(error).splitlines()[-1]}") from None
         except errors.RayError as error:
-            raise WorkerLost(f"{type(error).__name__}: {str(error).splitlines()[0]}") from None
+            reason = str(error).splitlines()[0].partition(". ")[0]
+            raise WorkerLost(f"{type(error).__name__}: {reason}") from None
 
     def _abort(self, slot: int) -> None:
         if slot in self._running:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -304,7 +305,8 @@ def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 RAY = """
-import logging, sys, threading, time
+import logging, sys, time
+from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 from hwnas import search
@@ -315,15 +317,21 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 other = cluster.add_node(num_cpus=1)
 ray.init(address=cluster.address, log_to_driver=False)
 
+folder, doomed = Path(sys.argv[1]), other.node_id
+
 def slowly(archs):
-    import os, time
-    open(sys.argv[1] + "/" + ray.get_runtime_context().get_node_id(), "a").close()
-    time.sleep(0.3)
+    node = ray.get_runtime_context().get_node_id()
+    running = folder / f"{node}-{archs[0].id}"
+    running.touch()
+    time.sleep(20 if node == doomed else 0.05)
+    running.unlink()
     return accuracy(archs)
 
 def take_away(done, total, text):
     global other
-    if done == 6 and other is not None:
+    if done >= 6 and other is not None:
+        while not list(folder.glob(f"{doomed}-*")):
+            time.sleep(0.01)
         cluster.remove_node(other, allow_graceful=False)
         other = None
 
@@ -343,7 +351,8 @@ cluster.shutdown()
 
 @pytest.mark.slow
 def test_a_node_of_a_ray_cluster_is_taken_away(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="the extra ray is not installed")
+    if find_spec("ray") is None:
+        pytest.skip("the extra ray is not installed")
     done = subprocess.run(
         [sys.executable, "-c", RAY, tmp_path],
         cwd=ROOT,
@@ -352,6 +361,6 @@ def test_a_node_of_a_ray_cluster_is_taken_away(tmp_path: Path) -> None:
         check=False,
         timeout=240,
     )
-    assert done.stdout.endswith("equal\n"), done.stderr
-    assert "a worker was lost" in done.stderr
-    assert len(list(tmp_path.iterdir())) == 2  # both nodes evaluated
+    assert "equal" in done.stdout.splitlines(), done.stderr
+    (unfinished,) = tmp_path.iterdir()
+    assert f"a worker was lost with {unfinished.name.split('-')[1]}" in done.stderr
