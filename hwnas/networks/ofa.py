@@ -9,14 +9,12 @@ shortest one.
 from __future__ import annotations
 
 import io
-import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -141,17 +139,10 @@ def _tensors(path: str | Path) -> dict[str, Tensor]:
             found: Any = safetensors.torch.load(data)
         else:
             found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (
-        safetensors.SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-    ):
+    except Exception:  # both readers raise whatever a damaged file makes them do
         raise StoreError(
-            f"{path} is damaged, or holds more than tensors, which could run code; fetch it again or, where you "
-            "trust it, save its tensors alone: torch.save(torch.load(OLD, weights_only=False)['state_dict'], NEW)"
+            f"{path} is damaged, or holds more than tensors, which could run code; fetch it again or, if you "
+            "trust it, keep its tensors alone: torch.save(torch.load(A, weights_only=False)['state_dict'], B)"
         ) from None
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
