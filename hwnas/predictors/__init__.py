@@ -41,10 +41,11 @@ def get_predictor(name: str, seed: int = 0) -> Predictor:
 
 
 def load_predictor(path: str | Path) -> Predictor:
-    """The predictor in a file that `Predictor.save` wrote, fitted again: the same to the last bit.
+    """The predictor in a file that `Predictor.save` wrote, fitted again.
 
-    StoreError for an unreadable file, one that holds no predictor or another schema, or if other versions of
-    the libraries made something else of the rows; ChecksumError for a changed one.
+    It says the same to the last bit with the libraries, processor and threads that it was saved with, and
+    within 1 % of the targets' deviation with others. StoreError where it does not, for an unreadable file,
+    and for one that holds no predictor or another schema; ChecksumError for a changed one.
     """
     data = read_json(path, "save the predictor again, or restore the file from a copy")
     if "predictor" not in data or data.get("schema") != SCHEMA:
