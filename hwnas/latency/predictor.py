@@ -233,12 +233,8 @@ def costs(space: NetworkSpace) -> Callable[[Any], NDArray[np.float64]]:
 
 def _sum_of_layers(counts: Callable[[Layer], bool], cost: Cost) -> Callable[[Operator], float]:
     def total(operator: Operator) -> float:
-        found, shape = 0.0, operator.in_shape
-        for layer in operator.layers:
-            after = layer.out_shape(shape)
-            found += cost(layer, shape, after) if counts(layer) else 0.0
-            shape = after
-        return found
+        shapes = operator.shapes()
+        return sum(cost(layer, before, after) for layer, before, after in shapes if counts(layer))
 
     return total
 
