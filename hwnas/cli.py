@@ -626,7 +626,7 @@ def _predictors_table(found: dict[str, Any]) -> Table:
 @app.command("list")
 def list_command(
     what: Annotated[
-        str, typer.Argument(metavar="spaces|devices|predictors|strategies", help="What to list.")
+        str, typer.Argument(metavar="spaces|devices|predictors|strategies|algorithms", help="What to list.")
     ],
     as_json: AsJson = False,
 ) -> None:
@@ -636,7 +636,7 @@ def list_command(
     """
     from hwnas.latency.devices import DEVICES
     from hwnas.predictors import PREDICTORS
-    from hwnas.searching.strategies import STRATEGIES
+    from hwnas.searching.strategies import ALGORITHMS, STRATEGIES
     from hwnas.spaces import SPACES
 
     known: dict[str, Iterable[str]] = {
@@ -644,6 +644,7 @@ def list_command(
         "devices": DEVICES,
         "predictors": PREDICTORS,
         "strategies": STRATEGIES,
+        "algorithms": ALGORITHMS,
     }
     if what not in known:
         raise ConfigError(f"cannot list {what!r}; known: {', '.join(known)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -118,14 +118,54 @@ class Latency(Section):
         return tuple(sorted(set(budgets)))
 
 
+class Bounds(Section):
+    """What a metric may be, inclusive; at least one of the two."""
+
+    upper: float | None = None
+    lower: float | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Bounds:
+        if self.upper is None and self.lower is None:
+            raise ValueError("give an upper or a lower bound")
+        if self.upper is not None and self.lower is not None and self.lower > self.upper:
+            raise ValueError("lower is above upper; nothing lies between them")
+        return self
+
+
+OBJECTIVES = ("accuracy", "latency_ms", "macs", "params")  # the first is maximised, the others minimised
+
+
 class Search(Section):
     """How the Pareto front is searched."""
 
     strategy: str = "linas"  # see `hwnas list strategies`
+    algorithm: str | None = None  # of linas' inner search; none: nsga2, see `hwnas list algorithms`
     evaluations: int = Field(200, ge=1)  # true evaluations of accuracy
+    objectives: tuple[str, ...] = ("accuracy", "latency_ms")  # also macs, params; accuracy comes first
+    constraints: dict[str, Bounds] = {}  # hard bounds, such as macs: {upper: 250e6}; latency has its budgets
     predictor: str | None = None  # of accuracy; none: the strategy's own, see `hwnas list predictors`
     calibration_images: int = Field(1024, ge=1)  # training images that batch-norm statistics are taken from
     random_baseline: bool = False  # also spend the same evaluations at random, for the report
+
+    @field_validator("objectives")
+    @classmethod
+    def _of_those_there_are(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = ", ".join(OBJECTIVES)
+        if not set(names) <= set(OBJECTIVES) or len(set(names)) < len(names) or names[:1] != ("accuracy",):
+            raise ValueError(f"objectives are accuracy, then any of {known.removeprefix('accuracy, ')}, once")
+        return names
+
+    @field_validator("constraints")
+    @classmethod
+    def _on_those_there_are(cls, bounds: dict[str, Bounds]) -> dict[str, Bounds]:
+        if "latency_ms" in bounds:
+            raise ValueError("latency_ms is bounded by latency.budgets_ms")
+        if not bounds.keys() <= set(OBJECTIVES):
+            raise ValueError(
+                f"what can be bounded is {', '.join(n for n in OBJECTIVES if n != 'latency_ms')}"
+            )
+        return bounds
 
 
 class Experiment(Section):
@@ -138,6 +178,15 @@ class Experiment(Section):
     training: Training = Training()
     latency: Latency = Latency()
     search: Search = Search()
+
+    @model_validator(mode="after")
+    def _latency_counts(self) -> Experiment:
+        if "latency_ms" not in self.search.objectives:
+            if not self.latency.budgets_ms:
+                raise ValueError("latency.budgets_ms: give one, or latency_ms as one of search.objectives")
+            if self.latency.source == "measured":
+                raise ValueError("latency.source: measured needs latency_ms as one of search.objectives")
+        return self
 
 
 class _Loader(yaml.SafeLoader):
@@ -180,12 +229,12 @@ def parse_config(data: Mapping[str, Any], origin: str = "the experiment") -> Exp
         problems = []
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"])
-            given = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+            given = f" (got {problem['input']!r})" if where and problem["type"] != "missing" else ""
             message = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "extra_forbidden":
                 message = f"unknown key; known: {', '.join(_known(problem['loc']))}"
                 given = ""
-            problems.append(f"{where}: {message}{given}")
+            problems.append(f"{where}: {message}{given}" if where else message)
         raise ConfigError(f"{origin}: " + "; ".join(problems)) from None
 
 
@@ -212,5 +261,5 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
 def _known(location: tuple[int | str, ...]) -> list[str]:
     model: Any = Experiment
     for part in location[:-1]:
-        model = model.model_fields[part].annotation
+        model = get_args(model)[1] if get_origin(model) is dict else model.model_fields[part].annotation
     return list(model.model_fields)

@@ -18,7 +18,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -50,9 +50,9 @@ from hwnas.predictors import get_predictor
 from hwnas.progress import Progress, silent
 from hwnas.report.data import ReportData
 from hwnas.report.html import write_report
-from hwnas.searching.feasible import extreme
+from hwnas.searching.feasible import check_feasible, extreme
 from hwnas.searching.loop import SearchResult, search
-from hwnas.searching.objectives import Constraint, Evaluation, Objective
+from hwnas.searching.objectives import Constraint, Evaluate, Evaluation, Objective, Problem
 from hwnas.searching.pareto import ParetoFront
 from hwnas.searching.strategies import check_strategy
 from hwnas.spaces import Architecture, NetworkSpace, get_space
@@ -251,7 +251,8 @@ class Run:
         """
         if restart not in (None, "all", *names):
             raise ConfigError(f"--restart {restart}: this makes {', '.join(names)}, or all of it, again")
-        check_strategy(self.config.search.strategy, **self._options)
+        section = self.config.search
+        check_strategy(section.strategy, section.objectives, self.bounds, **self._options)
         training = self.config.training.strategy
         check_training_strategy(training.name, training.parameters)
         if os.environ.get("WORLD_SIZE", "1") != "1" and list(names) != ["train"]:
@@ -282,6 +283,7 @@ class Run:
                 self._stands(needed, name)
         if name in ("train", "search") and self.store.stage("profile") is not None:
             check_budgets(self)
+            check_bounds(self)
         done = self.store.stage(name)
         if done is not None and not again:
             self._stands(name, name)
@@ -431,29 +433,45 @@ class Run:
             }
         )
 
+    @property
+    def exact(self) -> dict[str, Evaluate]:
+        """The metrics that need no evaluation, by name; latency is one unless each network is timed."""
+        latency = {} if isinstance(self.latency, MeasuredLatency) else {"latency_ms": self.latency.latency_ms}
+        return {**latency, "macs": self.space.macs, "params": self.space.params}
+
+    @property
+    def bounds(self) -> list[Constraint]:
+        """The loosest latency budget, and the experiment's bounds on other metrics, all by name."""
+        budgets = self.config.latency.budgets_ms
+        found = [Constraint("latency_ms", upper=max(budgets))] if budgets else []
+        given = self.config.search.constraints.items()
+        return found + [Constraint(name, bound.upper, bound.lower) for name, bound in given]
+
     @cached_property
     def objectives(self) -> list[Objective]:
-        """Validation accuracy, truly evaluated; latency by table or predictor, or truly measured."""
+        """Those of the experiment; accuracy is truly evaluated, latency too where each network is timed."""
 
         def accuracy(archs: Sequence[Architecture]) -> Any:
             return self.evaluator(archs)
 
-        measured = isinstance(self.latency, MeasuredLatency)
-        source = self.latency.source if isinstance(self.latency, MeasuredLatency) else ""
-        return [
-            Objective("accuracy", "max", accuracy, expensive=True, source=self.accuracy_source),
-            Objective("latency_ms", "min", self.latency.latency_ms, expensive=measured, source=source),
-        ]
+        known = {name: Objective(name, "min", evaluate) for name, evaluate in self.exact.items()}
+        known["accuracy"] = Objective(
+            "accuracy", "max", accuracy, expensive=True, source=self.accuracy_source
+        )
+        if isinstance(self.latency, MeasuredLatency):
+            measure, source = self.latency.latency_ms, self.latency.source
+            known["latency_ms"] = Objective("latency_ms", "min", measure, expensive=True, source=source)
+        return [known[name] for name in self.config.search.objectives]
 
     def search(self, name: str, strategy: str, progress: Progress = silent) -> SearchResult:
         """A search of this run's store by name: gone on with, or as it was if it is finished."""
-        section, budgets = self.config.search, self.config.latency.budgets_ms
+        section, exact = self.config.search, self.exact
         if self.store.stage("search") is None:
             self.evaluator  # noqa: B018 (what is missing is said before the search, not as its failures)
         return search(
             self.space,
             self.objectives,
-            [Constraint("latency_ms", upper=max(budgets))] if budgets else [],
+            [c if c.name in section.objectives else replace(c, evaluate=exact[c.name]) for c in self.bounds],
             strategy,
             section.evaluations,
             self.config.seed,
@@ -466,8 +484,9 @@ class Run:
     @property
     def _options(self) -> dict[str, Any]:
         """The search strategy's options."""
-        predictor = self.config.search.predictor
-        return {} if predictor is None else {"predictor": predictor}
+        section = self.config.search
+        options = {"predictor": section.predictor, "algorithm": section.algorithm}
+        return {name: value for name, value in options.items() if value is not None}
 
     @cached_property
     def searched(self) -> SearchResult:
@@ -494,22 +513,25 @@ class Run:
         """Every true evaluation of the search in order, one row each, choices as columns of their own."""
         evaluations = self.searched.evaluations
         archs = [e.architecture for e in evaluations]
-        budgets = self.config.latency.budgets_ms
-        latency = np.array([e.metrics.get("latency_ms", np.nan) for e in evaluations])
         facts = pd.DataFrame(
             {
                 "id": [arch.id for arch in archs],
                 "accuracy": [e.metrics.get("accuracy", np.nan) for e in evaluations],
                 "predicted_accuracy": [self.predicted_accuracy.get(arch.id, np.nan) for arch in archs],
-                "latency_ms": latency,
+                "latency_ms": [e.metrics.get("latency_ms", np.nan) for e in evaluations],
                 "macs": self.space.macs(archs).astype(np.int64),
                 "params": self.space.params(archs).astype(np.int64),
                 "status": [e.status for e in evaluations],
                 "error": [e.error or "" for e in evaluations],
-                "feasible": latency <= (max(budgets) if budgets else np.inf),
+                "feasible": [self.keeps_bounds(e) for e in evaluations],
             }
         )
         return pd.concat([facts, pd.DataFrame([arch.values for arch in archs])], axis=1)
+
+    def keeps_bounds(self, evaluation: Evaluation) -> bool:
+        """Whether all metrics that are bounded are known, and are within."""
+        known = evaluation.metrics
+        return all(c.name in known and c.violation(known[c.name]) == 0 for c in self.bounds)
 
     @property
     def accuracies(self) -> tuple[int, int]:
@@ -736,6 +758,13 @@ def check_budgets(run: Run) -> None:
         log.warning("no architecture keeps the budget of %g ms; the fastest takes %.4g ms", budget, smallest)
 
 
+def check_bounds(run: Run) -> None:
+    """InfeasibleError if no architecture keeps all bounds together on what is known without evaluation."""
+    exact = tuple(Objective(name, "min", evaluate) for name, evaluate in run.exact.items())
+    bounds = tuple(bound for bound in run.bounds if bound.name in run.exact)
+    check_feasible(Problem(run.space, exact, bounds), run.config.seed)
+
+
 # ---- train: one supernet for all architectures ---------------------------------------------------
 
 
@@ -778,7 +807,7 @@ def _train_supernet(run: Run, progress: Progress) -> tuple[Supernet, TrainingRes
     return net, result
 
 
-# ---- search: the front of accuracy against latency -----------------------------------------------
+# ---- search: the front of accuracy against latency, and what else is asked for --------------------
 
 
 def _search_inputs(run: Run) -> dict[str, Any]:
@@ -891,6 +920,7 @@ def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
     card = model_card(
         entry,
         experiment=run.config.name,
+        objectives=run.config.search.objectives,
         input_shape=run.space.operators(run.space.architecture(entry["architecture"]))[0].in_shape,
         preparation=data.preparation,
         preprocessing={"mean": data.mean, "std": data.std},
@@ -996,6 +1026,7 @@ def _spares(run: Run, entries: Sequence[Mapping[str, Any]], budget_ms: float) ->
         e
         for e in run.searched.evaluations
         if e.status == "ok"
+        and run.keeps_bounds(e)
         and e.architecture.id not in known
         and e.metrics["latency_ms"] * max(ratio, 1.0) <= budget_ms
         and e.metrics["accuracy"] > least
@@ -1022,7 +1053,7 @@ def _report_inputs(run: Run) -> dict[str, Any]:
 def _report(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     evaluations = run.evaluations()
     good = evaluations[(evaluations["status"] == "ok") & evaluations["feasible"]]
-    reference = [0.0, float(good["latency_ms"].max())]
+    reference = [0.0 if o.direction == "max" else float(good[o.name].max()) for o in run.objectives]
     hypervolume = {run.config.search.strategy: run.searched.hypervolume_trace(reference).tolist()}
     if run.config.search.random_baseline:
         random = run.search("random-baseline", "random")
@@ -1031,11 +1062,14 @@ def _report(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         name=run.config.name,
         config=run.config.model_dump(mode="json"),
         environment=read_json(run.directory / "environment.json"),
+        objectives=run.config.search.objectives,
         evaluations=evaluations,
         models=run.models,
         budgets_ms={b["budget_ms"]: b["model"] for b in run.outputs("verify")["budgets"]},
         hypervolume=hypervolume,
-        reference=f"accuracy {reference[0]:g} % and latency {reference[1]:.4g} ms",
+        reference=", ".join(
+            f"{o.name} {value:.4g}" for o, value in zip(run.objectives, reference, strict=True)
+        ),
         training=run.outputs("train")["reports"],
         table=read_json(run.directory / run.latency_file),
         seconds={name: run.outputs(name)["seconds"] for name in STAGES if name != "report"},

@@ -145,7 +145,7 @@ def test_stage_by_stage(tiny_run: Path, tmp_path: Path, hwnas_command: Command) 
     assert "search: finished" in (folder / "hwnas.log").read_text()
 
 
-@pytest.mark.parametrize("what", ["spaces", "devices", "predictors", "strategies"])
+@pytest.mark.parametrize("what", ["spaces", "devices", "predictors", "strategies", "algorithms"])
 def test_list(what: str, hwnas_command: Command) -> None:
     code, out, _ = hwnas_command("list", what, "--json")
     names = json.loads(out)[what]

@@ -20,7 +20,9 @@ def test_shipped_configs_are_valid() -> None:
 
 
 def test_unknown_key_is_refused_and_named() -> None:
-    with pytest.raises(ConfigError, match=r"search\.evaluation: unknown key; known: strategy, evaluations"):
+    with pytest.raises(
+        ConfigError, match=r"search\.evaluation: unknown key; known: strategy, algorithm, evaluations"
+    ):
         parse_config({**MINIMAL, "search": {"evaluation": 3}})
 
 
@@ -37,11 +39,34 @@ def test_unknown_key_is_refused_and_named() -> None:
         ({"training": {"clip_value": float("inf")}}, r"training\.clip_value: .* finite number"),
         ({"name": "../up"}, r"name: .*pattern.*\(got '\.\./up'\)"),
         ({"data": {}}, r"data\.name: Field required"),
+        (
+            {"search": {"objectives": ["accuracy", "flops"]}},
+            r"search\.objectives: objectives are accuracy, then any of latency_ms, macs, params, once \(got",
+        ),
+        ({"search": {"objectives": ["latency_ms", "accuracy"]}}, "objectives are accuracy, then any of"),
+        ({"search": {"objectives": ["accuracy", "macs", "macs"]}}, "objectives are accuracy, then any of"),
+        ({"search": {"objectives": []}}, "objectives are accuracy, then any of"),
+        (
+            {"search": {"objectives": ["accuracy", "macs"]}},
+            r"x: latency\.budgets_ms: give one, or latency_ms as one of search\.objectives$",
+        ),
+        (
+            {
+                "search": {"objectives": ["accuracy"]},
+                "latency": {"source": "measured", "budgets_ms": [1]},
+            },
+            "source: measured needs latency_ms as one of search.objectives$",
+        ),
+        ({"search": {"constraints": {"flops": {"upper": 3}}}}, "can be bounded is accuracy, macs, params"),
+        ({"search": {"constraints": {"latency_ms": {"upper": 3}}}}, "bounded by latency.budgets_ms"),
+        ({"search": {"constraints": {"macs": {}}}}, r"search\.constraints\.macs: give an upper or a lower"),
+        ({"search": {"constraints": {"macs": {"upper": 1, "lower": 2}}}}, "lower is above upper"),
+        ({"search": {"constraints": {"macs": {"max": 1}}}}, "macs.max: unknown key; known: upper, lower"),
     ],
 )
 def test_wrong_values_are_named(section: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        parse_config({**MINIMAL, **section})
+        parse_config({**MINIMAL, **section}, "x")
 
 
 def test_overrides_reach_any_field(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def model_card(
     entry: Mapping[str, Any],
     *,
     experiment: str,
+    objectives: Sequence[str],
     input_shape: tuple[int, ...],
     preparation: str,
     preprocessing: Mapping[str, Sequence[float]],
@@ -52,7 +53,8 @@ def model_card(
     choices = "\n".join(f"| `{name}` | {value} |" for name, value in entry["architecture"].items())
     return f"""# {experiment}: model {entry["id"]}
 
-A network found by hwnas: the most accurate one that it evaluated at its latency on this device.
+A network found by hwnas: none that it evaluated is better in {" or ".join(objectives)}
+and no worse in the rest.
 
 | | |
 |---|---|

@@ -22,6 +22,7 @@ class ReportData:
 
     name: str
     config: Mapping[str, Any]  # the resolved experiment
+    objectives: Sequence[str]  # of the search, by name
     environment: Mapping[str, Any]  # versions, CPU, threads, date, …; may be nested
     # One row a truly evaluated architecture, in order. Columns: id, accuracy (validation), latency_ms (from
     # the table), macs, params, status ("ok" | "failed"), feasible (bool), predicted_accuracy (what a

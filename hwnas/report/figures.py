@@ -46,7 +46,7 @@ _HOVER = "hover: "  # marks the gid of an artist whose remainder becomes a toolt
 
 
 def front(data: ReportData) -> Figure | None:
-    """Every evaluated architecture, the measured models connected, and the budgets."""
+    """Every evaluated architecture, the models, connected where none is slower and worse, and the budgets."""
     seen, models = data.evaluations.dropna(subset=["accuracy", "latency_ms"]), models_frame(data.models)
     if seen.empty and models.empty:
         return None
@@ -61,7 +61,8 @@ def front(data: ReportData) -> Figure | None:
                 part["latency_ms"], part["accuracy"], 13, PALETTE[colour], alpha=0.65, lw=0, label=label
             )
     if not models.empty:
-        axes.plot(models["latency_ms"], models["validation"], color=PALETTE["front"], lw=1.6, zorder=3)
+        better = models[models["validation"] > models["validation"].cummax().shift(fill_value=-np.inf)]
+        axes.plot(better["latency_ms"], better["validation"], color=PALETTE["front"], lw=1.6, zorder=3)
     _models(axes, models, "latency_ms", "validation")
     if len(seen) > 1:
         points = seen.sort_values("macs")[["latency_ms", "accuracy"]].to_numpy(float)

@@ -72,6 +72,7 @@ def make_data(
     ]  # fmt: skip
     return ReportData(
         name="digits",
+        objectives=("accuracy", "latency_ms"),
         config={"name": "digits", "seed": 0, "latency": {"budgets_ms": list(budgets)}},
         environment={
             "date": "2026-03-14 15:09 UTC",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hwnas.errors import SearchError
-from hwnas.searching.objectives import Objective, Problem
+from hwnas.searching.objectives import Constraint, Objective, Problem
+from hwnas.searching.strategies.algorithms import ALGORITHMS
 from hwnas.searching.strategies.base import Strategy
 from hwnas.searching.strategies.linas import LINAS
 from hwnas.searching.strategies.nsga2 import NSGA2
@@ -30,14 +32,24 @@ def get_strategy(name: str, problem: Problem, seed: int = 0, **options: Any) -> 
         raise SearchError(f"strategy {name!r}: {error}") from None
 
 
-def check_strategy(name: str, **options: Any) -> None:
-    """SearchError for an unknown strategy or options that its class does not take; needs no problem."""
+def check_strategy(
+    name: str,
+    objectives: Sequence[str] = ("objective",),
+    constraints: Sequence[Constraint] = (),
+    **options: Any,
+) -> None:
+    """SearchError for an unknown strategy or options that its class does not take; needs no problem.
+
+    Nor do `objectives`, by name, and `constraints` need what evaluates them.
+    """
 
     def zeros(archs: Sequence[Any]) -> list[float]:
         return [0.0] * len(archs)
 
     space = SearchSpace("none", [Choice("none", (0, 1))])
-    get_strategy(name, Problem(space, (Objective("none", "max", zeros, expensive=True),)), **options)
+    bounds = [replace(c, evaluate=None if c.name in objectives else zeros) for c in constraints]
+    wanted = tuple(Objective(objective, "max", zeros, expensive=True) for objective in objectives)
+    get_strategy(name, Problem(space, wanted, tuple(bounds)), **options)
 
 
-__all__ = ["STRATEGIES", "Strategy", "check_strategy", "get_strategy"]
+__all__ = ["ALGORITHMS", "STRATEGIES", "Strategy", "check_strategy", "get_strategy"]

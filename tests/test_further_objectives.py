@@ -1,0 +1,84 @@
+"""MACs and parameters as objectives and bounds of a run, and the algorithm of its search."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hwnas
+from hwnas.errors import InfeasibleError, SearchError
+from hwnas.pipeline import Run, load_run
+from tests.conftest import write_config
+
+
+def searched_again(tiny_run: Path, folder: Path, search: dict[str, Any]) -> Run:
+    """The tiny run's search made again with other fields, and what follows from it."""
+    shutil.copytree(tiny_run, folder)
+    overrides = {f"search.{key}": value for key, value in search.items()}
+    return hwnas.run(folder / "config.yaml", run_dir=folder, overrides=overrides, restart="search")
+
+
+def test_three_objectives_and_bounds_from_the_search_to_the_report(tiny_run: Path, tmp_path: Path) -> None:
+    macs = load_run(tiny_run).evaluations()["macs"]
+    upper = int(macs.median())
+    run = searched_again(
+        tiny_run,
+        tmp_path / "run",
+        {"objectives": ["accuracy", "latency_ms", "macs"], "constraints": {"macs": {"upper": upper}}},
+    )
+    found = run.evaluations()
+    assert (found["macs"] <= upper).all()
+    assert [o.name for o in run.searched.front.objectives] == ["accuracy", "latency_ms", "macs"]
+    assert run.searched.front.points[:, 2].max() <= upper
+    models = run.models
+    assert models
+    for model in models:
+        others = [m for m in models if m is not model]
+        assert not any(
+            m["validation_accuracy"] >= model["validation_accuracy"]
+            and m["measured"]["latency_ms"] < model["measured"]["latency_ms"]
+            and m["macs"] <= model["macs"]
+            for m in others
+        )
+    assert list(run.front.to_frame().columns) == ["accuracy", "latency_ms", "macs", "architecture"]
+    page = (run.directory / "report.html").read_text()
+    assert "in one of\naccuracy, latency_ms, macs and no worse" in page
+    assert f"macs {float(found['macs'].max()):.4g}" in page
+    card = next((run.directory / "models").glob("*/README.md")).read_text()
+    assert "better in accuracy or latency_ms or macs" in card
+
+
+def test_accuracy_alone_within_a_budget_by_another_algorithm(tiny_run: Path, tmp_path: Path) -> None:
+    run = searched_again(tiny_run, tmp_path / "run", {"objectives": ["accuracy"], "algorithm": "ga"})
+    found = run.evaluations()
+    assert len(run.searched.front) == 1
+    assert np.isfinite(found["latency_ms"]).all()
+    assert run.front[0].metrics["accuracy"] == found["accuracy"].max()
+    assert (run.directory / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("search", "error", "message"),
+    [
+        (
+            {"algorithm": "ga"},
+            SearchError,
+            "'ga' is for one objective, and this search has 2; those that fit",
+        ),
+        ({"algorithm": "moead"}, SearchError, "'moead' knows no constraints, .*: latency_ms <= 1000"),
+        ({"algorithm": "nsga4"}, SearchError, "unknown algorithm 'nsga4'; known: nsga2"),
+        ({"strategy": "random", "algorithm": "ctaea"}, SearchError, "'random': .*'algorithm'"),
+        ({"constraints": {"params": {"upper": 10}}}, InfeasibleError, "smallest reachable params is [1-9]"),
+    ],
+)
+def test_what_cannot_be_searched_is_said_before_training(
+    tiny_run: Path, tmp_path: Path, search: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    config = write_config(tmp_path, latency={"table": str(tiny_run / "latency_table.json")}, search=search)
+    with pytest.raises(error, match=message):
+        hwnas.run(config, run_dir=tmp_path / "run")
+    assert not (tmp_path / "run" / "supernet").exists()
