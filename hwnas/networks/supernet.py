@@ -56,7 +56,7 @@ class Supernet(nn.Module):
     """
 
     def __init__(self, space: NetworkSpace, rng: Rng = 0, kernel_transform: bool = False) -> None:
-        """He-scale weights drawn by `rng`; what is added to a block's input is zero (last scale zero)."""
+        """He-scale weights drawn by `rng`; residual blocks start as identities (last scale zero)."""
         super().__init__()
         self.space = space
         self.kernel_transform = kernel_transform
@@ -197,9 +197,11 @@ def _elastic_layers(
     }
     for module in layers.values():
         initialise(module, generator)
-    norms = [layer.norm for layer in layers.values() if isinstance(layer, ElasticConv) and layer.norm]
-    if operators[0].body.shortcut == () and norms:
-        nn.init.zeros_(norms[-1].weight)
+    body = operators[0].body
+    last = layers[body.path[-1].name]
+    # Through an activation, which is flat where it is zero, a scale of zero would stay zero.
+    if body.shortcut == () and isinstance(last, ElasticConv) and last.norm and last.activation == "identity":
+        nn.init.zeros_(last.norm.weight)
     return layers
 
 

@@ -258,6 +258,17 @@ def test_gradients_reach_all_active_weights_and_only_those(
         assert (parameter.grad is not None) == (parameter_name in reached), parameter_name
 
 
+@each
+def test_every_block_of_a_new_supernet_learns(name: str) -> None:
+    net = Supernet(FOUND[name]).train()
+    arch = net.space.architectures((net.space.cardinalities - 1)[None])[0]
+    (images,) = batches(net.space, net.space.resolution(arch), n=1)
+    net(images, arch).square().sum().backward()
+    for slot in net.space.lower(arch):
+        layers = net.slots[slot.replace(".", "/")]
+        assert any(p.grad is not None and p.grad.any() for p in layers.parameters()), slot
+
+
 # ---- search and table ----------------------------------------------------------------------------
 
 
