@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hwnas.searching.objectives import Constraint, Evaluation, Objective
     from hwnas.searching.pareto import ParetoFront
     from hwnas.spaces import Architecture, Architectures, Choice, Operator, SearchSpace, get_space
+    from hwnas.store import Store
     from hwnas.training.data import from_loader, load_dataset, resize
 
 __version__ = "0.1.0"
@@ -41,10 +42,10 @@ _HOMES = {
     "ParetoFront": "hwnas.searching.pareto",
     "Run": "hwnas.pipeline",
     "SearchResult": "hwnas.searching.loop",
-    "SearchSpace": "hwnas.spaces",
     "SearchSession": "hwnas.searching.loop",
-    "Supernet": "hwnas.networks.supernet",
+    "SearchSpace": "hwnas.spaces",
     "Store": "hwnas.store",
+    "Supernet": "hwnas.networks.supernet",
     "build": "hwnas.networks.blocks:build_network",
     "calibrate": "hwnas.networks.calibration",
     "export_onnx": "hwnas.export.onnx",
@@ -73,11 +74,11 @@ __all__ = [
     "ParetoFront",
     "Run",
     "SearchResult",
-    "SearchSpace",
-    "Supernet",
     "SearchSession",
-    "build",
+    "SearchSpace",
     "Store",
+    "Supernet",
+    "build",
     "calibrate",
     "export_onnx",
     "from_loader",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import statistics
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -256,6 +258,23 @@ def search(
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", help="Folder of the other device's run; with --table.")
     ] = None,
+    evaluations: Annotated[
+        str | None,
+        typer.Option(
+            "--evaluations",
+            metavar="N|+N",
+            help="So many evaluations in all, or so many more; a finished search goes on from where it was.",
+        ),
+    ] = None,
+    executor: Annotated[
+        str | None, typer.Option("--executor", help="What evaluates: serial, process or ray.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Workers of process or ray; by default one a core.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="A running Ray cluster.")
+    ] = None,
     settings: Set = None,
     seed: Seed = None,
     budgets: Budget = None,
@@ -268,12 +287,26 @@ def search(
     Example: `hwnas search runs/digits --restart search --set search.evaluations=400`
 
     Another device: `hwnas search runs/digits --table board.json --run-dir board`
-    """
-    from hwnas.pipeline import load_run, run_for_device
 
-    job = load_run(run, overrides_of(settings, seed, budgets))
+    More of the same: `hwnas search runs/digits --evaluations +100 --executor process`
+    """
+    from hwnas.pipeline import load_run, more_evaluations, run_for_device
+
+    overrides = overrides_of(settings, seed, budgets)
+    for name, value in (("executor", executor), ("workers", workers), ("ray_address", ray_address)):
+        if value is not None:
+            overrides[f"search.{name}"] = value
+    if evaluations is not None:
+        if re.fullmatch(r"\+?[0-9]+", evaluations) is None:
+            raise ConfigError(f"--evaluations takes a number, or +100 for so many more, got {evaluations!r}")
+        number = int(evaluations)
+        if evaluations.startswith("+"):
+            number = more_evaluations(load_run(run), number)
+        overrides["search.evaluations"] = number
+    job = load_run(run, overrides)
     if table is None and run_dir is None:
-        _make(job, ["search"], restart)
+        again = f"interrupted; hwnas search {run} goes on from here" if evaluations else GOES_ON
+        _make(job, ["search"], restart, extend=evaluations is not None, interrupted=again)
     elif table is None or run_dir is None:
         raise ConfigError("--table and --run-dir go together: another device's table, and its run's folder")
     else:
@@ -307,13 +340,24 @@ _stage_command(
 )
 
 
-def _make(job: Run, stages: Sequence[str], restart: str | None) -> None:
+LINE_S = 30  # seconds between lines about a search where there is no terminal
+GOES_ON = "interrupted; the same command goes on from here"
+
+
+def _make(
+    job: Run,
+    stages: Sequence[str],
+    restart: str | None,
+    extend: bool = False,
+    interrupted: str = GOES_ON,
+) -> None:
     """Make stages of a run under a progress display."""
     try:
         with _warnings_shown(), StageDisplay() as display:
-            job.make(stages, display, restart)
+            job.watch = display.watch
+            job.make(stages, display, restart, extend)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on from here\n")
+        sys.stderr.write(f"{interrupted}\n")
         raise typer.Exit(130) from None
 
 
@@ -689,12 +733,30 @@ class RateColumn(ProgressColumn):
         return Text(text, style="progress.data.speed")
 
 
+class Bars(RichProgress):
+    """Bars, and below them a table of what there is to know."""
+
+    facts: Mapping[str, str] = {}
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.facts:
+            table = Table.grid(padding=(0, 2))
+            for name, value in self.facts.items():
+                table.add_row(f"  {name}", Text(value))
+            yield table
+
+
 class StageDisplay:
-    """One bar a stage: done, rate, time spent and left, and a line of text, on standard error."""
+    """One bar a stage: done, rate, time spent and left, and a line of text, on standard error.
+
+    A running search has a table below it; where there is no terminal, a line now and then.
+    """
 
     def __init__(self) -> None:
+        self._last_line = time.monotonic()
         room = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # what is left of the line
-        self._progress = RichProgress(
+        self._progress = Bars(
             TextColumn("[bold]{task.description:8}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -721,6 +783,13 @@ class StageDisplay:
             self._progress.update(task, completed=done, total=total, text=text)
 
         return update
+
+    def watch(self, facts: Mapping[str, str]) -> None:
+        """Show what there is to know of a running search."""
+        self._progress.facts = dict(facts)
+        if not err.is_terminal and time.monotonic() >= self._last_line + LINE_S:
+            self._last_line = time.monotonic()
+            sys.stderr.write(f"search: {', '.join(f'{name} {value}' for name, value in facts.items())}\n")
 
 
 @contextmanager

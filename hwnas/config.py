@@ -147,6 +147,10 @@ class Search(Section):
     predictor: str | None = None  # of accuracy; none: the strategy's own, see `hwnas list predictors`
     calibration_images: int = Field(1024, ge=1)  # training images that batch-norm statistics are taken from
     random_baseline: bool = False  # also spend the same evaluations at random, for the report
+    executor: Literal["serial", "process", "ray"] = "serial"  # what evaluates; the result is the same
+    workers: int | None = Field(None, ge=1)  # of process and ray; none: one a core
+    ray_address: str | None = None  # of a running cluster; none: RAY_ADDRESS, or this machine alone
+    lag: int = Field(0, ge=0)  # batches that may be out while the next is asked for, to keep workers busy
 
     @field_validator("objectives")
     @classmethod

@@ -50,8 +50,9 @@ from hwnas.predictors import get_predictor
 from hwnas.progress import Progress, silent
 from hwnas.report.data import ReportData
 from hwnas.report.html import write_report
+from hwnas.searching.executors import Executor, SerialExecutor, get_executor
 from hwnas.searching.feasible import check_feasible, extreme
-from hwnas.searching.loop import SearchResult, search
+from hwnas.searching.loop import SearchResult, Status, search
 from hwnas.searching.objectives import Constraint, Evaluate, Evaluation, Objective, Problem
 from hwnas.searching.pareto import ParetoFront
 from hwnas.searching.strategies import check_strategy
@@ -89,6 +90,7 @@ CHECKED_IMAGES = 64  # real images on which every export is compared with torch
 ACCURACY_TOLERANCE = 0.1  # points of test accuracy between ONNX Runtime and torch; one image at least
 FOLDS = 5  # of the cross-validation behind predicted accuracies
 SPARES = 5  # further models that are measured when one misses its budget
+NO_MATTER = {"executor", "workers", "ray_address"}  # of the search's settings, to its result
 PREDICTOR = "gp"  # behind predicted accuracies where the search names none
 
 # Each stage and those that are made from what it makes.
@@ -102,6 +104,7 @@ FOLLOWERS: dict[str, tuple[str, ...]] = {
 }
 
 Display = Callable[[str], Progress]
+Watch = Callable[[Mapping[str, str]], None]  # what there is to know of a running search, by name
 
 
 def no_display(stage: str) -> Progress:
@@ -239,14 +242,22 @@ class Run:
         self.config = config
         self._data = dict(data or {})
         self.store = Store(directory / "run.db")
+        self.watch: Watch | None = None  # called while a search is running
 
     # ---- stages ---------------------------------------------------------------------------------
 
-    def make(self, names: Sequence[str], display: Display = no_display, restart: str | None = None) -> None:
+    def make(
+        self,
+        names: Sequence[str],
+        display: Display = no_display,
+        restart: str | None = None,
+        extend: bool = False,
+    ) -> None:
         """Make stages in order, unless they stand.
 
         `restart` names one of them that is made again even so, with what follows from it, or is "all" of
-        them. StoreError if a stage, or one that it is made from, was made from something else or was
+        them. With `extend` a finished search goes on from where it was if the experiment has more evaluations
+        now. StoreError if a stage, or one that it is made from, was made from something else or was
         changed since, and if another process is at work in the folder.
         """
         if restart not in (None, "all", *names):
@@ -265,6 +276,8 @@ class Run:
             return
         with _locked(self.directory):
             for name in names:
+                if extend and name == "search" and restart is None:
+                    self._extend()
                 self._make(name, display, restart in (name, "all"))
 
     def close(self) -> None:
@@ -311,21 +324,42 @@ class Run:
 
     def _reset(self, name: str) -> None:
         """Forget a stage and what follows from it."""
-        names = [name, *FOLLOWERS[name]]
-        self.store.reopen_stages(names)
-        for stage in names:
+        self._reopen(name)
+        for stage in (name, *FOLLOWERS[name]):
             if stage in RESETS:
                 RESETS[stage](self)
+
+    def _reopen(self, name: str) -> None:
+        """Mark a stage, and what follows from it, as unfinished."""
+        self.store.reopen_stages([name, *FOLLOWERS[name]])
         for derived in DERIVED:
             self.__dict__.pop(derived, None)
+
+    def _extend(self) -> None:
+        """Reopen a finished search for more evaluations; StoreError if more than their number differs."""
+        done = self.store.stage("search")
+        if done is None:
+            return
+        before, now = done["inputs"]["search"]["evaluations"], self.config.search.evaluations
+        if now < before:
+            raise ConfigError(
+                f"{self.directory}: the search has {before} evaluations, {now} would be fewer; "
+                "they can be taken away by --restart search only"
+            )
+        self._stands("search", "search", but="search.evaluations")
+        if now > before:
+            self._reopen("search")
 
     def _inputs(self, name: str) -> dict[str, Any]:
         """What a stage is made from, as it is stored."""
         inputs: dict[str, Any] = json.loads(json.dumps(STAGES[name].inputs(self)))
         return inputs
 
-    def _stands(self, name: str, wanted: str) -> None:
-        """StoreError unless a stage is finished, was made from what is there now, and is unchanged."""
+    def _stands(self, name: str, wanted: str, but: str = "") -> None:
+        """StoreError unless a stage is finished, was made from what is there now, and is unchanged.
+
+        `but` names an input that may differ.
+        """
         again = f"hwnas run {self.directory / 'config.yaml'} --run-dir {self.directory}"
         done = self.store.stage(name)
         if done is None:
@@ -334,7 +368,7 @@ class Run:
         differing = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
+            if before.get(key) != now.get(key) and key != but
         ]
         if differing:
             raise StoreError(
@@ -451,12 +485,9 @@ class Run:
     def objectives(self) -> list[Objective]:
         """Those of the experiment; accuracy is truly evaluated, latency too where each network is timed."""
 
-        def accuracy(archs: Sequence[Architecture]) -> Any:
-            return self.evaluator(archs)
-
         known = {name: Objective(name, "min", evaluate) for name, evaluate in self.exact.items()}
         known["accuracy"] = Objective(
-            "accuracy", "max", accuracy, expensive=True, source=self.accuracy_source
+            "accuracy", "max", _Accuracy(self), expensive=True, source=self.accuracy_source
         )
         if isinstance(self.latency, MeasuredLatency):
             measure, source = self.latency.latency_ms, self.latency.source
@@ -466,8 +497,15 @@ class Run:
     def search(self, name: str, strategy: str, progress: Progress = silent) -> SearchResult:
         """A search of this run's store by name: gone on with, or as it was if it is finished."""
         section, exact = self.config.search, self.exact
+        executor: Executor = SerialExecutor()
         if self.store.stage("search") is None:
             self.evaluator  # noqa: B018 (what is missing is said before the search, not as its failures)
+            executor = self._executor
+
+        def watch(status: Status) -> None:
+            if self.watch is not None:
+                self.watch(_standing(status, self.config.latency.budgets_ms))
+
         return search(
             self.space,
             self.objectives,
@@ -478,8 +516,23 @@ class Run:
             self.store,
             name,
             progress,
+            executor=executor,
+            lag=section.lag,
+            watch=watch,
             **(self._options if strategy == section.strategy else {}),
         )
+
+    @property
+    def _executor(self) -> Executor:
+        """What evaluates the search."""
+        section = self.config.search
+        if section.executor != "serial" and isinstance(self.latency, MeasuredLatency):
+            raise ConfigError(
+                f"latency.source: measured times one network at a time on a quiet machine, search.executor: "
+                f"{section.executor} evaluates several; set search.executor: serial, or learn latencies: "
+                "latency.source: predictor"
+            )
+        return get_executor(section.executor, section.workers, section.ray_address)
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -567,6 +620,46 @@ class Run:
             "budgets": self.outputs("verify")["budgets"] if verified else [],
             "report": str(report) if self.store.stage("report") is not None else None,
         }
+
+
+class _Accuracy:
+    """A run's accuracies. A worker gets the evaluator, not the run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __call__(self, archs: Sequence[Architecture]) -> Any:
+        return self.run.evaluator(archs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.run.evaluator, "__call__")
+
+
+def _standing(status: Status, budgets_ms: Sequence[float]) -> dict[str, str]:
+    """What there is to watch of a search of accuracy, by name, as text."""
+    facts = {"evaluations": f"{status.done} of {status.total}"}
+    if status.failed:
+        facts["failed"] = str(status.failed)
+    if np.isfinite(status.hypervolume):
+        facts["hypervolume"] = f"{status.hypervolume:.5g}"
+    for budget_ms in budgets_ms or (np.inf,):
+        within = [e.metrics["accuracy"] for e in status.front if e.metrics["latency_ms"] <= budget_ms]
+        name = "best accuracy" if budget_ms == np.inf else f"best within {budget_ms:g} ms"
+        facts[name] = f"{max(within):.2f} %" if within else "none yet"
+    for name, tau in status.kendall_tau.items():
+        facts[f"rank correlation of predicted {name}"] = f"{tau:.2f}"
+    return facts
+
+
+def more_evaluations(run: Run, more: int) -> int:
+    """The number of evaluations of a finished search, and so many more; ConfigError if it is not finished."""
+    done = run.store.stage("search")
+    if done is None:
+        raise ConfigError(
+            f"{run.directory}: +{more} evaluations go on from a finished search, and this one is not; "
+            f"finish it: hwnas search {run.directory}"
+        )
+    return int(done["inputs"]["search"]["evaluations"]) + more
 
 
 def _evaluation(run: Run, entry: Mapping[str, Any]) -> Evaluation:
@@ -811,11 +904,12 @@ def _train_supernet(run: Run, progress: Progress) -> tuple[Supernet, TrainingRes
 
 
 def _search_inputs(run: Run) -> dict[str, Any]:
+    lag = run.config.search.lag
     return {
         "supernet": run.outputs("train")["checksum"],
         "table": run.outputs("profile")["table"],
         "budgets_ms": list(run.config.latency.budgets_ms),
-        "search": run.config.search.model_dump(),
+        "search": run.config.search.model_dump(exclude=NO_MATTER if lag else {*NO_MATTER, "lag"}),
         "seed": run.config.seed,
     }
 

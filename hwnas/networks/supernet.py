@@ -71,6 +71,14 @@ class Supernet(nn.Module):
                 layers = _elastic_layers(space, slot, generator, kernel_transform)
                 self.slots[_module_name(slot.name)] = nn.ModuleDict(layers)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process: all but the cache."""
+        return {key: value for key, value in self.__dict__.items() if key != "_lower"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._lower = lru_cache(maxsize=1024)(self.space.lower)
+
     def forward(
         self, x: Tensor, arch: Architecture, statistics: Statistics | None = None, drop: Drop | None = None
     ) -> Tensor:
