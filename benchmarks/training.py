@@ -1,0 +1,260 @@
+"""What training a supernet costs, and what the strategies are worth.
+
+python benchmarks/training.py speed        # a sandwich step, the data pipeline, the evaluation of a subnet
+python benchmarks/training.py strategies   # cluttered digits at equal CPU time
+
+Figures are medians over rounds, with the quartiles; what is compared is timed in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+
+from hwnas.config import Training, load_config
+from hwnas.networks.blocks import build_network
+from hwnas.networks.supernet import Supernet
+from hwnas.spaces import Architecture, NetworkSpace, get_space
+from hwnas.training import loop
+from hwnas.training.checkpoint import Arithmetic, State
+from hwnas.training.data import Dataset, Held, load_dataset
+from hwnas.training.evaluation import CALIBRATION_BATCH, EVALUATION_BATCH, AccuracyEvaluator, evaluating
+from hwnas.training.sampling import largest, smallest
+
+console = Console(width=110)
+ROOT = Path(__file__).parents[1]
+
+
+def digits_space() -> NetworkSpace:
+    """That of configs/digits.yaml."""
+    named = load_config(ROOT / "configs" / "digits.yaml").space
+    return get_space(named.name, classes=10, channels=1, **named.parameters)
+
+
+def cifar_space() -> NetworkSpace:
+    """Fused blocks for images of 32 pixels that two cores can train, 0.9 to 35 MMACs."""
+    stage = {"block": "fused", "kernel": 3, "stride": 2}
+    return get_space(
+        "mobilenetv3",
+        classes=10,
+        resolutions=[24, 28, 32],
+        stem={"width": 16, "stride": 1, "activation": "relu"},
+        stages=[
+            {**stage, "width": [16, 24, 32], "depth": [1, 2], "expand": [1, 2]},
+            {**stage, "width": [32, 48, 64], "depth": [1, 2, 3], "expand": [1, 2, 3]},
+            {**stage, "width": [48, 64, 96, 128], "depth": [1, 2], "expand": [1, 2, 3]},
+        ],
+        head={"width": 192, "activation": "relu"},
+    )
+
+
+def noise(n: int, channels: int, size: int) -> Dataset:
+    """Images whose content does not matter, kept as bytes as real ones are."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (n, channels, size, size), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 10, (n,), generator=generator)
+    classes = tuple(map(str, range(10)))
+    return Dataset(Held(images), labels, classes, (0.5,) * channels, (0.25,) * channels, {}, "noise")
+
+
+SPACES: dict[str, tuple[Callable[[], NetworkSpace], int, int]] = {
+    "digits": (digits_space, 1, 24),
+    "cifar": (cifar_space, 3, 32),
+}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """CPU time of this process, which other work on the machine disturbs least."""
+    begin = time.process_time()
+    work()
+    return time.process_time() - begin
+
+
+def spread(ratios: list[float]) -> str:
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
+
+
+# ---- speed ----------------------------------------------------------------------------------------
+
+
+def speed(name: str, rounds: int, threads: int) -> None:
+    """One space's figures."""
+    make, channels, size = SPACES[name]
+    space = make()
+    torch.set_num_threads(threads)
+    train_data, validation = noise(20000, channels, size), noise(2000, channels, size)
+    settings = Training(threads=threads, crop_padding=4, flip=True)
+    net = Supernet(space).train()
+    plan = loop._plan(net, train_data, settings, 0, None, torch.device("cpu"))
+    arithmetic = loop.choose_arithmetic(net, plan)
+    console.print(f"{name}: {arithmetic}, {threads} threads, batch {settings.batch_size}")
+    state = State(net, loop._optimizer(net, settings), arithmetic)
+    batches = loop._batches(plan, 0)
+    new, seen, waiting = [], [], []
+    for number in range(rounds):
+        making = seconds(lambda: next(batches))
+        batch = next(batches)
+        subnets = plan.strategy.subnets(number, np.random.default_rng(number), lambda arch: 0.0)
+        own = [static_step(space, s.arch, settings, arithmetic, batch[0]) for s in subnets]
+        for step in own:  # a network that is trained alone has seen its shapes before
+            step()
+
+        def together(batch=batch, subnets=subnets) -> None:  # type: ignore[no-untyped-def]
+            loss = float(loop._accumulate(net, batch, subnets, arithmetic, plan, None))
+            loop._update(state, loss, 1e-3, settings)
+
+        for ratios in (new, seen, seen):
+            spent = seconds(together)
+            ratios.append(spent / sum(seconds(step) for step in own))
+        waiting.append(making / spent)
+    console.print(f"  a sandwich step / its networks' own steps, subnets seen before: {spread(seen)}")
+    console.print(f"  the same, subnets new: {spread(new)}")
+    console.print(f"  making a batch (crop, flip) / a step: {spread(waiting)}")
+    wide = settings.model_copy(update={"trivial_augment": True})
+    batches = loop._batches(loop._plan(net, train_data, wide, 0, None, plan.device), 0)
+    next(batches)
+    ratios = [seconds(lambda: next(batches)) / seconds(together) for _ in range(rounds)]
+    console.print(f"  the same with TrivialAugment: {spread(ratios)}")
+    evaluator = AccuracyEvaluator(net, train_data, validation)
+    ratios, elastic_ratios = [], []
+    for arch in space.sample(rounds, 1):
+        bare, bare_elastic = bare_passes(space, net, arch, evaluator)
+        evaluator.accuracy(arch)
+        bare()
+        bare_elastic()
+        for _ in range(2):
+            whole = seconds(lambda arch=arch: evaluator.accuracy(arch))  # type: ignore[misc]
+            ratios.append(whole / seconds(bare))
+            elastic_ratios.append(whole / seconds(bare_elastic))
+    console.print(f"  evaluation of a subnet / forward passes of its plain network: {spread(ratios)}")
+    console.print(f"  the same / forward passes of the supernet: {spread(elastic_ratios)}")
+
+
+def static_step(
+    space: NetworkSpace, arch: Architecture, settings: Training, arithmetic: Arithmetic, part: loop.Part
+) -> Callable[[], None]:
+    """A step of training an architecture as a plain network, as the loop makes one."""
+    network = build_network(space, arch).train()
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3, settings.momentum, nesterov=True)
+    images = part.at(space.resolution(arch), arithmetic.channels_last)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        logits = loop._computed(network, arithmetic, images)
+        F.cross_entropy(logits, part.labels, label_smoothing=0.1).backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        assert torch.nn.utils.get_total_norm(gradients).isfinite()
+        torch.nn.utils.clip_grad_value_(network.parameters(), 1.0)
+        optimizer.step()
+
+    return step
+
+
+def bare_passes(
+    space: NetworkSpace, net: Supernet, arch: Architecture, evaluator: AccuracyEvaluator
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """The forward passes of calibration and evaluation, by the plain network and by the supernet."""
+    network = net.extract(arch, evaluator.statistics(arch))
+    statistics = evaluator.statistics(arch)
+    size = space.resolution(arch)
+    calibration = [x for x, _ in evaluator.calibration_data.batches(CALIBRATION_BATCH, size)]
+    images = [x for x, _ in evaluator.data.batches(EVALUATION_BATCH, size)]
+
+    def plain() -> None:
+        with torch.no_grad():
+            network.train()
+            for x in calibration:
+                network(x)
+            network.eval()
+            for x in images:
+                network(x)
+
+    def elastic() -> None:
+        with torch.no_grad():
+            net.train()
+            for x in calibration:
+                net(x, arch)
+        with evaluating(net):
+            for x in images:
+                net(x, arch, statistics)
+
+    return plain, elastic
+
+
+# ---- strategies -----------------------------------------------------------------------------------
+
+STRATEGIES: dict[str, dict[str, object]] = {
+    "sandwich, kd": {},
+    "sandwich, alpha": {"loss": "alpha"},
+    "attentive worst, kd": {"strategy": {"name": "attentive", "mode": "worst"}},
+    "attentive best, kd": {"strategy": {"name": "attentive", "mode": "best"}},
+    "progressive, kd": {"strategy": "progressive"},
+    "uniform": {"strategy": "uniform"},
+}
+
+
+def strategies(seed: int, cpu_s: float, only: list[str]) -> None:
+    """Each strategy for as many steps as take `cpu_s` CPU-seconds."""
+    torch.set_num_threads(1)
+    space = digits_space()
+    train_data, validation = (load_dataset("cluttered-digits", s) for s in ("train", "validation"))
+    table = Table(title=f"Validation accuracy after {cpu_s:g} CPU-seconds, seed {seed}, percent")
+    for column in ("strategy", "steps", "CPU s", "largest", "smallest", "30 random: mean", "least"):
+        table.add_column(column, justify="right" if column != "strategy" else "left")
+    judged = [largest(space), smallest(space), *space.sample(30, 123)]
+    for name, changes in STRATEGIES.items():
+        if only and name not in only:
+            continue
+        base = {"learning_rate": 0.2, "threads": 1, "precision": "bf16", **changes}
+
+        def run(steps: int, base: dict[str, object] = base) -> tuple[Supernet, float]:
+            net = Supernet(space, seed)
+            settings = Training.model_validate({**base, "steps": steps})
+            return net, trained(net, settings, train_data, validation, seed)
+
+        a_step = (run(90)[1] - run(30)[1]) / 60  # without what every training costs, however long
+        steps = round(cpu_s / a_step)
+        net, spent = run(steps)
+        accuracy = AccuracyEvaluator(net, train_data, validation)(judged)
+        figures = [accuracy[0], accuracy[1], accuracy[2:].mean(), accuracy[2:].min()]
+        table.add_row(name, str(steps), f"{spent:.1f}", *(f"{figure:.1f}" for figure in figures))
+    console.print(table)
+
+
+def trained(net: Supernet, settings: Training, data: Dataset, validation: Dataset, seed: int) -> float:
+    """Train, and the CPU-seconds that it took."""
+    few = validation.subset(64, 0)  # judging costs next to nothing
+    begin = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        loop.train(net, data, few, settings, folder, seed, report_every=settings.steps)
+    return time.process_time() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("speed", "strategies"))
+    parser.add_argument("--space", choices=SPACES, default="digits")
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cpu-seconds", type=float, default=12.0)
+    parser.add_argument("--only", action="append", default=[], help="of the strategies")
+    arguments = parser.parse_args()
+    if arguments.what == "speed":
+        speed(arguments.space, arguments.rounds, arguments.threads)
+    else:
+        strategies(arguments.seed, arguments.cpu_seconds, arguments.only)
+
+
+if __name__ == "__main__":
+    main()
