@@ -189,6 +189,9 @@ OFA_SCHEDULE = (
 )
 
 
+OPENED_AS = {"block": "depth", "mid": "width"}  # choices that a phase of another name opens
+
+
 class Progressive(Strategy):
     """Progressive shrinking: arXiv 1908.09791. The largest, then smaller kernels, depths, expansions, widths.
 
@@ -203,7 +206,8 @@ class Progressive(Strategy):
         ordered = [np.argsort(np.array(choice.values)) for choice in space.choices]
         self._allowed: list[list[NDArray[np.int64]]] = []
         self._rows: list[Shrink] = []
-        fields = [choice.name.rpartition(".")[2] for choice in space.choices]
+        names = [choice.name.rpartition(".")[2] for choice in space.choices]
+        fields = [OPENED_AS.get(name, name) for name in names]
         allowed = [o if f == "resolution" else o[-1:] for f, o in zip(fields, ordered, strict=True)]
         for row in OFA_SCHEDULE:
             wider = [

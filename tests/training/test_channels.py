@@ -5,15 +5,21 @@ import torch
 
 from hwnas.networks.calibration import calibrate
 from hwnas.networks.elastic import ElasticConv
+from hwnas.spaces import get_space
 from hwnas.training.channels import sort_channels
 from hwnas.training.sampling import largest, smallest
 
 from ..networks.small_spaces import SPACES, batches, lively_supernet
 
+BOTTLENECKS = get_space(
+    "resnet50", widths=[0.1], ratios=[0.25, 0.5], depths=[0, 1], resolutions=[32], classes=7
+)
+ALL_SPACES = {**SPACES, "bottlenecks": BOTTLENECKS}
 
-@pytest.mark.parametrize("name", SPACES)
+
+@pytest.mark.parametrize("name", ALL_SPACES)
 def test_sorting_leaves_the_largest_as_it_is_and_changes_smaller_ones(name: str) -> None:
-    space = SPACES[name]
+    space = ALL_SPACES[name]
     net = lively_supernet(space)
     big, small = largest(space), smallest(space)
     outputs = []

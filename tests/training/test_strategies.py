@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import TrainingError
-from hwnas.spaces import Architecture, NetworkSpace, get_space
+from hwnas.spaces import SPACES, Architecture, NetworkSpace, get_space
 from hwnas.training.sampling import largest, smallest
 from hwnas.training.strategies import BUCKETS, STRATEGIES, Attentive, Subnet, get_strategy
 
@@ -132,6 +132,14 @@ def test_progressive_opens_kernels_depths_expansions_widths_in_turn() -> None:
     assert [phase.sort_channels for phase in strategy.phases] == [*4 * [False], True, False, False]
     counts = [len(strategy.subnets(p.start, np.random.default_rng(0), no_loss)) for p in strategy.phases]
     assert counts == [1, 1, 2, 2, 4, 4, 4]
+
+
+def test_progressive_knows_the_choices_of_every_space() -> None:
+    for name in SPACES:
+        space = get_space(name)
+        strategy = get_strategy("progressive", space, 1000)
+        found = strategy.subnets(999, np.random.default_rng(0), no_loss)
+        assert all(subnet.arch.space == space.id for subnet in found)
 
 
 def test_progressive_skips_what_a_space_has_not() -> None:
