@@ -66,6 +66,7 @@ class Training(Section):
     momentum: float = Field(0.9, ge=0, lt=1)  # Nesterov momentum of SGD
     weight_decay: float = Field(1e-5, ge=0)  # of weights; batch norm and biases have none
     label_smoothing: float = Field(0.1, ge=0, lt=1)  # of hard labels
+    kernel_transform: bool = False  # smaller kernels by matrices from larger ones (OFA), not their centres
     random_subnets: int = Field(2, ge=0)  # random subnets a step, beside the largest and the smallest
     clip_value: float | None = Field(1.0, gt=0)  # gradients are clipped to ± this; null: not at all
     dropout: float = Field(0, ge=0, lt=1)  # before the classifier, where labels alone teach: the largest

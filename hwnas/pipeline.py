@@ -887,7 +887,7 @@ def _train_supernet(run: Run, progress: Progress) -> tuple[Supernet, TrainingRes
     from hwnas.networks.supernet import Supernet
     from hwnas.training.loop import train
 
-    net = Supernet(run.space, rng=run.config.seed)
+    net = Supernet(run.space, run.config.seed, run.config.training.kernel_transform)
     result = train(
         net,
         run.data("train"),
