@@ -153,8 +153,14 @@ class Photos(Files):
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 
     def identity(self, index: int) -> bytes:
-        """Name and bytes."""
-        return bytes(self._names[index]) + b"/%d/" % self._file(index).stat().st_size
+        """Name and number of bytes."""
+        file = self._file(index)
+        try:
+            return bytes(self._names[index]) + b"/%d/" % file.stat().st_size
+        except OSError as error:
+            raise DataError(
+                f"imagefolder: cannot read {file}: {error.strerror}; repair or remove it"
+            ) from None
 
     def _file(self, index: int) -> Path:
         return self._folder / os.fsdecode(self._names[index])

@@ -28,8 +28,8 @@ def from_loader(
     them, and `mean` and `std` by channel, 0 and 1 unless given, only say how. Images of bytes, 0…255, become
     ``(x / 255 - mean) / std``. `preparation` is what model cards say of the images.
 
-    The loader is read once. What it draws at random, such as augmentations, stays as it was drawn: for
-    training leave that to `training.crop_padding` and `training.flip`.
+    The loader is read once. What it draws at random, such as augmentations, stays as it was drawn, and a run
+    is gone on with only if the loader draws the same again: leave augmentation to the training's settings.
 
         train = from_loader(DataLoader(photos, batch_size=256, num_workers=4), ("cat", "dog"))
         hwnas.run("my.yaml", data={"train": train, "validation": …, "test": …})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -125,6 +126,7 @@ class Streamed(Stored):
             batch_sampler=(self.chosen[indices].tolist() for indices in chosen),
             num_workers=min(processors(), MOST_WORKERS),
             collate_fn=_stacked,
+            worker_init_fn=_uninterrupted,
             generator=torch.Generator(),  # otherwise it draws from torch's global one
         )
         try:
@@ -163,6 +165,11 @@ def held_or_streamed(items: Files, chosen: Indices, memory_mb: int) -> Stored:
 def processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _uninterrupted(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the one that trains ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Reported(torch.utils.data.Dataset[Tensor | DataError]):

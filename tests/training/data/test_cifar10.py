@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from hwnas.errors import DataError, MissingExtraError
 from hwnas.training.data import Dataset, Split, describe_dataset, load_dataset
-from hwnas.training.data.cifar10 import CLASSES, RECORD
+from hwnas.training.data.cifar10 import CLASSES, RECORD, _spread
 
 REAL = Path(__file__).parents[4] / "shared" / "data" / "cifar10"
 TRAIN, TEST = 60, 20
@@ -113,6 +115,18 @@ def test_validation_follows_the_seed(tmp_path: Path) -> None:
     first, again, other = (load(tmp_path, "validation", seed) for seed in (1, 1, 2))
     assert first.checksum == again.checksum != other.checksum
     assert load(tmp_path, "test", 1).checksum == load(tmp_path, "test", 2).checksum
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=80), st.data(), st.integers(0, 2**32))
+def test_held_out_images_have_every_class_alike(found: list[int], data: st.DataObject, seed: int) -> None:
+    labels = np.array(found)
+    n = data.draw(st.integers(1, len(labels) - 1))
+    held = _spread(labels, n, np.random.default_rng(seed))
+    assert len(set(held.tolist())) == n
+    for label in set(found):
+        share = n * found.count(label) / len(found)
+        assert abs(int((labels[held] == label).sum()) - share) <= 1
 
 
 def test_it_is_described_without_an_image(tmp_path: Path) -> None:

@@ -282,6 +282,10 @@ def test_the_checksum_of_a_stream_tells_files_by_name_and_size(photos: Path) -> 
     file.with_name("07b.png").rename(file)
     file.write_bytes(file.read_bytes() + b"!")
     assert len({before, renamed, load(photos, **LARGE).checksum}) == 3
+    gone = load(photos, **LARGE)
+    file.unlink()
+    with pytest.raises(DataError, match=r"cannot read \S+07\.png: No such file"):
+        _ = gone.checksum
 
 
 def test_a_damaged_image_of_a_stream_is_named(photos: Path) -> None:
