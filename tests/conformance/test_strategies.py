@@ -115,7 +115,7 @@ def test_what_is_pending_is_not_asked_for_again(name: str, told: int, problem: P
     second = strategy.ask(10, first)
     third = strategy.ask(10, [*first, *second])
     assert len({*known, *first, *second, *third}) == len(known) + len(first) + len(second) + len(third)
-    assert len(second) == len(third) == 10
+    assert 0 < len(second) <= 10 and 0 < len(third) <= 10
     assert second == strategy.ask(10, first)
 
 

@@ -1,8 +1,9 @@
 """Predictor-guided NSGA-II with true evaluations in between.
 
-Source: LINAS, https://arxiv.org/abs/2205.10358. Different from it: the start is stratified from the
-smallest to the largest, cheap metrics are exact in the inner search and features of the predictor, and
-batches are chosen greedily by the hypervolume that they promise, with some optimism, to add to the front.
+Source: LINAS, https://arxiv.org/abs/2205.10358. Different from it: the start is small, spread from the
+smallest to the largest and far apart in between; cheap metrics are exact in the inner search and, with sums
+over alike choices, features of the predictor; and batches are chosen greedily by the hypervolume that they
+promise, with some optimism, to add to the front.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from hwnas.searching.objectives import Evaluation, Problem, Values, whole
 from hwnas.searching.strategies.algorithms import get_algorithm
 from hwnas.searching.strategies.base import History
 from hwnas.searching.strategies.evolution import best_first, losses
-from hwnas.spaces import Architecture, Architectures
+from hwnas.spaces import Architecture, Architectures, NetworkSpace, SearchSpace
 from hwnas.spaces.base import Genotypes
 
 POPULATION = 100  # of the inner search
-GENERATIONS = 40
+GENERATIONS = 80
 OPTIMISM = 0.5  # standard deviations by which predictions are taken for better than their mean
 
 
@@ -37,7 +38,7 @@ class LINAS:
         problem: Problem,
         seed: int = 0,
         predictor: str = "gp",
-        start: int = 30,
+        start: int = 12,
         batch: int = 10,
         algorithm: str = "nsga2",
     ) -> None:
@@ -51,6 +52,7 @@ class LINAS:
         self.predicted: dict[str, Values] = {}  # of the batch asked for last
         self._history = History(problem)
         self._candidates = Candidates(problem)
+        self._shares = value_shares(problem.space)
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         self._history.add(evaluations)
@@ -63,7 +65,7 @@ class LINAS:
         self.predicted = {}
         if missing > 0:
             n = min(n, missing)
-            chosen = self._stratified(n, rng, seen)
+            chosen = self._start(n, rng, seen)
         elif len(self._history.genotypes) >= 2:
             n = min(n, self.batch)
             chosen = self._promising(n, rng, seen, self.problem.space.genotypes(pending))
@@ -77,8 +79,8 @@ class LINAS:
 
     # ---- start ----------------------------------------------------------------------------------
 
-    def _stratified(self, n: int, rng: np.random.Generator, seen: set[bytes]) -> Genotypes:
-        """Feasible architectures spread evenly from the smallest to the largest of each cheap objective."""
+    def _start(self, n: int, rng: np.random.Generator, seen: set[bytes]) -> Genotypes:
+        """Feasible architectures from the smallest to the largest of each cheap objective, far apart."""
         space = self.problem.space
         cheap = [o for o in self.problem.objectives if not o.expensive]
         chosen = space.genotypes([])
@@ -86,27 +88,26 @@ class LINAS:
             share = (n - len(chosen)) // (len(cheap) - position)
             low, _ = extreme(space, objective.evaluate, "min", rng, objective.name)
             high, _ = extreme(space, objective.evaluate, "max", rng, objective.name)
-            pool = self._between(space.genotypes([low]), space.genotypes([high]), 100 * share, rng)
+            pool = self._between(space.genotypes([low]), space.genotypes([high]), 200 * share, rng)
             pool = new_rows(pool, seen | set(row_keys(chosen)))
             pool = pool[self._candidates.violation(pool) == 0]
-            if len(pool) == 0:
-                continue
-            values = self.problem.exact_metrics(pool)[objective.name]
-            picked: list[int] = []
-            for target in np.linspace(values.min(), values.max(), share):
-                distance = np.abs(values - target)
-                distance[picked] = np.inf
-                if np.isfinite(distance).any():
-                    picked.append(int(np.argmin(distance)))
+            metrics = self.problem.exact_metrics(pool)
+            picked = far_apart(self._features(pool, metrics), metrics[objective.name], share, rng)
             chosen = np.concatenate([chosen, pool[picked]])
         return chosen
 
     def _between(self, low: Genotypes, high: Genotypes, n: int, rng: np.random.Generator) -> Genotypes:
-        """n architectures on the way from `low` (1, g) by random ones to `high` (1, g), and these two."""
+        """n architectures on the way from `low` (1, g) by random ones to `high` (1, g), and these two.
+
+        In half of them the choices of a group are alike: of those the predictor learns most.
+        """
         space = self.problem.space
+        groups = [choice.group or choice.name for choice in space.choices]
+        draws = rng.random((2, n, len(groups)))
+        draws[:, : n // 2] = draws[:, : n // 2, [groups.index(group) for group in groups]]
+        drawn = np.floor(draws[0] * space.cardinalities).astype(np.int64)
         way = rng.random((n, 1)) * 2 - 1
-        drawn = space.sample(n, rng).genotypes
-        mixed = np.where(rng.random(drawn.shape) < np.abs(way), np.where(way < 0, low, high), drawn)
+        mixed = np.where(draws[1] < np.abs(way), np.where(way < 0, low, high), drawn)
         mixed = space.canonical(np.concatenate([low, high, mixed]))
         return mixed[space.valid(mixed)]
 
@@ -163,9 +164,52 @@ class LINAS:
         return chosen
 
     def _features(self, genotypes: Genotypes, metrics: Mapping[str, Values]) -> Values:
-        """The space's features and the cheap metrics, which say much about the expensive ones."""
-        exact = [metrics[name][:, None] for name in self.problem.exact]
-        return np.concatenate([self.problem.space.features(genotypes), *exact], axis=1)
+        """What predictors learn from, (n, d): the space's features, sums over alike choices, cheap metrics.
+
+        The fewer evaluations, the more the last two say. A network's MACs and parameters are always cheap.
+        """
+        space = self.problem.space
+        features = space.features(genotypes)
+        cheap = [metrics[name] for name in self.problem.exact]
+        if isinstance(space, NetworkSpace):
+            cheap += [space.macs(genotypes), space.params(genotypes)]
+        one_hot = features[:, : len(self._shares)]
+        return np.concatenate(
+            [features, one_hot @ self._shares, *(values[:, None] for values in cheap)], axis=1
+        )
+
+
+def value_shares(space: SearchSpace) -> Values:
+    """(one-hot columns, k): from one-hot features to how often each value is chosen where it could be.
+
+    Choices of the same values are alike, whatever their group, as all kernel sizes of a network are.
+    """
+    alike = list(dict.fromkeys((c.values, v) for c in space.choices for v in c.values))
+    rows = [(c.values, v) for c in space.choices for v in c.values]
+    shares = np.array([[float(row == column) for column in alike] for row in rows])
+    return np.asarray(shares / shares.sum(axis=0))
+
+
+def far_apart(features: Values, values: Values, n: int, rng: np.random.Generator) -> list[int]:
+    """Positions of at most n rows: the smallest and largest value, and rows evenly between.
+
+    Of the rows near an intermediate value that is taken whose features (m, d) differ most from those taken.
+    """
+    if len(values) == 0 or n == 0:
+        return []
+    scale = features.std(axis=0)
+    scaled = features / np.where(scale > 0, scale, 1.0)
+    low, high = values.min(), values.max()
+    distance = np.full(len(values), np.inf)
+    picked: list[int] = []
+    for target in [low, high, *rng.permutation(np.linspace(low, high, n)[1:-1])][: min(n, len(values))]:
+        off = np.abs(values - target)
+        off[picked] = np.inf
+        reach = (high - low) / (2 * max(n - 1, 1)) if len(picked) > 1 else 0.0
+        near = np.flatnonzero(off <= max(reach, off.min()))
+        picked.append(int(near[np.argmax(distance[near])]))
+        distance = np.minimum(distance, ((scaled - scaled[picked[-1]]) ** 2).sum(axis=1))
+    return picked
 
 
 def most_hypervolume(points: Values, front: Values, n: int) -> list[int]:
