@@ -5,6 +5,8 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import pytest
+
 from tests.latency.fakes import FakeDevice
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -15,4 +17,15 @@ def test_a_space_of_your_own() -> None:
     front = main(steps=80, evaluations=12, device=FakeDevice()).to_frame()
     assert front["latency_ms"].is_monotonic_decreasing
     assert front["accuracy"].iloc[0] > 0.15  # ten classes
-    assert len((EXAMPLES / "own_space.py").read_text().splitlines()) <= 60
+
+
+@pytest.mark.filterwarnings("default")  # torch's exporter warns of its own parts
+def test_a_model_of_your_own() -> None:
+    main = runpy.run_path(str(EXAMPLES / "own_model.py"))["main"]
+    front = main(steps=5, evaluations=3, device=FakeDevice()).to_frame()
+    assert (front["latency_ms"] > 0).all()
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_an_example_is_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 60
