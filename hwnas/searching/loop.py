@@ -372,6 +372,7 @@ class SearchSession:
             self._told += 1
         pending = [arch for round_ in self._rounds[self._told :] for arch in round_.architectures]
         batch = self._strategy.ask(n, pending)
+        batch = Architectures(space, batch.genotypes.copy())  # not the thousands that it was chosen from
         if len(batch):
             predictions: dict[str, Values] = getattr(self._strategy, "predicted", {})
             predicted = {metric: tuple(values.tolist()) for metric, values in predictions.items()}

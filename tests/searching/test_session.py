@@ -56,11 +56,11 @@ def test_values_come_in_any_portions_and_order() -> None:
 
 
 def test_a_session_goes_on_from_its_store(tmp_path: Path) -> None:
-    whole = search(toy_space(), objectives(), at_most(9), evaluations=50)
-    session = told(store=Store(tmp_path / "search.db"))
+    whole = search(toy_space(), objectives(), at_most(9), evaluations=50, start=30)
+    session = told(store=Store(tmp_path / "search.db"), start=30)
     start = session.ask(30)
     session.tell(start[:20], {"accuracy": accuracy(start[:20])})
-    session = told(store=Store(tmp_path / "search.db"))
+    session = told(store=Store(tmp_path / "search.db"), start=30)
     assert (session.asked, session.done) == (30, 20)
     assert list(session.ask(4)) == list(start[20:24])
     assert list(session.ask(30)) == list(start[24:])
@@ -69,7 +69,7 @@ def test_a_session_goes_on_from_its_store(tmp_path: Path) -> None:
         batch = session.ask(10)
         session.tell(batch, {"accuracy": accuracy(batch)})
     assert [e.metrics for e in session.result.evaluations] == [e.metrics for e in whole.evaluations]
-    again = told(store=Store(tmp_path / "search.db"))
+    again = told(store=Store(tmp_path / "search.db"), start=30)
     assert again.result.rounds_frame().equals(whole.rounds_frame())  # predictions are kept
 
 
@@ -126,9 +126,8 @@ def test_a_search_of_cheap_objectives_has_nothing_to_tell() -> None:
 
 def test_the_status_is_that_of_the_result_so_far() -> None:
     seen = []
-    result = search(
-        toy_space(), objectives(CountingAccuracy(fails=("3",))), at_most(9), evaluations=60, watch=seen.append
-    )
+    failing = objectives(CountingAccuracy(fails=("3",)))
+    result = search(toy_space(), failing, at_most(9), evaluations=60, watch=seen.append, start=30)
     assert [status.done for status in seen] == list(range(1, 61))
     assert {status.total for status in seen} == {60}
     trace = result.hypervolume_trace()
@@ -146,7 +145,7 @@ def test_the_status_is_that_of_the_result_so_far() -> None:
 
 
 def test_the_reference_is_the_worst_of_the_first_round() -> None:
-    result = search(toy_space(), objectives(), at_most(9), evaluations=40)
+    result = search(toy_space(), objectives(), at_most(9), evaluations=40, start=30)
     frame = result.to_frame().iloc[:30]
     assert result.reference.tolist() == [frame["accuracy"].min(), frame["cost"].max()]
 
