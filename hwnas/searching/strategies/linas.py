@@ -24,7 +24,6 @@ from hwnas.spaces.base import Genotypes
 
 POPULATION = 100  # of the inner search
 GENERATIONS = 80
-OPTIMISM = 0.5  # standard deviations by which predictions are taken for better than their mean
 
 
 class LINAS:
@@ -32,6 +31,8 @@ class LINAS:
 
     `predictor` learns every expensive metric; `algorithm` evolves what is asked for by its predictions.
     """
+
+    optimism = 0.5  # standard deviations by which predictions are taken for better than their mean
 
     def __init__(
         self,
@@ -133,7 +134,7 @@ class LINAS:
             for name, predictor in predictors.items():
                 known[name], bonus[name] = predictor.predict(rows)
             deviations = np.stack([bonus[o.name] for o in problem.objectives], axis=1)
-            return losses(problem.objectives, known) - OPTIMISM * deviations, problem.violation(known)
+            return losses(problem.objectives, known) - self.optimism * deviations, problem.violation(known)
 
         told = losses(problem.objectives, metrics)
         violation = problem.violation(metrics)
@@ -153,8 +154,7 @@ class LINAS:
         if len(pending):
             pending_losses, pending_violation = score(pending)
             front = np.concatenate([front, pending_losses[pending_violation == 0]])
-        best = most_hypervolume(found_losses[feasible], front, n)
-        picked = feasible[np.array(best, dtype=np.int64)]
+        picked = feasible[np.array(self._batch(found_losses[feasible], front, n), dtype=np.int64)]
         rest = np.setdiff1d(allowed, picked)
         order = best_first(found_losses[rest], found_violation[rest], n - len(picked))
         chosen = np.asarray(found[np.concatenate([picked, rest[order]])])
@@ -162,6 +162,10 @@ class LINAS:
             rows = self._features(chosen, problem.exact_metrics(chosen))
             self.predicted = {name: predictor.predict(rows)[0] for name, predictor in predictors.items()}
         return chosen
+
+    def _batch(self, losses: Values, front: Values, n: int) -> list[int]:
+        """Positions of at most n of the predicted losses (k, m) that are asked for first."""
+        return most_hypervolume(losses, front, n)
 
     def _features(self, genotypes: Genotypes, metrics: Mapping[str, Values]) -> Values:
         """What predictors learn from, (n, d): the space's features, sums over alike choices, cheap metrics.
@@ -221,14 +225,19 @@ def most_hypervolume(points: Values, front: Values, n: int) -> list[int]:
     width = np.where(high > low, high - low, 1.0)
     points, front = (points - low) / width, (front - low) / width
     reference = np.full(points.shape[1], 1.1)
+    nondominated = np.flatnonzero(moocore.is_nondominated(points))  # others never add more than these
+    points = points[nondominated]
+    gains = added_hypervolume(points, front, reference)
     picked: list[int] = []
-    for _ in range(min(n, len(points))):
-        gains = added_hypervolume(points, front, reference)
+    while len(picked) < n and gains.max() > 0:
         best = int(np.argmax(gains))
-        if gains[best] <= 0:
-            break
-        picked.append(best)
+        gain = added_hypervolume(points[[best]], front, reference)[0]
+        if gain < gains[best]:  # what a point adds only shrinks as the front grows: others may be better now
+            gains[best] = gain
+            continue
+        picked.append(int(nondominated[best]))
         front = np.concatenate([front, points[[best]]])
+        gains[best] = 0.0
     return picked
 
 
