@@ -4,6 +4,10 @@
 modules that wrap another of the same name may be written once or twice (``bn.`` and ``bn.bn.``), and the
 convolutions of a mobile block may be called ``mobile_inverted_conv``. Here every spelling is brought to the
 shortest one.
+
+Subnets of the mobile ones, which Once-for-All describes by lists, are architectures as follows: `ks` and `e`
+have a value for each elastic block that there can be, in order, skipped ones included (`stage1.layer1.kernel`
+and `.expand`, …), and `d` has one for each stage (`stage1.depth`, …). For ResNet50 see `spaces.resnet50`.
 """
 
 from __future__ import annotations
