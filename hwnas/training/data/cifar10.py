@@ -166,7 +166,7 @@ def _on_hub(name: object, part: str) -> Part:
     datasets = _library()
     try:
         found = datasets.load_dataset(str(name), split=part)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"cifar10: cannot load {name!r} from the Hugging Face hub: {_line(error)}; check name and "
             "network, or give path, a folder that holds it"

@@ -203,6 +203,8 @@ def test_a_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     write_saved(tmp_path, train, test)
 
     def load_dataset_of(name: str, split: str) -> object:
+        if name == "nobody/broken":
+            raise datasets.exceptions.DatasetGenerationError("An error occurred")
         if name != "uoft-cs/cifar10":
             raise ConnectionError(f"Couldn't reach '{name}'\non the Hub")
         return datasets.load_from_disk(tmp_path / split)
@@ -215,6 +217,8 @@ def test_a_dataset_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         DataError, match=r"cannot load 'nobody/none' .*: Couldn't reach 'nobody/none' on the Hub"
     ):
         load_dataset("cifar10", "test", hub="nobody/none")
+    with pytest.raises(DataError, match=r"cannot load 'nobody/broken' .*: An error occurred; check name and"):
+        load_dataset("cifar10", "test", hub="nobody/broken")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data/cifar10 is not there")
