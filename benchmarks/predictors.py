@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from search import macro_problem, ofa_rows
+from search import macro as macro_task
+from search import ofa_rows
 
 from hwnas.predictors import PREDICTORS
 from hwnas.predictors.bench import compare, read_table, summarise
@@ -41,7 +42,7 @@ def ofa_top1_columns(data: Path) -> Rows:
 
 def macro(data: Path) -> Rows:
     """CIFAR-10 accuracy, %, of the 3969 distinct networks of NAS-Bench-Macro."""
-    problem = macro_problem(data)
+    problem = macro_task(data).problem
     archs = problem.space.enumerate()
     accuracy, mflops = (objective.evaluate(archs) for objective in problem.objectives)
     return np.column_stack([problem.space.features(archs), mflops]), accuracy
