@@ -429,3 +429,19 @@ def test_a_short_training_learns_digits(tmp_path: Path) -> None:
     assert result.reports[1].loss < result.reports[0].loss
     assert recorder.told[-1][:2] == (450, 450)
     assert f"largest {result.reports[-1].largest_accuracy:.1f} %" in recorder.told[-1][2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"device": "cuda"})
+    with pytest.raises(TrainingError, match=r"training\.device is cuda.* has no GPU: torch sees 0.*cpu"):
+        train(tiny_net(), blobs(), blobs(60), settings, tmp_path)
+
+
+@pytest.mark.gpu
+def test_a_gpu_learns_too(tmp_path: Path) -> None:
+    settings = Training(steps=30, batch_size=32, warmup_steps=5, device="cuda", dropout=0.1, average=0.5)
+    net = tiny_net()
+    result = train(net, blobs(960), blobs(150, seed=1), settings, tmp_path)
+    assert result.reports[-1].largest_accuracy > 90
+    assert {parameter.device.type for parameter in net.parameters()} == {"cpu"}

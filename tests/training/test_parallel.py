@@ -1,9 +1,11 @@
-"""Two processes by torchrun against one."""
+"""Two processes against one."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +16,11 @@ import safetensors.torch
 import torch
 
 from hwnas.config import Training
+from hwnas.errors import ConfigError
+from hwnas.pipeline import run
 
 from ..conftest import write_config
+from .train_in_parallel import train
 
 ROOT = Path(__file__).parents[2]
 SETTINGS: dict[str, Any] = {
@@ -28,31 +33,42 @@ SETTINGS: dict[str, Any] = {
     "crop_padding": 1,
     "flip": True,
 }
+TRAININGS: dict[str, dict[str, Any]] = {
+    "sandwich": {},
+    "attentive": {"strategy": "attentive", "loss": "alpha", "average": 0.9},
+    "uniform": {"strategy": "uniform"},  # most parameters are used by neither process in a step
+}
 
 
-def run(processes: int, *command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """A Python program, by torchrun if in several processes."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    return subprocess.run(
-        [sys.executable, *(launcher if processes > 1 else []), *command],
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+def settings(name: str, **changes: Any) -> Training:
+    return Training.model_validate({**SETTINGS, **TRAININGS[name], **changes})
 
 
-def train(folder: Path, processes: int, dies_at: int | None = None, **changes: Any) -> bool:
-    """Train the tiny net into a folder; whether all processes lived to the end."""
-    folder.mkdir(exist_ok=True)
-    training = Training.model_validate({**SETTINGS, **changes}).model_dump_json()
-    program = str(Path(__file__).with_name("train_in_parallel.py"))
-    death = [] if dies_at is None else [str(dies_at)]
-    done = run(processes, program, str(folder), training, *death, cwd=folder)
-    assert done.returncode == 0 or dies_at is not None, done.stderr
-    return done.returncode == 0
+def environment(**variables: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
+
+
+def two_processes(dies_at: int, trainings: dict[Path, Training]) -> list[int]:
+    """The trainings by two processes, set up as torchrun does; their exit codes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    arguments = [text for folder, t in trainings.items() for text in (str(folder), t.model_dump_json())]
+    program = [sys.executable, str(ROOT / "tests" / "training" / "train_in_parallel.py"), str(dies_at)]
+    processes = []
+    for rank in ("0", "1"):
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+        env = environment(**place, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        processes.append(subprocess.Popen([*program, *arguments], env=env))
+    return [process.wait(timeout=200) for process in processes]
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of finished trainings by two processes, by name."""
+    folder = tmp_path_factory.mktemp("two")
+    assert two_processes(-1, {folder / name: settings(name) for name in TRAININGS}) == [0, 0]
+    return folder
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -69,55 +85,50 @@ def losses(folder: Path) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"strategy": "attentive", "loss": "alpha", "average": 0.9},
-        {"strategy": "uniform"},  # most parameters are used by neither process in a step
-    ],
-    ids=["attentive", "uniform"],
-)
+@pytest.mark.parametrize("name", TRAININGS)
 def test_two_processes_train_as_one_that_accumulates_their_halves(
-    tmp_path: Path, changes: dict[str, Any]
+    tmp_path: Path, by_two: Path, name: str
 ) -> None:
-    train(tmp_path / "two", 2, **changes)
-    train(tmp_path / "one", 1, accumulate=2, **changes)
-    train(tmp_path / "whole", 1, **changes)
-    two, one = tmp_path / "two", tmp_path / "one" / "rank0"
-    assert_close(two / "rank0", one)
-    assert losses(two / "rank0") == pytest.approx(losses(one), rel=1e-5)
+    train(tmp_path / "halves", settings(name, accumulate=2))
+    train(tmp_path / "whole", settings(name))
+    two, one = by_two / name / "rank0", tmp_path / "halves" / "rank0"
+    assert_close(two, one)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     # Both processes have the same weights, bit for bit, and the first alone reports.
-    first, second = weights(two / "rank0"), weights(two / "rank1")
-    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
-    assert losses(two / "rank1") == []
+    second = weights(by_two / name / "rank1")
+    assert all(torch.equal(tensor, second[key]) for key, tensor in weights(two).items())
+    assert losses(by_two / name / "rank1") == []
     # The comparison means something: without halves, batch norm sees other statistics.
     with pytest.raises(AssertionError):
-        assert_close(two / "rank0", tmp_path / "whole" / "rank0")
+        assert_close(two, tmp_path / "whole" / "rank0")
 
 
-def test_a_training_of_which_a_process_was_killed_is_gone_on_with(tmp_path: Path) -> None:
-    train(tmp_path / "whole", 2)
-    assert not train(tmp_path / "broken", 2, dies_at=7)  # one step after a checkpoint
-    assert not (tmp_path / "broken" / "rank0").exists()
-    train(tmp_path / "broken", 2)
-    whole, broken = tmp_path / "whole" / "rank0", tmp_path / "broken" / "rank0"
-    assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(broken).items())
-    assert losses(whole) == losses(broken)
+def test_a_training_of_which_a_process_was_killed_is_gone_on_with(tmp_path: Path, by_two: Path) -> None:
+    broken = tmp_path / "broken"
+    assert 0 not in two_processes(7, {broken: settings("sandwich")})  # one step after a checkpoint
+    shutil.copytree(broken, tmp_path / "moved")
+    assert two_processes(-1, {broken: settings("sandwich")}) == [0, 0]
+    expected = weights(by_two / "sandwich" / "rank0")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(broken / "rank0").items())
+    assert losses(broken / "rank0") == losses(by_two / "sandwich" / "rank0")
     # What two processes began, one that computes both halves can end.
-    assert not train(tmp_path / "moved", 2, dies_at=7)
-    train(tmp_path / "moved", 1, accumulate=2)
-    assert_close(tmp_path / "moved" / "rank0", whole)
+    train(tmp_path / "moved", settings("sandwich", accumulate=2))
+    assert_close(tmp_path / "moved" / "rank0", broken / "rank0")
 
 
 def test_the_command_trains_in_several_processes(tmp_path: Path) -> None:
-    config = write_config(tmp_path, training={"steps": 6})
-    command = ("-m", "hwnas", "train", str(config), "--run-dir", str(tmp_path / "run"))
-    first = run(2, *command, cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    assert first.stdout.count("Supernet:") == 1
+    config = write_config(tmp_path, training={"steps": 6, "device": "cpu"})
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = ["-m", "hwnas", "train", str(config), "--run-dir", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*torchrun, *command], env=environment(), capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Supernet:") == 1
     assert (tmp_path / "run" / "supernet" / "model.safetensors").exists()
-    again = run(2, *command, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
-    other = run(2, "-m", "hwnas", "run", str(config), "--run-dir", str(tmp_path / "run"), cwd=tmp_path)
-    assert other.returncode != 0
-    assert "several processes only train" in other.stderr
+
+
+def test_several_processes_do_nothing_but_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"several processes only train.*in one process"):
+        run(write_config(tmp_path), run_dir=tmp_path / "run")
