@@ -152,6 +152,7 @@ class Search(Section):
     workers: int | None = Field(None, ge=1)  # of process and ray; none: one a core
     ray_address: str | None = None  # of a running cluster; none: RAY_ADDRESS, or this machine alone
     lag: int = Field(0, ge=0)  # batches that may be out while the next is asked for, to keep workers busy
+    tensorboard: bool = False  # also write what there is to watch to tensorboard/ in the run's folder
 
     @field_validator("objectives")
     @classmethod

@@ -56,6 +56,7 @@ from hwnas.searching.loop import SearchResult, Status, search
 from hwnas.searching.objectives import Constraint, Evaluate, Evaluation, Objective, Problem
 from hwnas.searching.pareto import ParetoFront
 from hwnas.searching.strategies import check_strategy
+from hwnas.searching.tensorboard import TensorBoard
 from hwnas.spaces import Architecture, NetworkSpace, get_space
 from hwnas.store import (
     Store,
@@ -90,7 +91,7 @@ CHECKED_IMAGES = 64  # real images on which every export is compared with torch
 ACCURACY_TOLERANCE = 0.1  # points of test accuracy between ONNX Runtime and torch; one image at least
 FOLDS = 5  # of the cross-validation behind predicted accuracies
 SPARES = 5  # further models that are measured when one misses its budget
-NO_MATTER = {"executor", "workers", "ray_address"}  # of the search's settings, to its result
+NO_MATTER = {"executor", "workers", "ray_address", "tensorboard"}  # of the search's settings, to its result
 PREDICTOR = "gp"  # behind predicted accuracies where the search names none
 
 # Each stage and those that are made from what it makes.
@@ -498,13 +499,18 @@ class Run:
         """A search of this run's store by name: gone on with, or as it was if it is finished."""
         section, exact = self.config.search, self.exact
         executor: Executor = SerialExecutor()
+        watchers: list[Callable[[Status], None]] = []
         if self.store.stage("search") is None:
             self.evaluator  # noqa: B018 (what is missing is said before the search, not as its failures)
             executor = self._executor
+            if section.tensorboard:
+                watchers.append(TensorBoard(self.directory / "tensorboard" / name))
 
         def watch(status: Status) -> None:
             if self.watch is not None:
                 self.watch(_standing(status, self.config.latency.budgets_ms))
+            for watcher in watchers:
+                watcher(status)
 
         return search(
             self.space,
@@ -643,7 +649,9 @@ def _standing(status: Status, budgets_ms: Sequence[float]) -> dict[str, str]:
     if np.isfinite(status.hypervolume):
         facts["hypervolume"] = f"{status.hypervolume:.5g}"
     for budget_ms in budgets_ms or (np.inf,):
-        within = [e.metrics["accuracy"] for e in status.front if e.metrics["latency_ms"] <= budget_ms]
+        within = [
+            e.metrics["accuracy"] for e in status.front if e.metrics.get("latency_ms", 0.0) <= budget_ms
+        ]
         name = "best accuracy" if budget_ms == np.inf else f"best within {budget_ms:g} ms"
         facts[name] = f"{max(within):.2f} %" if within else "none yet"
     for name, tau in status.kendall_tau.items():

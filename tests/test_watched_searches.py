@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from hwnas.cli import StageDisplay, app
 from hwnas.config import load_config
-from hwnas.errors import ConfigError, StoreError
+from hwnas.errors import ConfigError, MissingExtraError, StoreError
 from hwnas.pipeline import load_run
 
 
@@ -48,6 +49,17 @@ def test_processes_evaluate_a_run_as_it_does(tiny_run: Path, copy: Path) -> None
     assert seen[23]["best within 1000 ms"] == f"{best:.2f} %"
     assert seen[0]["evaluations"] == "1 of 24"
     load_run(copy).make(["search"])  # what evaluated it makes no difference
+
+
+def test_a_run_writes_for_tensorboard(copy: Path) -> None:
+    run = load_run(copy, {"search.tensorboard": True})
+    if find_spec("tensorboard") is None:
+        with pytest.raises(MissingExtraError, match=r"hwnas\[tensorboard\]"):
+            run.make(["search"], restart="search")
+        return
+    run.make(["search"], restart="search")
+    for name in ("search", "random-baseline"):
+        assert list((copy / "tensorboard" / name).glob("events.*"))
 
 
 def test_measured_latencies_are_not_timed_side_by_side(copy: Path) -> None:

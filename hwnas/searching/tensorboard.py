@@ -1,0 +1,34 @@
+"""What there is to watch of a search, for TensorBoard: ``hwnas.search(…, watch=TensorBoard("logs"))``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from hwnas.errors import MissingExtraError
+from hwnas.searching.loop import Status
+
+
+class TensorBoard:
+    """Writes scalars by the number of evaluations into a folder; `tensorboard --logdir FOLDER` shows them."""
+
+    def __init__(self, folder: str | Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise MissingExtraError("tensorboard", "tensorboard") from None
+        self._writer = SummaryWriter(str(folder))
+
+    def __call__(self, status: Status) -> None:
+        scalars = {"hypervolume": status.hypervolume, "failed": status.failed, "front": len(status.front)}
+        scalars |= {f"kendall_tau/{metric}": tau for metric, tau in status.kendall_tau.items()}
+        for column, objective in enumerate(status.front.objectives):
+            values = status.front.points[:, column]
+            if len(values):
+                best = values.max() if objective.direction == "max" else values.min()
+                scalars[f"best/{objective.name}"] = float(best)
+        for name, value in scalars.items():
+            if math.isfinite(value):
+                self._writer.add_scalar(name, value, status.done)
+        if status.done == status.total:
+            self._writer.flush()
