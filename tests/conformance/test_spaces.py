@@ -187,6 +187,31 @@ def test_the_graph_computes_what_torch_computes(name: str, seed: int) -> None:
 
 
 @each
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # torch's exporter warns of its own parts
+def test_the_graph_equals_what_torchs_exporter_makes(name: str, tmp_path: Path) -> None:
+    network = lively(hwnas.build(FOUND[name], FOUND[name].sample(1, rng=3)[0]))
+    x = torch.randn(1, *network.input_shape, generator=torch.Generator().manual_seed(3))
+    path = tmp_path / "exported.onnx"
+    torch.onnx.export(
+        network,
+        (x,),
+        path,
+        input_names=["input"],
+        output_names=["logits"],
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    graph = onnx_model(network.operators, folded_weights(network)).SerializeToString()
+    exported, found = (
+        onnxruntime.InferenceSession(data).run(["logits"], {"input": x.numpy()})[0]
+        for data in (path.read_bytes(), graph)
+    )
+    np.testing.assert_allclose(found, exported, rtol=1e-4, atol=1e-4 * np.abs(exported).max())
+
+
+@each
 def test_a_saved_supernet_is_loaded(name: str, tmp_path: Path) -> None:
     net = supernet(name, kernel_transform=True)
     net.save(tmp_path)
