@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,8 +26,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
@@ -340,7 +339,7 @@ _stage_command(
 )
 
 
-LINE_S = 30  # seconds between lines about a search where there is no terminal
+LINE_S = 30  # seconds between lines about a stage where there is no terminal
 GOES_ON = "interrupted; the same command goes on from here"
 
 
@@ -486,16 +485,23 @@ def table_validate(
     from hwnas.latency.table import LatencyTable
     from hwnas.store import parse_json, read_bytes
 
-    counts = {}
+    valid, wrong = {}, {}
     for file in files:
-        if reseal:
-            LatencyTable.from_dict(parse_json(file, read_bytes(file)), file).save(file)
-        counts[str(file)] = len(LatencyTable.load(file).operators)
+        try:
+            if reseal:
+                LatencyTable.from_dict(parse_json(file, read_bytes(file)), file).save(file)
+            valid[str(file)] = len(LatencyTable.load(file).operators)
+        except HwnasError as error:
+            wrong[str(file)] = str(error)
     if as_json:
-        _print_json({"valid": counts})
-        return
-    for name, count in counts.items():
-        _say(f"{name}: valid, {count} operators{', sealed anew' if reseal else ''}")
+        _print_json({"valid": valid, "wrong": wrong})
+    else:
+        for name, count in valid.items():
+            _say(f"{name}: valid, {count} operators{', sealed anew' if reseal else ''}")
+    for message in wrong.values():
+        sys.stderr.write(f"error: {message}\n")
+    if wrong:
+        raise typer.Exit(1)
 
 
 @table_app.command("diff")
@@ -506,7 +512,8 @@ def table_diff(a: TableFile, b: TableFile, top: Top = 20, as_json: AsJson = Fals
     """
     from hwnas.latency.table import LatencyTable
 
-    left, right = (LatencyTable.load(file).operators for file in (a, b))
+    tables = [LatencyTable.load(file) for file in (a, b)]
+    left, right = (table.operators for table in tables)
     common = [key for key in left if key in right]
     ratio = {key: right[key].ms / left[key].ms for key in common}
     differing = sorted((key for key in common if ratio[key] != 1), key=lambda k: -abs(math.log(ratio[k])))
@@ -515,6 +522,10 @@ def table_diff(a: TableFile, b: TableFile, top: Top = 20, as_json: AsJson = Fals
     if as_json:
         _print_json({"common": len(common), "differing": rows, "only_a": only_a, "only_b": only_b})
         return
+    for name, file, table in zip("ab", (a, b), tables, strict=True):
+        _say(f"{name}: {file}, {table.title}, threads {table.runtime.get('threads')}")
+    if not common:
+        _say("No operator is in both: they are of different spaces, or of different resolutions.")
     median = f", median ratio b/a {statistics.median(ratio.values()):.3f}" if ratio else ""
     _say(f"{len(common)} operators in both{median}; {len(only_a)} only in {a}, {len(only_b)} only in {b}")
     shown = Table(title=f"The {min(top, len(rows))} that differ most")
@@ -558,7 +569,7 @@ def table_import(
 def table_export(file: TableFile, output: OutFile, form: Format = "ofa", as_json: AsJson = False) -> None:
     """Write a latency table in another project's format, and say what that cannot hold.
 
-    Example: `hwnas table export runs/digits/latency_table.json --format ofa -o lut.yaml`
+    Example: `hwnas table export latency_tables/i7-8700k-ofa-mobilenetv3.json --format ofa -o lut.yaml`
     """
     from hwnas.latency.formats import get_format
     from hwnas.latency.table import LatencyTable
@@ -733,6 +744,17 @@ class RateColumn(ProgressColumn):
         return Text(text, style="progress.data.speed")
 
 
+class TimeColumn(ProgressColumn):
+    """The time that a stage has taken, and the time that is left where that is known."""
+
+    def render(self, task: Task) -> Text:
+        spent = task.finished_time if task.finished else task.elapsed
+        text = str(timedelta(seconds=int(spent or 0)))
+        if task.total is not None and not task.finished and task.time_remaining is not None:
+            text += f", {timedelta(seconds=int(task.time_remaining))} left"
+        return Text(text, style="progress.elapsed")
+
+
 class Bars(RichProgress):
     """Bars, and below them a table of what there is to know."""
 
@@ -761,9 +783,7 @@ class StageDisplay:
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             RateColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeColumn(),
             TextColumn("{task.fields[text]}", markup=False, table_column=room),
             console=err,
             expand=True,
@@ -774,6 +794,9 @@ class StageDisplay:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        for task in self._progress.tasks:
+            if task.total is None:  # it did nothing
+                self._progress.update(task.id, visible=False)
         self._progress.stop()
 
     def __call__(self, stage: str) -> Progress:
@@ -781,15 +804,20 @@ class StageDisplay:
 
         def update(done: int, total: int, text: str = "") -> None:
             self._progress.update(task, completed=done, total=total, text=text)
+            self._line(f"{stage}: {done}/{total} {text}")
 
         return update
 
     def watch(self, facts: Mapping[str, str]) -> None:
         """Show what there is to know of a running search."""
         self._progress.facts = dict(facts)
+        self._line(f"search: {', '.join(f'{name} {value}' for name, value in facts.items())}")
+
+    def _line(self, text: str) -> None:
+        """A line now and then where there is no terminal."""
         if not err.is_terminal and time.monotonic() >= self._last_line + LINE_S:
             self._last_line = time.monotonic()
-            sys.stderr.write(f"search: {', '.join(f'{name} {value}' for name, value in facts.items())}\n")
+            sys.stderr.write(text.rstrip() + "\n")
 
 
 @contextmanager

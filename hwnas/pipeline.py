@@ -821,6 +821,9 @@ def _profile(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
                 f"{latency.batch_size}; set that to the table's, or profile"
             )
     else:
+        refused = run.directory / UNFINISHED_TABLE / "refused"
+        if refused.exists() and not latency.allow_noisy:
+            _forget_profile(run)
         table = profile(
             run.space,
             device=latency.device,
@@ -835,7 +838,7 @@ def _profile(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
             progress=progress,
         )
         if table.protocol["noisy"] and not latency.allow_noisy:
-            _forget_profile(run)
+            write_text(refused, "a table of these passes was refused as noisy\n")
             table.check_quiet("--allow-noisy, or --set latency.allow_noisy=true")
     table.save(path)
     _forget_profile(run)

@@ -117,7 +117,9 @@ def parse_json(path: str | Path, data: bytes) -> dict[str, Any]:
     try:
         parsed = json.loads(data, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path} is not valid JSON: {error}") from None
+        raise StoreError(
+            f"{path} is not valid JSON, or was cut off: {error}; restore it from a copy"
+        ) from None
     if not isinstance(parsed, dict):
         raise StoreError(f"{path} holds {type(parsed).__name__}, not a JSON object")
     return parsed

@@ -212,9 +212,10 @@ def test_table_commands(tiny_run: Path, tmp_path: Path, hwnas_command: Command) 
     assert difference["differing"][0]["b_ms"] == 0.5
     assert difference["only_a"] == difference["only_b"] == []
     Path(table).write_text(edited.replace('"ms": 0.5', '"ms": -0.5'))
-    code, _, err = hwnas_command("table", "validate", "--reseal", table)
+    code, out, err = hwnas_command("table", "validate", "--reseal", table, tiny_run / "latency_table.json")
     assert code == 1
     assert "-0.5" in err
+    assert "latency_table.json: valid" in out  # the others are looked at nevertheless
 
 
 def test_tables_of_other_projects(tiny_run: Path, tmp_path: Path, hwnas_command: Command) -> None:

@@ -353,16 +353,20 @@ class DriftingDevice(FakeDevice):
 def test_a_noisy_table_is_kept_only_if_that_is_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(DEVICES, "drifting", lambda threads: DriftingDevice())
+    devices = []
+    monkeypatch.setitem(DEVICES, "drifting", lambda threads: devices.append(DriftingDevice()) or devices[-1])
     latency = {"device": "drifting", "rounds": 12, "allow_noisy": False}
     config = write_config(tmp_path, latency=latency)
     run = open_run(config, run_dir=tmp_path / "run")
     with pytest.raises(DeviceError, match=r"above those of the fastest pass.*--allow-noisy"):
         run.make(["profile"])
     assert not (run.directory / "latency_table.json").exists()
-    assert not list(run.directory.glob("*.unfinished"))
+    with pytest.raises(DeviceError, match="noisy"):  # what was refused is measured again
+        open_run(config, run_dir=tmp_path / "run").make(["profile"])
+    assert len(devices[0].plans) == len(devices[1].plans) > 0
     run = open_run(config, run_dir=tmp_path / "run", overrides={"latency.allow_noisy": True})
-    run.make(["profile"])
+    run.make(["profile"])  # or kept as it was measured
+    assert not devices[2].plans
     assert run.table.protocol["noisy"]
     assert not list(run.directory.glob("*.unfinished"))
 

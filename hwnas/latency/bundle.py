@@ -102,7 +102,9 @@ def build_table(path: str | Path) -> LatencyTable:
     except HwnasError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise TableError(f"{path} holds no results of a bundle ({error!r}); copy it again") from None
+        raise TableError(
+            f"{path} holds no results of a bundle ({error}); give the results.json that the bundle wrote"
+        ) from None
     passes = [
         _pass(subject, number, rounds, plan["jobs"][number], records[number])
         for number, rounds in enumerate(_rounds(study, subject))

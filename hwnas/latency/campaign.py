@@ -111,6 +111,7 @@ def measure_in_passes(
                     return Campaign(tuple(passes), len(chunks), "precision")
             last = passes[len(passes) - len(chunks) :]
             if passes and left < 1.5 * sum(p.opening_seconds for p in last):
+                _check_visited(passes, len(models), time_limit_s)
                 return Campaign(tuple(passes), len(chunks), "time limit")
             sweep_rounds = _next_rounds(last, (least if done < least else most) - done, sweeps)
         else:
@@ -138,6 +139,17 @@ def _next_rounds(last: Sequence[Pass], left: int, sweeps: int) -> int:
     return max(1, min(math.ceil(max(PASS_SECONDS, opening) / one_round), left))
 
 
+def _check_visited(passes: Sequence[Pass], models: int, time_limit_s: float) -> None:
+    """DeviceError if a time limit ended before each model was visited twice."""
+    visits = np.bincount(np.concatenate([p.samples.model for p in passes]), minlength=models)
+    if visits.min() < 2:
+        raise DeviceError(
+            f"in the time limit of {time_limit_s:g} s, which counts what was measured before an "
+            f"interruption, {int((visits < 2).sum())} of {models} models were timed less than twice; allow "
+            "at least twice the time, or choose a smaller space"
+        )
+
+
 class _Shown:
     """Progress of one pass: says which, notes when the models were open, and ends what is out of time."""
 
@@ -152,8 +164,9 @@ class _Shown:
             self.opening_seconds = seconds
             if seconds > self._limit_s:
                 raise DeviceError(
-                    f"the time limit left {self._limit_s:.1f} s for a pass, in which {done} of {total} "
-                    "models could be opened; allow more time, or choose a smaller space"
+                    f"the time limit, which counts what was measured before an interruption, left "
+                    f"{self._limit_s:.1f} s for a pass, in which {done} of {total} models could be opened; "
+                    "allow more time, or choose a smaller space"
                 )
         self._progress(done, total, f"{self._text}: {text}")
 

@@ -124,12 +124,21 @@ def _facts(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
         if Path(str(path).removesuffix(".gz")).suffix == ".csv":
-            for row in csv.DictReader(io.StringIO(text)):
+            reader = csv.DictReader(io.StringIO(text))
+            missing = {"key", "mean_ms"} - set(reader.fieldnames or ())
+            if missing:
+                raise TableError(
+                    f"{path} has no column {' and no column '.join(sorted(missing))}; a look-up table has "
+                    "the columns key, mean_ms, and where known var and count"
+                )
+            for row in reader:
                 yield row["key"], {"mean": row["mean_ms"], "var": row.get("var"), "count": row.get("count")}
         else:
             rows = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
             if not isinstance(rows, dict):
                 raise TableError(f"{path} holds {type(rows).__name__}, not rows by key")
+            if {"schema", "operators"} <= rows.keys():
+                raise TableError(f"{path} is a latency table of hwnas already; use it as it is")
             yield from rows.items()
     except (OSError, EOFError, UnicodeDecodeError, KeyError, csv.Error, yaml.YAMLError) as error:
         raise TableError(f"{path} is not a look-up table: {' '.join(str(error).split())}") from None
@@ -153,7 +162,10 @@ def _row(path: str | Path, key: Any, facts: Any) -> _Row:
         if kind in BLOCKS and not row.fields.keys() >= BLOCK_FIELDS:
             raise KeyError(", ".join(sorted(BLOCK_FIELDS - row.fields.keys())))
     except (KeyError, ValueError, TypeError, AttributeError) as error:
-        raise TableError(f"{path}: {key!r} is not a row of a look-up table ({error!r})") from None
+        raise TableError(
+            f"{path}: {str(key)[:80]!r} is not a row of a look-up table ({error}); its form is "
+            "expanded_conv-input:56x56x24-output:28x28x32-expand:6-kernel:3-stride:2-idskip:0: {mean: 0.5}"
+        ) from None
     if not (math.isfinite(row.mean) and row.mean >= 0 and math.isfinite(row.var) and row.var >= 0):
         raise TableError(f"{path}: {key}: mean is {row.mean} ms and var {row.var}; neither can be negative")
     return row

@@ -614,6 +614,8 @@ def run_bundle() -> None:
     where it was when it is started again in the same folder.
     """
     bundle = Path(__file__).resolve().parent
+    if len(sys.argv) > 1:
+        sys.exit(f"usage: python3 {bundle.name}\nMeasures this machine and writes results.json here.")
     try:
         if bundle.is_dir():
             measure_bundle(lambda name: (bundle / name).read_bytes())
@@ -635,7 +637,7 @@ def measure_bundle(read: Callable[[str], bytes]) -> None:
         return read(f"pieces/{name}")
 
     def tell(text: str) -> None:
-        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.write(f"\r\033[K{text}" if sys.stderr.isatty() else f"{text}\n")
         sys.stderr.flush()
 
     plan = json.loads(read("job.json"))

@@ -248,25 +248,41 @@ class LatencyTable:
 
     # ---- judging --------------------------------------------------------------------------------
 
+    @property
+    def title(self) -> str:
+        """The device and the runtime, in short."""
+        runtime = [self.runtime.get("name") or "runtime not stated", self.runtime.get("version") or ""]
+        return f"{self.device.get('name')}, {' '.join(map(str, runtime)).strip()}"
+
     def check_quiet(self, remedy: str) -> None:
         """DeviceError if other work moved the table, with what was seen, and `remedy` for keeping it."""
         if self.protocol.get("noisy"):
             raise DeviceError(
                 f"the latency table is noisy, so it is not kept: {'; '.join(self.protocol['noise'])}. Stop "
-                f"other work on the device and measure again, or keep it, flagged: {remedy}"
+                f"other work on the device and measure again, or keep what was measured, flagged: {remedy}"
             )
 
     def summary(self) -> str:
         """A text for a person: what was measured, how well it predicts whole networks, and a verdict."""
         device, runtime, protocol = self.device, self.runtime, self.protocol
+        processor = [device.get("cpu")] if device.get("cpu") != device.get("name") else []
+        processor += [f"{device['cores']} cores"] if device.get("cores") else []
         total = [
-            f"{device.get('name')} ({device.get('cpu')}, {device.get('cores')} cores), {runtime.get('name')} "
-            f"{runtime.get('version')}, threads {runtime.get('threads')}, "
-            f"{', '.join(runtime['precisions'])}, batch {runtime.get('batch_size')}",
+            f"{self.title}{' ({})'.format(', '.join(map(str, processor))) if processor else ''}, "
+            f"threads {runtime.get('threads') or 'not stated'}, {', '.join(runtime['precisions'])}, "
+            f"batch {runtime.get('batch_size')}",
             f"{len(self.operators)} operators, {protocol.get('rounds')} rounds, {protocol.get('statistic')}",
         ]
+        if "half_width" in protocol:
+            total[-1] += (
+                f"; predicted networks ±{100 * protocol['half_width']:.1f} % when it stopped: "
+                f"{protocol['stopped']}"
+            )
         if "preempted" in protocol:
-            total[-1] += f", {100 * protocol['preempted']:.1f} % of runs preempted"
+            total.append(
+                f"{100 * protocol['preempted']:.1f} % of runs preempted, other work took "
+                f"{100 * protocol['taken']:.0f} % of the core"
+            )
         for row in self.calibration:
             total += _calibration_lines(row)
         total.append(f"Verdict: {self.verdict()}")

@@ -153,6 +153,7 @@ def train(
         net.to(device).train()
         optimizer = _optimizer(net, settings)
         if rank() == 0 and not path.exists():
+            progress(0, settings.steps, "choosing precision and memory layout")
             checkpoint.save(path, State(net, optimizer, choose_arithmetic(net, plan)), inputs)
         wait_for_all()
         state = checkpoint.load(path, net, optimizer, inputs)

@@ -40,6 +40,17 @@ def run(program, folder, **options):
     )
 
 
+def test_a_bundle_takes_no_arguments(bundle, tmp_path):
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-P", str(bundle), "--help"]
+    found = subprocess.run(
+        command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True
+    )
+    assert found.returncode == 1
+    assert found.stderr.startswith("usage: python3 board.zip")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_a_board_measured_makes_the_table_that_it_would_be_here(results, tmp_path):
     table = build_table(results)
     here = profile(SPACE, **SETTINGS)

@@ -12,6 +12,7 @@ from hwnas.errors import DeviceError
 from hwnas.latency import profiling
 from hwnas.latency.campaign import FIRST_ROUNDS, ROUNDS, Chunk, measure_in_passes, pass_visits
 from hwnas.latency.profiling import _chunks, profile, subject_of, table_of
+from hwnas.progress import silent
 from tests.latency.fakes import FakeDevice, small_space
 
 SPACE = small_space()
@@ -58,6 +59,23 @@ def test_no_pass_begins_after_the_time_limit():
     assert (found.stopped, len(found.passes), found.rounds) == ("time limit", found.chunks, FIRST_ROUNDS)
     with pytest.raises(DeviceError, match=r"models could be opened; allow more time"):
         profile(SPACE, "onnxruntime", time_limit_s=1e-6, **NETWORKS)
+
+
+def test_a_limit_that_ends_too_soon_says_so():
+    device = CutShort()
+    with pytest.raises(
+        DeviceError, match=r"time limit of 1e-09 s.* models were timed less than twice; allow"
+    ):
+        measure_in_passes(
+            SUBJECT.models, SUBJECT.chunks, device, lambda passes: math.inf, seed=0, time_limit_s=1e-9
+        )
+
+
+class CutShort(FakeDevice):
+    """Out of time after the first visits of a pass."""
+
+    def measure(self, models, plan, progress=silent):
+        return super().measure(models, replace(plan, visits=plan.visits[:3]), progress)
 
 
 # ---- resuming -----------------------------------------------------------------------------------

@@ -196,6 +196,15 @@ def test_impossible_files_are_refused(rows, message: str, tmp_path: Path) -> Non
         read_ofa([write_yaml(tmp_path / "lut.yaml", rows)], "d")
 
 
+def test_other_files_are_named_for_what_they_are(tmp_path: Path) -> None:
+    (tmp_path / "other.csv").write_text("name,ms\na,1\n")
+    with pytest.raises(TableError, match=r"other.csv has no column key and no column mean_ms; a look-up"):
+        read_ofa([tmp_path / "other.csv"], "board")
+    (tmp_path / "table.json").write_text('{"schema": 1, "operators": []}')
+    with pytest.raises(TableError, match=r"table.json is a latency table of hwnas already"):
+        read_ofa([tmp_path / "table.json"], "board")
+
+
 def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot read"):
         read_ofa([tmp_path / "none.yaml"], "d")
