@@ -300,6 +300,10 @@ def search(
             raise ConfigError(f"--evaluations takes a number, or +100 for so many more, got {evaluations!r}")
         number = int(evaluations)
         if evaluations.startswith("+"):
+            if table is not None:
+                raise ConfigError(
+                    f"{evaluations} goes on from a finished search: give that folder, no --table"
+                )
             number = more_evaluations(load_run(run), number)
         overrides["search.evaluations"] = number
     job = load_run(run, overrides)
@@ -310,7 +314,7 @@ def search(
         raise ConfigError("--table and --run-dir go together: another device's table, and its run's folder")
     else:
         job = run_for_device(job, table, run_dir)
-        _make(job, ["profile", "search"], restart)
+        _make(job, ["profile", "search"], restart, extend=evaluations is not None)
         known, new = job.accuracies
         err.print(f"Accuracies: {known} known from {run}, {new} evaluated anew", highlight=False)
     _finish(job, as_json)

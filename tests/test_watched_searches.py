@@ -113,9 +113,12 @@ def test_a_finished_search_goes_on(tiny_run: Path, copy: Path) -> None:
         (["--evaluations", "20"], "the search has 24 evaluations, 20 would be fewer"),
         (["--evaluations", "many"], r"--evaluations takes a number, or \+100 for so many more, got 'many'"),
         (["--evaluations", "0"], r"search\.evaluations: .*greater than or equal to 1"),
+        (["--evaluations", "+5", "--table", "t.json", "--run-dir", "x"], r"\+5 goes on .* no --table"),
+        (["--executor", "slurm"], r"search\.executor: .*'serial', 'process' or 'ray' \(got 'slurm'\)"),
+        (["--workers", "0"], r"search\.workers: .*\(got 0\)"),
     ],
 )
-def test_wrong_numbers_of_evaluations_are_named(copy: Path, arguments: list[str], message: str) -> None:
+def test_wrong_options_are_named(copy: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         search(copy, *arguments)
     assert load_run(copy).store.stage("search") is not None
