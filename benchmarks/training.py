@@ -87,13 +87,14 @@ def spread(ratios: list[float]) -> str:
 # ---- speed ----------------------------------------------------------------------------------------
 
 
-def speed(name: str, rounds: int, threads: int) -> None:
+def speed(name: str, rounds: int, threads: int, precision: str) -> None:
     """One space's figures."""
     make, channels, size = SPACES[name]
     space = make()
     torch.set_num_threads(threads)
     train_data, validation = noise(20000, channels, size), noise(2000, channels, size)
-    settings = Training(threads=threads, crop_padding=4, flip=True)
+    common = {"threads": threads, "precision": precision, "crop_padding": 4, "flip": True}
+    settings = Training.model_validate(common)
     net = Supernet(space).train()
     plan = loop._plan(net, train_data, settings, 0, None, torch.device("cpu"))
     arithmetic = loop.choose_arithmetic(net, plan)
@@ -246,12 +247,13 @@ def main() -> None:
     parser.add_argument("--space", choices=SPACES, default="digits")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu-seconds", type=float, default=12.0)
     parser.add_argument("--only", action="append", default=[], help="of the strategies")
     arguments = parser.parse_args()
     if arguments.what == "speed":
-        speed(arguments.space, arguments.rounds, arguments.threads)
+        speed(arguments.space, arguments.rounds, arguments.threads, arguments.precision)
     else:
         strategies(arguments.seed, arguments.cpu_seconds, arguments.only)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hwnas.training.losses import LARGEST_RATIO, LOSSES, alpha, alpha_divergence, kd
+from hwnas.training.losses import LARGEST_RATIO, alpha, alpha_divergence, kd
 
 
 def logits(seed: int, scale: float = 1.0, n: int = 5, classes: int = 4) -> Tensor:
@@ -22,17 +22,6 @@ def divergence(student: Tensor, teacher: Tensor, a: float) -> Tensor:
     if a == 1.0:
         return (p * (p / q).log()).sum(1)
     return ((q * (p / q) ** a).sum(1) - 1) / (a * (a - 1))
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_student_that_says_what_the_teacher_says_has_nothing_to_learn(name: str) -> None:
-    teacher = logits(0)
-    student = (teacher + 3.0).requires_grad_()  # the same probabilities
-    loss = LOSSES[name](student, teacher)
-    assert loss.shape == ()
-    assert gradient(loss, student).abs().max() < 1e-12
-    other = logits(1)
-    assert LOSSES[name](other, teacher) > loss + 0.01
 
 
 @pytest.mark.parametrize("a", [-1.0, 0.5, 1.0])
