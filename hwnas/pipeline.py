@@ -265,6 +265,8 @@ class Run:
             raise ConfigError(f"--restart {restart}: this makes {', '.join(names)}, or all of it, again")
         section = self.config.search
         check_strategy(section.strategy, section.objectives, self.bounds, **self._options)
+        if "search" in names:  # what is missing is said before the training
+            get_executor(section.executor, section.workers, section.ray_address)
         training = self.config.training.strategy
         check_training_strategy(training.name, training.parameters)
         if os.environ.get("WORLD_SIZE", "1") != "1" and list(names) != ["train"]:

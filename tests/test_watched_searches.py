@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 
 from hwnas.cli import StageDisplay, app
 from hwnas.config import load_config
-from hwnas.errors import ConfigError, MissingExtraError, StoreError
-from hwnas.pipeline import load_run
+from hwnas.errors import ConfigError, MissingExtraError, SearchError, StoreError
+from hwnas.pipeline import load_run, open_run
+from tests.conftest import write_config
 
 
 @pytest.fixture
@@ -49,6 +50,13 @@ def test_processes_evaluate_a_run_as_it_does(tiny_run: Path, copy: Path) -> None
     assert seen[23]["best within 1000 ms"] == f"{best:.2f} %"
     assert seen[0]["evaluations"] == "1 of 24"
     load_run(copy).make(["search"])  # what evaluated it makes no difference
+
+
+def test_a_wrong_executor_is_named_before_the_training(tmp_path: Path) -> None:
+    config = write_config(tmp_path, search={"workers": 4})
+    with pytest.raises(SearchError, match="executor 'serial' has one worker, not 4"):
+        open_run(config, run_dir=tmp_path / "run").make(["profile", "train", "search"])
+    assert open_run(config, run_dir=tmp_path / "run").store.stage("profile") is None
 
 
 def test_a_run_writes_for_tensorboard(copy: Path) -> None:
