@@ -81,19 +81,18 @@ class LINAS:
     # ---- start ----------------------------------------------------------------------------------
 
     def _start(self, n: int, rng: np.random.Generator, seen: set[bytes]) -> Genotypes:
-        """Feasible architectures from the smallest to the largest of each cheap objective, far apart."""
-        space = self.problem.space
-        cheap = [o for o in self.problem.objectives if not o.expensive]
+        """Feasible architectures from the smallest to the largest of each cheap metric, far apart."""
+        space, exact = self.problem.space, self.problem.exact
         chosen = space.genotypes([])
-        for position, objective in enumerate(cheap):
-            share = (n - len(chosen)) // (len(cheap) - position)
-            low, _ = extreme(space, objective.evaluate, "min", rng, objective.name)
-            high, _ = extreme(space, objective.evaluate, "max", rng, objective.name)
+        for position, (name, evaluate) in enumerate(exact.items()):
+            share = (n - len(chosen)) // (len(exact) - position)
+            low, _ = extreme(space, evaluate, "min", rng, name)
+            high, _ = extreme(space, evaluate, "max", rng, name)
             pool = self._between(space.genotypes([low]), space.genotypes([high]), 200 * share, rng)
             pool = new_rows(pool, seen | set(row_keys(chosen)))
             pool = pool[self._candidates.violation(pool) == 0]
             metrics = self.problem.exact_metrics(pool)
-            picked = far_apart(self._features(pool, metrics), metrics[objective.name], share, rng)
+            picked = far_apart(self._features(pool, metrics), metrics[name], share, rng)
             chosen = np.concatenate([chosen, pool[picked]])
         return chosen
 
