@@ -886,6 +886,8 @@ def _train_inputs(run: Run) -> dict[str, Any]:
 
 def _train(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     net, result = _train_supernet(run, progress)
+    layout = "channels last" if result.arithmetic.channels_last else "channels first"
+    log.info("train: computed in %s, %s", result.arithmetic.precision, layout)
     net.metadata = {"arithmetic": asdict(result.arithmetic), "training": run.config.training.model_dump()}
     net.save(run.directory / "supernet")
     outputs = {
