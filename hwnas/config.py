@@ -6,6 +6,7 @@ load_config("configs/digits.yaml", {"search.evaluations": 50})
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -24,6 +25,9 @@ from pydantic import (
 from hwnas.errors import ConfigError
 
 GIVEN_DATA = "given in Python"  # data.name where the data came as an argument
+
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of what becomes part of a path
 
 
 class Section(BaseModel):
@@ -97,6 +101,7 @@ class Latency(Section):
     budgets_ms: tuple[float, ...] = ()  # latency budgets; the loosest bounds the search
     source: Literal["table", "predictor", "measured"] = "table"  # operators' table; learnt; each one timed
     table: str | None = None  # a table to use instead of measuring one
+    further_tables: dict[str, str] = {}  # of other devices, by a name: their metric is latency_ms@NAME
     predictor_networks: int = Field(50, ge=10)  # whole networks that source: predictor learns from
     rounds: int | None = Field(None, ge=4)  # shuffled rounds of visits; none: the protocol's own
     time_limit_s: float | None = Field(None, gt=0)  # of measuring a table; none: until it is precise
@@ -110,6 +115,13 @@ class Latency(Section):
         if self.table is not None and self.source != "table":
             raise ValueError(f"table and source: {self.source} exclude each other; leave one out")
         return self
+
+    @field_validator("further_tables")
+    @classmethod
+    def _names_of_files(cls, tables: dict[str, str]) -> dict[str, str]:
+        if not all(re.fullmatch(NAME, name) for name in tables):
+            raise ValueError("a device's name is of letters, digits, '.', '_' and '-'")
+        return tables
 
     @field_validator("budgets_ms")
     @classmethod
@@ -134,16 +146,13 @@ class Bounds(Section):
         return self
 
 
-OBJECTIVES = ("accuracy", "latency_ms", "macs", "params")  # the first is maximised, the others minimised
-
-
 class Search(Section):
     """How the Pareto front is searched."""
 
     strategy: str = "linas"  # see `hwnas list strategies`
     algorithm: str | None = None  # of linas' inner search; none: nsga2, see `hwnas list algorithms`
     evaluations: int = Field(200, ge=1)  # true evaluations of accuracy
-    objectives: tuple[str, ...] = ("accuracy", "latency_ms")  # also macs, params; accuracy comes first
+    objectives: tuple[str, ...] = ("accuracy", "latency_ms")  # or macs, params, latency_ms@NAME
     constraints: dict[str, Bounds] = {}  # hard bounds, such as macs: {upper: 250e6}; latency has its budgets
     predictor: str | None = None  # of accuracy; none: the strategy's own, see `hwnas list predictors`
     calibration_images: int = Field(1024, ge=1)  # training images that batch-norm statistics are taken from
@@ -156,34 +165,35 @@ class Search(Section):
 
     @field_validator("objectives")
     @classmethod
-    def _of_those_there_are(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        known = ", ".join(OBJECTIVES)
-        if not set(names) <= set(OBJECTIVES) or len(set(names)) < len(names) or names[:1] != ("accuracy",):
-            raise ValueError(f"objectives are accuracy, then any of {known.removeprefix('accuracy, ')}, once")
+    def _accuracy_first(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if names[:1] != ("accuracy",) or len(set(names)) < len(names):
+            raise ValueError("objectives are accuracy, then others, each once")
         return names
-
-    @field_validator("constraints")
-    @classmethod
-    def _on_those_there_are(cls, bounds: dict[str, Bounds]) -> dict[str, Bounds]:
-        if "latency_ms" in bounds:
-            raise ValueError("latency_ms is bounded by latency.budgets_ms")
-        if not bounds.keys() <= set(OBJECTIVES):
-            raise ValueError(
-                f"what can be bounded is {', '.join(n for n in OBJECTIVES if n != 'latency_ms')}"
-            )
-        return bounds
 
 
 class Experiment(Section):
     """One experiment file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")  # names the run's folder
+    name: str = Field(pattern=f"^{NAME}$")  # names the run's folder
     seed: int = Field(0, ge=0)  # of everything that is drawn
     data: Named  # a dataset and its parameters
     space: Named  # a search space and its parameters; classes and channels come from the data
     training: Training = Training()
     latency: Latency = Latency()
     search: Search = Search()
+
+    @model_validator(mode="after")
+    def _metrics_are_known(self) -> Experiment:
+        known = ["accuracy", "latency_ms", "macs", "params"]
+        known += [f"latency_ms@{name}" for name in self.latency.further_tables]
+        for name in (*self.search.objectives, *self.search.constraints):
+            if name not in known:
+                raise ValueError(
+                    f"search: {name!r} is no metric of this experiment; known: {', '.join(known)}"
+                )
+        if "latency_ms" in self.search.constraints:
+            raise ValueError("search.constraints: latency_ms is bounded by latency.budgets_ms")
+        return self
 
     @model_validator(mode="after")
     def _latency_counts(self) -> Experiment:

@@ -212,6 +212,8 @@ def _absolute(experiment: Experiment) -> Experiment:
         training = training.model_copy(update={"teacher": str(Path(training.teacher).resolve())})
     if latency.table is not None:
         latency = latency.model_copy(update={"table": str(Path(latency.table).resolve())})
+    further = {name: str(Path(table).resolve()) for name, table in latency.further_tables.items()}
+    latency = latency.model_copy(update={"further_tables": further})
     if isinstance(path := data.parameters.get("path"), str):
         data = Named.model_validate({**data.model_dump(), "path": str(Path(path).resolve())})
     return experiment.model_copy(update={"latency": latency, "data": data, "training": training})
@@ -229,7 +231,16 @@ class Stage:
 
 
 # What a Run keeps once it was asked for, and must forget when a stage is made again.
-DERIVED = ("table", "latency", "supernet", "evaluator", "objectives", "searched", "predicted_accuracy")
+DERIVED = (
+    "table",
+    "latency",
+    "further_tables",
+    "supernet",
+    "evaluator",
+    "objectives",
+    "searched",
+    "predicted_accuracy",
+)
 
 
 class Run:
@@ -423,6 +434,14 @@ class Run:
         """The latency table that the profile stage left."""
         return LatencyTable.load(self.directory / TABLE_FILE)
 
+    @cached_property
+    def further_tables(self) -> dict[str, LatencyTable]:
+        """Latency tables of other devices, by metric."""
+        names = self.config.latency.further_tables
+        return {
+            f"latency_ms@{name}": LatencyTable.load(self.directory / further_table(name)) for name in names
+        }
+
     @property
     def latency_file(self) -> str:
         """The artefact of the profile stage."""
@@ -474,7 +493,8 @@ class Run:
     def exact(self) -> dict[str, Evaluate]:
         """The metrics that need no evaluation, by name; latency is one unless each network is timed."""
         latency = {} if isinstance(self.latency, MeasuredLatency) else {"latency_ms": self.latency.latency_ms}
-        return {**latency, "macs": self.space.macs, "params": self.space.params}
+        further = {metric: table.latency_ms for metric, table in self.further_tables.items()}
+        return {**latency, **further, "macs": self.space.macs, "params": self.space.params}
 
     @property
     def bounds(self) -> list[Constraint]:
@@ -580,6 +600,7 @@ class Run:
                 "accuracy": [e.metrics.get("accuracy", np.nan) for e in evaluations],
                 "predicted_accuracy": [self.predicted_accuracy.get(arch.id, np.nan) for arch in archs],
                 "latency_ms": [e.metrics.get("latency_ms", np.nan) for e in evaluations],
+                **{metric: table.latency_ms(archs) for metric, table in self.further_tables.items()},
                 "macs": self.space.macs(archs).astype(np.int64),
                 "params": self.space.params(archs).astype(np.int64),
                 "status": [e.status for e in evaluations],
@@ -675,6 +696,7 @@ def more_evaluations(run: Run, more: int) -> int:
 def _evaluation(run: Run, entry: Mapping[str, Any]) -> Evaluation:
     """An entry of pareto.json as an evaluation whose latency is the measured one."""
     metrics = {
+        **entry["predicted"],
         "accuracy": entry["validation_accuracy"],
         "latency_ms": entry["measured"]["latency_ms"],
         "test_accuracy": entry["test_accuracy"],
@@ -768,7 +790,23 @@ def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 # ---- profile: how long each operator takes on this device ----------------------------------------
 
 
+def further_table(name: str) -> str:
+    """The file of another device's table in a run's folder."""
+    return f"latency_table@{name}.json"
+
+
 def _profile_inputs(run: Run) -> dict[str, Any]:
+    further = run.config.latency.further_tables
+    done = run.store.stage("profile")
+    known = {} if done is None else done["inputs"].get("further_tables", {})
+    digests = {  # a run keeps its own copy
+        name: known[name] if name in known and not Path(path).exists() else file_digest(path)
+        for name, path in further.items()
+    }
+    return {**_latency_inputs(run), "further_tables": digests}
+
+
+def _latency_inputs(run: Run) -> dict[str, Any]:
     latency = run.config.latency
     if latency.source != "table":
         return {
@@ -800,6 +838,18 @@ def _profile_inputs(run: Run) -> dict[str, Any]:
 
 
 def _profile(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    further = []
+    for name, source in run.config.latency.further_tables.items():
+        table = _given_table(source, run.config.latency.batch_size)
+        table.latency_ms(run.space.sample(1000, run.config.seed))  # names an operator that it lacks
+        further.append(further_table(name))
+        table.save(run.directory / further[-1])
+    outputs, files = _profile_device(run, progress)
+    digests = {file: file_digest(run.directory / file) for file in further}
+    return {**outputs, "further_tables": digests}, files + further
+
+
+def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     latency = run.config.latency
     path = run.directory / run.latency_file
     if latency.source != "table":
@@ -815,13 +865,7 @@ def _profile(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
             write_json(path, measured_on(device, latency.rounds, seed, latency.batch_size))
         return {"table": file_digest(path)}, [run.latency_file]
     if latency.table is not None:
-        table = LatencyTable.load(latency.table)
-        measured_at = table.runtime.get("batch_size", 1)
-        if measured_at != latency.batch_size:
-            raise TableError(
-                f"{latency.table} is of batches of {measured_at}, latency.batch_size is "
-                f"{latency.batch_size}; set that to the table's, or profile"
-            )
+        table = _given_table(latency.table, latency.batch_size)
     else:
         refused = run.directory / UNFINISHED_TABLE / "refused"
         if refused.exists() and not latency.allow_noisy:
@@ -846,6 +890,18 @@ def _profile(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     _forget_profile(run)
     log.info("profile: %s", table.summary())
     return {"table": file_digest(path)}, [run.latency_file]
+
+
+def _given_table(path: str, batch_size: int) -> LatencyTable:
+    """A table that somebody measured; TableError if it is of batches of another size."""
+    table = LatencyTable.load(path)
+    measured_at = table.runtime.get("batch_size", 1)
+    if measured_at != batch_size:
+        raise TableError(
+            f"{path} is of batches of {measured_at}, latency.batch_size is "
+            f"{batch_size}; set that to the table's, or profile"
+        )
+    return table
 
 
 def check_budgets(run: Run) -> None:
@@ -919,10 +975,11 @@ def _train_supernet(run: Run, progress: Progress) -> tuple[Supernet, TrainingRes
 
 
 def _search_inputs(run: Run) -> dict[str, Any]:
-    lag = run.config.search.lag
+    lag, profiled = run.config.search.lag, run.outputs("profile")
     return {
         "supernet": run.outputs("train")["checksum"],
-        "table": run.outputs("profile")["table"],
+        "table": profiled["table"],
+        "further_tables": profiled.get("further_tables", {}),
         "budgets_ms": list(run.config.latency.budgets_ms),
         "search": run.config.search.model_dump(exclude=NO_MATTER if lag else {*NO_MATTER, "lag"}),
         "seed": run.config.seed,
@@ -1005,6 +1062,7 @@ def export_model(run: Run, arch: Architecture) -> None:
         "predicted": {
             "accuracy": None if np.isnan(predicted) else predicted,
             "latency_ms": metrics["latency_ms"],
+            **{metric: float(table.latency_ms([arch])[0]) for metric, table in run.further_tables.items()},
         },
         "measured": {"latency_ms": None, "latency_ci_ms": None},
         "macs": int(run.space.macs([arch])[0]),

@@ -40,12 +40,19 @@ def test_unknown_key_is_refused_and_named() -> None:
         ({"name": "../up"}, r"name: .*pattern.*\(got '\.\./up'\)"),
         ({"data": {}}, r"data\.name: Field required"),
         (
-            {"search": {"objectives": ["accuracy", "flops"]}},
-            r"search\.objectives: objectives are accuracy, then any of latency_ms, macs, params, once \(got",
+            {
+                "search": {"objectives": ["accuracy", "latency_ms@pi"]},
+                "latency": {"further_tables": {"p": "p"}},
+            },
+            "x: search: 'latency_ms@pi' is no metric of this experiment; .* params, latency_ms@p$",
         ),
-        ({"search": {"objectives": ["latency_ms", "accuracy"]}}, "objectives are accuracy, then any of"),
-        ({"search": {"objectives": ["accuracy", "macs", "macs"]}}, "objectives are accuracy, then any of"),
-        ({"search": {"objectives": []}}, "objectives are accuracy, then any of"),
+        (
+            {"search": {"objectives": ["latency_ms", "accuracy"]}},
+            r"search\.objectives: objectives are accuracy, then others, each once",
+        ),
+        ({"search": {"objectives": ["accuracy", "macs", "macs"]}}, "then others, each once"),
+        ({"search": {"objectives": []}}, "objectives are accuracy"),
+        ({"latency": {"further_tables": {"../pi": "p"}}}, r"further_tables: a device's name is of letters"),
         (
             {"search": {"objectives": ["accuracy", "macs"]}},
             r"x: latency\.budgets_ms: give one, or latency_ms as one of search\.objectives$",
@@ -57,7 +64,7 @@ def test_unknown_key_is_refused_and_named() -> None:
             },
             "source: measured needs latency_ms as one of search.objectives$",
         ),
-        ({"search": {"constraints": {"flops": {"upper": 3}}}}, "can be bounded is accuracy, macs, params"),
+        ({"search": {"constraints": {"flops": {"upper": 3}}}}, "search: 'flops' is no metric"),
         ({"search": {"constraints": {"latency_ms": {"upper": 3}}}}, "bounded by latency.budgets_ms"),
         ({"search": {"constraints": {"macs": {}}}}, r"search\.constraints\.macs: give an upper or a lower"),
         ({"search": {"constraints": {"macs": {"upper": 1, "lower": 2}}}}, "lower is above upper"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 import hwnas
-from hwnas.errors import InfeasibleError, SearchError
+from hwnas.errors import InfeasibleError, SearchError, StoreError, TableError
+from hwnas.latency.table import LatencyTable
 from hwnas.pipeline import Run, load_run
 from tests.conftest import write_config
 
@@ -59,6 +61,61 @@ def test_accuracy_alone_within_a_budget_by_another_algorithm(tiny_run: Path, tmp
     assert np.isfinite(found["latency_ms"]).all()
     assert run.front[0].metrics["accuracy"] == found["accuracy"].max()
     assert (run.directory / "report.html").is_file()
+
+
+def test_the_latency_of_a_second_device_is_an_objective_and_bounded(tiny_run: Path, tmp_path: Path) -> None:
+    own = LatencyTable.load(tiny_run / "latency_table.json")
+    operators = {
+        key: replace(entry, ms=entry.ms * (3 if "-k:5" in key else 1)) for key, entry in own.operators.items()
+    }
+    board = tmp_path / "board.json"
+    replace(own, operators=operators).save(board)
+    run = load_run(tiny_run)
+    bound = float(np.median(LatencyTable.load(board).latency_ms(run.space.sample(200, 0))))
+    folder = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    run = hwnas.run(
+        folder / "config.yaml",
+        run_dir=folder,
+        overrides={
+            "latency.table": str(tiny_run / "latency_table.json"),
+            "latency.further_tables": {"board": str(board)},
+            "search.objectives": ["accuracy", "latency_ms", "latency_ms@board"],
+            "search.constraints": {"latency_ms@board": {"upper": bound}},
+        },
+        restart="profile",
+    )
+    evaluations = run.evaluations()
+    assert (evaluations["latency_ms@board"] <= bound).all()
+    assert (evaluations["latency_ms@board"] > evaluations["latency_ms"]).any()
+    for model in run.models:
+        value = model["predicted"]["latency_ms@board"]
+        assert value == pytest.approx(evaluations.set_index("id")["latency_ms@board"][model["id"]])
+        assert (
+            f"| Predicted latency, board | {value:.4g} ms |"
+            in (folder / "models" / model["id"] / "README.md").read_text()
+        )
+    assert "Predicted<br>on board" in (folder / "report.html").read_text()
+    board.unlink()  # the run keeps its own copy
+    hwnas.run(folder / "config.yaml", run_dir=folder)
+    with pytest.raises(StoreError, match=r"further_tables\.board was '[0-9a-f]+', is None"):
+        hwnas.run(
+            folder / "config.yaml",
+            run_dir=folder,
+            overrides={"latency.further_tables": {}, "search.objectives": ["accuracy", "latency_ms"],
+                       "search.constraints": {}},
+        )  # fmt: skip
+
+
+def test_a_further_table_that_lacks_an_operator_is_refused_at_once(tiny_run: Path, tmp_path: Path) -> None:
+    own = LatencyTable.load(tiny_run / "latency_table.json")
+    key = next(key for key in own.operators if "-k:5" in key)
+    replace(own, operators={k: e for k, e in own.operators.items() if k != key}).save(tmp_path / "board.json")
+    tables = {
+        "table": str(tiny_run / "latency_table.json"),
+        "further_tables": {"board": str(tmp_path / "board.json")},
+    }
+    with pytest.raises(TableError, match=key):
+        hwnas.run(write_config(tmp_path, latency=tables), run_dir=tmp_path / "run")
 
 
 @pytest.mark.parametrize(

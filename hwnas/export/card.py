@@ -45,6 +45,11 @@ def model_card(
         (f"Measured latency, batch {batch_size}", latency),
         ("Predicted latency", f"{entry['predicted']['latency_ms']:.4g} ms"),
         ("Device", device),
+        *(
+            (f"Predicted latency, {metric.partition('@')[2]}", f"{value:.4g} ms")
+            for metric, value in entry["predicted"].items()
+            if "@" in metric
+        ),
         ("MACs", f"{entry['macs']:,}"),
         ("Parameters", f"{entry['params']:,}"),
         ("Status", entry["status"]),

@@ -44,6 +44,9 @@ def render(data: ReportData) -> str:
     """The page as HTML: one file without scripts or references, light and dark; all text is escaped."""
     models = models_frame(data.models)
     by_id = {row["id"]: row for row in models.to_dict("records")}
+    for model in data.models:
+        found = {metric.partition("@")[2]: ms for metric, ms in model["predicted"].items() if "@" in metric}
+        by_id[model["id"]]["further"] = found
     drawn = {name: draw(data) for name, draw in FIGURES.items()}
     return _ENVIRONMENT.get_template("report.html.j2").render(
         data=data,
