@@ -529,7 +529,7 @@ class Run:
                 watchers.append(TensorBoard(self.directory / "tensorboard" / name))
 
         def watch(status: Status) -> None:
-            if self.watch is not None:
+            if self.watch is not None and name == "search":  # not the baseline
                 self.watch(_standing(status, self.config.latency.budgets_ms))
             for watcher in watchers:
                 watcher(status)

@@ -45,6 +45,7 @@ def test_processes_evaluate_a_run_as_it_does(tiny_run: Path, copy: Path) -> None
     run.make(["search"], restart="search")
     assert rows(copy, ROUNDS) == rows(tiny_run, ROUNDS)
     assert rows(copy, ACCURACIES) == rows(tiny_run, ACCURACIES)
+    assert len(seen) == 24
     assert seen[23]["evaluations"] == "24 of 24"
     best = run.searched.front[0].metrics["accuracy"]
     assert seen[23]["best within 1000 ms"] == f"{best:.2f} %"
