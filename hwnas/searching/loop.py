@@ -199,18 +199,16 @@ def search(
     the store holds another search of this name, or another process goes on with this one.
     """
     evaluations = whole("evaluations", evaluations, 1)
-    session = SearchSession(
-        space, objectives, constraints, strategy, seed, store, name, lag=lag, limit=evaluations, **options
-    )
-    functions = {objective.name: objective.evaluate for objective in session.problem.expensive}
-    for function in functions.values():
-        if function is elsewhere:
-            elsewhere(())
+    if any(objective.evaluate is elsewhere for objective in objectives):
+        elsewhere(())
     if isinstance(executor, str):
         executor = get_executor(executor, workers)
     elif workers is not None:
         raise SearchError("workers go with an executor's name; an Executor has its own")
-    executor.start(space, functions)
+    session = SearchSession(
+        space, objectives, constraints, strategy, seed, store, name, lag=lag, limit=evaluations, **options
+    )
+    executor.start(space, {objective.name: objective.evaluate for objective in session.problem.expensive})
     tasks = shown = 0
     positions: dict[str, int] = {}  # in which order they were asked for
     exhausted = False
@@ -291,7 +289,6 @@ class SearchSession:
         self._known = {
             metric: self._store.measurements(metric, source) for metric, source in self._sources.items()
         }
-        self.left: list[Architecture] = []  # asked for by an earlier session, and not told to it
         self._rounds: list[Round] = []
         self._ends: list[int] = []  # how many architectures there are up to the end of each round
         self._told = 0  # rounds that the strategy knows
@@ -309,7 +306,7 @@ class SearchSession:
             if len(batch):
                 predicted = {k: tuple(v[: len(batch)]) for k, v in predictions.get(number, {}).items()}
                 self._take_up(Round(batch, predicted))
-        self.left = [arch for arch, _ in self._exact.values()]
+        self.left = self.pending  # asked for by an earlier session, and not told to it
 
     @property
     def asked(self) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwnas import Objective, SearchSession, search
+from hwnas import Objective, SearchSession, get_space, search
 from hwnas.errors import SearchError
 from hwnas.searching.strategies import STRATEGIES
 from hwnas.store import Store
@@ -164,3 +164,15 @@ def test_the_figure_shows_evaluations_and_the_front(tmp_path: Path) -> None:
     alone = search(toy_space(), objectives()[:1], evaluations=5)
     with pytest.raises(SearchError, match="takes two objectives, the search has one: accuracy"):
         alone.plot()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_round_keeps_no_more_than_its_architectures(strategy: str) -> None:
+    """10,000 evaluations would otherwise keep the millions that they were chosen from."""
+    space = get_space("mobilenetv3")
+    wanted = [Objective("params", "max", space.params, expensive=True), Objective("macs", "min", space.macs)]
+    for round_ in search(space, wanted, strategy=strategy, evaluations=20).rounds:
+        kept = round_.architectures.genotypes
+        while kept.base is not None:
+            kept = kept.base
+        assert kept.shape == round_.architectures.genotypes.shape
