@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from hwnas.errors import SearchError
@@ -23,13 +24,17 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
 
 
 def get_strategy(name: str, problem: Problem, seed: int = 0, **options: Any) -> Strategy:
-    """The strategy of this name for a problem; `options` are those of its class. SearchError if unknown."""
+    """The strategy of this name for a problem; `options` are those of its class.
+
+    SearchError for a name, an option or a value that is none.
+    """
     if name not in STRATEGIES:
         raise SearchError(f"unknown strategy {name!r}; known: {', '.join(STRATEGIES)}")
-    try:
-        return STRATEGIES[name](problem, seed, **options)
-    except TypeError as error:
-        raise SearchError(f"strategy {name!r}: {error}") from None
+    known = list(signature(STRATEGIES[name]).parameters)[2:]  # after the problem and the seed
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise SearchError(f"strategy {name!r} has no option {unknown[0]!r}; it has: {', '.join(known)}")
+    return STRATEGIES[name](problem, seed, **options)
 
 
 def check_strategy(
