@@ -332,9 +332,9 @@ def _serve(connection: Connection, threads: int) -> None:
         while True:
             try:
                 objective, genotype = connection.recv()
-            except EOFError:  # nobody is there who would ask
+                connection.send(_reply(space, functions, objective, genotype))
+            except (EOFError, OSError):  # nobody is there any more who would ask
                 return
-            connection.send(_reply(space, functions, objective, genotype))
 
 
 class RayExecutor(WorkerExecutor):

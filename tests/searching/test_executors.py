@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -219,6 +220,43 @@ def test_an_interrupted_search_ends_its_workers_and_goes_on(tmp_path: Path) -> N
     assert not multiprocessing.active_children()
     assert len(store.measurements("accuracy", "search search")) == 10
     assert found(evaluate=accuracy, lag=1, store=store) == whole
+
+
+ORPHANS = """
+import os, sys, time
+from pathlib import Path
+from hwnas import search
+from tests.searching.problems import accuracy, objectives, toy_space
+
+folder = sys.argv[1]
+
+def slowly(archs):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(0.2)
+    return accuracy(archs)
+
+search(toy_space(), objectives(slowly), evaluations=100, executor="process", workers=1)
+"""
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_workers_do_not_outlive_a_search_that_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", ORPHANS, tmp_path]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as searching:
+        while not (pids := list(tmp_path.iterdir())):
+            time.sleep(0.01)
+        searching.kill()
+        _, said = searching.communicate()
+    (worker,) = pids
+    while alive(int(worker.name)):
+        time.sleep(0.01)
+    assert said == b""
 
 
 def test_what_cannot_be_sent_is_named() -> None:
