@@ -33,14 +33,18 @@ def rows(run: Path, query: str) -> list[Any]:
         db.close()
 
 
-ACCURACIES = "SELECT architecture, value FROM measurements ORDER BY 1"
+ACCURACIES = (
+    "SELECT number, position, value FROM rounds r JOIN measurements m ON m.architecture = r.architecture "
+    "WHERE search = 'search' ORDER BY 1, 2"
+)
 ROUNDS = "SELECT number, position, architecture FROM rounds WHERE search = 'search' ORDER BY 1, 2"
 
 
 def test_processes_evaluate_a_run_as_it_does(tiny_run: Path, copy: Path) -> None:
     rows(copy, "DELETE FROM measurements")
     seen: list[dict[str, str]] = []
-    run = load_run(copy, {"search.executor": "process", "search.workers": 2})
+    fields = {"search.executor": "process", "search.workers": 2, "search.random_baseline": False}
+    run = load_run(copy, fields)
     run.watch = lambda facts: seen.append(dict(facts))
     run.make(["search"], restart="search")
     assert rows(copy, ROUNDS) == rows(tiny_run, ROUNDS)
