@@ -62,3 +62,13 @@ def test_training_without_accuracies_has_one_panel(data: ReportData) -> None:
     figure = FIGURES["training"](replace(data, training=[{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]))
     assert figure is not None
     assert len(figure.axes) == 1
+
+
+def test_the_line_joins_what_no_model_is_faster_and_more_accurate_than(data: ReportData) -> None:
+    slow = max(data.models, key=lambda m: m["measured"]["latency_ms"])
+    small = {**slow, "id": "small", "validation_accuracy": data.models[0]["validation_accuracy"], "params": 1}
+    figure = front(replace(data, models=[*data.models, small]))
+    assert figure is not None
+    (line,) = [line for line in figure.axes[0].lines if len(line.get_xdata()) > 2]
+    assert len(line.get_xdata()) == len(data.models)
+    assert (line.get_ydata()[1:] > line.get_ydata()[:-1]).all()
