@@ -385,9 +385,12 @@ class Run:
             if before.get(key) != now.get(key) and key != but
         ]
         if differing:
+            key, onward = "search.evaluations", ""
+            if name == "search" and len(differing) == 1 and before[key] < now[key]:
+                onward = f"; or let it go on: hwnas search {self.directory} --evaluations {now[key]}"
             raise StoreError(
                 f"{self.directory}: {name} was made from something else: {'; '.join(differing[:5])}. "
-                f"Undo that, or choose another --run-dir, or make it again: {again} --restart {name}"
+                f"Undo that, or choose another --run-dir, or make it again: {again} --restart {name}{onward}"
             )
         for file, sha256 in done["outputs"]["files"].items():
             path = self.directory / file

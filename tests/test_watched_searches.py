@@ -140,6 +140,8 @@ def test_wrong_options_are_named(copy: Path, arguments: list[str], message: str)
 def test_a_search_goes_on_as_it_was_only(copy: Path) -> None:
     with pytest.raises(StoreError, match=r"search was made from something else: seed was 0, is 1|seed was 0"):
         search(copy, "--evaluations", "+6", "--seed", "1")
+    with pytest.raises(StoreError, match=r"let it go on: hwnas search .*copy --evaluations 30$"):
+        load_run(copy, {"search.evaluations": 30}).make(["search"])
     with pytest.raises(StoreError, match=r"search\.predictor was None, is 'ridge'"):
         search(copy, "--evaluations", "+6", "--set", "search.predictor=ridge")
     assert len(rows(copy, ROUNDS)) == 24
