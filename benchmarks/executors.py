@@ -1,22 +1,25 @@
-"""What workers gain, and what a lag costs.
+"""What workers gain, what a lag costs, and what a long search holds.
 
     python benchmarks/executors.py speed
     python benchmarks/executors.py lag --data FOLDER --seeds 10
+    python benchmarks/executors.py memory
 
 speed: seconds of a search whose evaluations only wait, 2 s in the mean, log-normal, by executor, workers
-and lag. lag: hypervolume of LINAS on NAS-Bench-Macro (nasbench_macro_cifar10.csv.gz) by lag. Prints a line
-each.
+and lag. lag: hypervolume of LINAS on NAS-Bench-Macro (nasbench_macro_cifar10.csv.gz) by lag. memory: of a
+search of 10,000 evaluations that is stored. Prints a line each.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from search import MACRO_BEST, macro
 
 import hwnas
@@ -79,15 +82,36 @@ def lag(data: Path, seeds: int, lags: list[int]) -> None:
         print(f"lag {value}: % of the hypervolume after {', '.join(texts)}; {seeds} seeds", flush=True)
 
 
+def memory() -> None:
+    space = hwnas.get_space("mobilenetv3")
+    objectives = [
+        hwnas.Objective("params", "max", space.params, expensive=True),
+        hwnas.Objective("macs", "min", space.macs),
+    ]
+    process = psutil.Process()
+
+    def progress(done: int, total: int, text: str) -> None:
+        if done % 1000 == 0:
+            mib = process.memory_info().rss / 2**20
+            print(f"{done} evaluations: {mib:.0f} MiB, {time.process_time():.1f} s", flush=True)
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = hwnas.Store(Path(folder) / "search.db")
+        hwnas.search(space, objectives, strategy="random", evaluations=10_000, store=store, progress=progress)
+        store.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", choices=["speed", "lag"])
+    parser.add_argument("what", choices=["speed", "lag", "memory"])
     parser.add_argument("--data", type=Path, help="folder of the file")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--lags", type=int, nargs="+", default=[0, 1, 2, 4])
     options = parser.parse_args()
     if options.what == "speed":
         speed()
+    elif options.what == "memory":
+        memory()
     else:
         lag(options.data, options.seeds, options.lags)
 
