@@ -18,7 +18,15 @@ from PIL import Image
 import hwnas
 from hwnas import pipeline
 from hwnas.config import load_config
-from hwnas.errors import ConfigError, DeviceError, HwnasError, InfeasibleError, SearchError, StoreError
+from hwnas.errors import (
+    ConfigError,
+    DeviceError,
+    HwnasError,
+    InfeasibleError,
+    SearchError,
+    StoreError,
+    TrainingError,
+)
 from hwnas.export.verify import MeasuredLatency
 from hwnas.latency.devices import DEVICES
 from hwnas.pipeline import STAGES, load_run, open_run, run_folder
@@ -435,3 +443,20 @@ def test_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     data = {"name": "imagefolder", "path": str(tmp_path / "photos"), "size": 16}
     with pytest.raises(HwnasError, match="at least 2 are needed"):
         hwnas.run(write_config(tmp_path), run_dir=tmp_path / "run", overrides={"data": data})
+
+
+def test_a_training_as_the_experiment_says_is_what_is_kept_and_logged(tmp_path: Path) -> None:
+    """One that learns from another run's supernet, with kernel matrices, averaged."""
+    teacher = open_run(write_config(tmp_path, training={"steps": 2}), run_dir=tmp_path / "teacher")
+    teacher.make(["train"])
+    changes = {"kernel_transform": True, "average": 0.9, "teacher": str(tmp_path / "teacher"), "dropout": 0.2}
+    config = write_config(tmp_path, training={"steps": 2, **changes})
+    job = open_run(config, run_dir=tmp_path / "taught")
+    job.make(["train"])
+    net = hwnas.load_supernet(tmp_path / "taught")
+    assert net.kernel_transform
+    assert any(name.endswith("kernel_5to3") for name, _ in net.named_parameters())
+    assert net.metadata["training"]["teacher"] == str(tmp_path / "teacher")
+    assert "train: computed in fp32, channels last" in (tmp_path / "taught" / "hwnas.log").read_text()
+    with pytest.raises(TrainingError, match=r"unknown training\.strategy 'ofa'; known: sandwich"):
+        open_run(config, run_dir=tmp_path / "no", overrides={"training.strategy": "ofa"}).make(["train"])
