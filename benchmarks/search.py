@@ -220,9 +220,11 @@ class PublishedLINAS:
 
     https://arxiv.org/abs/2205.10358, https://github.com/IntelLabs/DyNAS-T (dynast/search/tactic/linas.py):
     choices one-hot, inactive ones included; every objective predicted, cheap ones too, by ridge or support
-    vectors, whichever cross-validates better; an inner NSGA-II of 20,000 predictions with their crossover and
-    mutation, begun at random. Other than theirs: NSGA-II also for one and three objectives; networks that are
-    known already are not evaluated again, and bounds on cheap metrics are exact, both in its favour.
+    vectors, whichever cross-validates better; an inner NSGA-II of 400 generations of 50 with their crossover
+    and mutation, begun at random. Other than theirs, in its favour: networks that are known already are not
+    evaluated again, and bounds on cheap metrics are exact. Against it: children that are in the population
+    already are dropped, not bred again, and the predictors' grids are thinned. NSGA-II also for one and three
+    objectives.
     """
 
     POPULATION, GENERATIONS = 50, 400
