@@ -263,17 +263,42 @@ class SearchSpace:
 
     def active(self, archs: Any) -> NDArray[np.bool_]:
         """Which choices are active, (n, g)."""
-        genotypes = self.genotypes(archs)
+        return self._active(self.genotypes(archs))
+
+    def _active(self, genotypes: Genotypes) -> NDArray[np.bool_]:
+        """`active` of what `genotypes` has checked."""
         active = np.ones(genotypes.shape, dtype=bool)
+        for dependent, required, allowed in self._levels:
+            holds = allowed[np.arange(len(required)), genotypes[:, required]]
+            active[:, dependent] &= active[:, required] & holds
+        return active
+
+    @cached_property
+    def _levels(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]]:
+        """The conditions in groups that are looked up at once, what they rest on in earlier groups.
+
+        Of each group the choices that depend, those that they require, and which values of these will do
+        (conditions, values).
+        """
+        widest = int(self.cardinalities.max())
+        ready = np.zeros(len(self.choices), dtype=int)  # the first group after all conditions of a choice
+        levels: dict[int, list[tuple[int, int, NDArray[np.bool_]]]] = {}
         for i in self._order:
             for j, allowed in self._conditions[i]:
-                active[:, i] &= active[:, j] & allowed[genotypes[:, j]]
-        return active
+                level = int(max(ready[i], ready[j]))
+                padded = np.pad(allowed, (0, widest - len(allowed)))
+                levels.setdefault(level, []).append((i, j, padded))
+                ready[i] = level + 1
+        return [
+            (np.array([i for i, _, _ in group]), np.array([j for _, j, _ in group]), np.array(rows))
+            for _, group in sorted(levels.items())
+            for rows in [[allowed for _, _, allowed in group]]
+        ]
 
     def canonical(self, archs: Any) -> Genotypes:
         """The genotypes with inactive choices at index 0, then through the canonical hook; idempotent."""
         genotypes = self.genotypes(archs)
-        genotypes = np.where(self.active(genotypes), genotypes, 0)
+        genotypes = np.where(self._active(genotypes), genotypes, 0)
         if self._canonical_hook is None or len(genotypes) == 0:
             return genotypes
         hooked = self.genotypes(np.asarray(self._canonical_hook(genotypes)))
@@ -282,7 +307,7 @@ class SearchSpace:
                 f"the canonical hook of space {self.name!r} returned shape {hooked.shape}, "
                 f"expected {genotypes.shape}"
             )
-        return np.where(self.active(hooked), hooked, 0)
+        return np.where(self._active(hooked), hooked, 0)
 
     def valid(self, archs: Any) -> NDArray[np.bool_]:
         """Which architectures the valid hook allows, (n,); all of them without one."""
@@ -385,7 +410,7 @@ class SearchSpace:
         genotypes = self.genotypes(archs)
         one_hot = np.zeros((len(genotypes), int(self.cardinalities.sum())))
         columns = genotypes + np.concatenate([[0], np.cumsum(self.cardinalities)[:-1]])
-        np.put_along_axis(one_hot, columns, self.active(genotypes).astype(float), axis=1)
+        np.put_along_axis(one_hot, columns, self._active(genotypes).astype(float), axis=1)
         return np.concatenate([one_hot, one_hot @ self._group_matrix], axis=1)
 
     @cached_property

@@ -47,7 +47,7 @@ from hwnas.training.checkpoint import CHECKPOINT_FILE, Arithmetic, Report, State
 from hwnas.training.data import Dataset, resize
 from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.losses import LOSSES
-from hwnas.training.parallel import local_rank, mean, process_group, rank, wait_for_all, world_size
+from hwnas.training.parallel import connect, local_rank, mean, rank, wait_for_all, world_size
 from hwnas.training.sampling import largest, smallest
 from hwnas.training.strategies import Phase, Strategy, Subnet, get_strategy
 
@@ -148,7 +148,8 @@ def train(
         "parts": world_size() * settings.accumulate,
     }
     path = Path(directory) / CHECKPOINT_FILE
-    with _threads(settings.threads), process_group(device):
+    with _threads(settings.threads):
+        connect(device)
         plan = _plan(net, train_data, settings, seed, teacher, device)
         net.to(device).train()
         optimizer = _optimizer(net, settings)

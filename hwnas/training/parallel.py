@@ -8,10 +8,9 @@ process nothing here does anything.
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -36,17 +35,15 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-@contextmanager
-def process_group(device: torch.device) -> Iterator[None]:
-    """The processes connected: by NCCL on CUDA, by Gloo on the CPU."""
-    if world_size() == 1:
-        yield
+def connect(device: torch.device) -> None:
+    """Connect the processes, by NCCL on CUDA, by Gloo on the CPU, until this one ends.
+
+    Once for all trainings of a process: a second group may read the addresses of the first, and hang.
+    """
+    if world_size() == 1 or dist.is_initialized():
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    atexit.register(dist.destroy_process_group)
 
 
 def mean(value: Tensor) -> Tensor:

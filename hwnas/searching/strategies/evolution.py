@@ -53,7 +53,7 @@ def crossed(space: SearchSpace, one: Genotypes, other: Genotypes, rng: np.random
     """
     n, g = one.shape
     first = rng.random((n, g)) < 0.5
-    active = space.active(one), space.active(other)
+    active = np.split(space.active(np.concatenate([one, other])), 2)
     children = np.where(np.where(active[0] == active[1], first, active[0]), one, other)
     mutated = rng.random((n, g)) < 1.0 / g
     mutated[np.arange(n), rng.integers(0, g, n)] = True
