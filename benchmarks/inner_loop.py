@@ -9,6 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import moocore
 import numpy as np
@@ -21,17 +22,17 @@ from pymoo.optimize import minimize
 
 import hwnas
 from hwnas.errors import MissingExtraError
-from hwnas.predictors import get_predictor
+from hwnas.latency.table import LatencyTable
 from hwnas.searching.objectives import Evaluation, Problem
-from hwnas.searching.strategies import ALGORITHMS, get_strategy
+from hwnas.searching.strategies import ALGORITHMS
 from hwnas.searching.strategies.algorithms import Pymoo, get_algorithm
-from hwnas.searching.strategies.linas import GENERATIONS, POPULATION
+from hwnas.searching.strategies.evolution import Score
+from hwnas.searching.strategies.linas import GENERATIONS, LINAS, POPULATION
 
-CANDIDATES, TOLD, SEEDS = 15_000, 300, 10
+TOLD, SEEDS = 300, 10
+TABLE = Path(__file__).parents[1] / "latency_tables" / "amd-epyc-1-thread-ofa-mobilenetv3.json"
 
-Score = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-space = hwnas.get_space("mobilenetv3")
+space = hwnas.get_space("mobilenetv3", resolutions=(128, 160, 192, 224))
 
 
 def accuracy(archs: object) -> np.ndarray:
@@ -41,12 +42,12 @@ def accuracy(archs: object) -> np.ndarray:
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """Median wall-clock seconds."""
+    """Median seconds of processor time."""
     found = []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        begin = time.process_time()
         work()
-        found.append(time.perf_counter() - begin)
+        found.append(time.process_time() - begin)
     return statistics.median(found)
 
 
@@ -82,40 +83,45 @@ def stock(_: object, score: Score, start: np.ndarray, population: int, generatio
     return np.concatenate(rows), np.concatenate(losses), np.concatenate(violation)
 
 
-def predictors() -> dict[str, Score]:
-    """Speed of each predictor; returns what the inner search asks of it."""
-    told, candidates = space.sample(TOLD, 0), space.sample(CANDIDATES, 1)
-    scores: dict[str, Score] = {}
+def problem() -> Problem:
+    """Accuracy, predicted, against table latency, which has a bound that a tenth of the space exceeds."""
+    table = LatencyTable.load(TABLE)
+    objectives = (
+        hwnas.Objective("accuracy", "max", accuracy, expensive=True),
+        hwnas.Objective("latency_ms", "min", table.latency_ms),
+    )
+    bound = float(np.quantile(table.latency_ms(space.sample(1000, 4)), 0.9))
+    return Problem(space, objectives, (hwnas.Constraint("latency_ms", upper=bound),))
+
+
+def strategies(given: Problem) -> dict[str, LINAS]:
+    """LINAS by each predictor, told TOLD evaluations; prints how fast these are."""
+    archs = space.sample(TOLD, 0)
+    metrics = {"accuracy": accuracy(archs), **given.exact_metrics(archs)}
+    found = {}
     for name in ("ridge", "gp"):
-        predictor = get_predictor(name)
-        fit = seconds(lambda p=predictor: p.fit(space.features(told), accuracy(told)))  # type: ignore[misc]
-        predict = seconds(lambda p=predictor: p.predict(space.features(candidates)))  # type: ignore[misc]
+        found[name] = LINAS(given, predictor=name)
+        rows = zip(archs, *metrics.values(), strict=True)
+        found[name].tell([Evaluation(arch, dict(zip(metrics, row, strict=True))) for arch, *row in rows])
+        fit = seconds(lambda s=found[name]: s._learn(archs.genotypes, metrics))  # type: ignore[misc]
         print(
-            f"{name:6} fit of {TOLD}: {fit:.3f} s; "
-            f"features and prediction: {CANDIDATES / predict:,.0f} candidates/s"
+            f"{name:6} fit of {TOLD}: {fit:.3f} s; one round of linas after {TOLD} evaluations: "
+            f"{seconds(lambda s=found[name]: s.ask(10)):.2f} s"  # type: ignore[misc]
         )
-
-        def score(genotypes: np.ndarray, predictor=predictor) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
-            archs = space.architectures(genotypes)
-            mean, _ = predictor.predict(space.features(archs))
-            return np.stack([-mean, space.macs(archs)], axis=1), np.zeros(len(archs))
-
-        scores[name] = score
-    return scores
+    return found
 
 
-def algorithms(scores: dict[str, Score]) -> None:
+def algorithms(given: Problem, scores: dict[str, Score]) -> None:
     """Candidates a second and hypervolume of every algorithm, and of pymoo's NSGA2 for comparison."""
-    problem = Problem(space, tuple(hwnas.Objective(name, "min", space.macs) for name in ("one", "two")))
     runs = {
         "pymoo's NSGA2, its operators": stock,
         "pymoo's NSGA2, our operators": Pymoo(lambda _, population: NSGA2(population)),
     }
     for name, algorithm in ALGORITHMS.items():
-        if algorithm.misfit(problem):
+        if algorithm.misfit(given):
             continue
         try:
-            runs[name] = get_algorithm(name, problem)
+            runs[name] = get_algorithm(name, given)
         except MissingExtraError as error:
             print(f"{name}: {error}")
     start = space.sample(POPULATION, 2).genotypes
@@ -126,32 +132,29 @@ def algorithms(scores: dict[str, Score]) -> None:
         for name, run in runs.items():
             spent, counts, volumes = [], [], []
             for seed in range(SEEDS):
-                begin = time.perf_counter()
-                found, losses, _ = run(
+                begin = time.process_time()
+                found, losses, violation = run(
                     space, score, start, POPULATION, GENERATIONS, np.random.default_rng(seed)
                 )
-                spent.append(time.perf_counter() - begin)
+                spent.append(time.process_time() - begin)
                 counts.append(len(found))
-                volumes.append(moocore.hypervolume(losses, ref=corner))
+                volumes.append(moocore.hypervolume(losses[violation == 0], ref=corner))
             best = best or np.mean(volumes)
-            speed = statistics.median(np.divide(counts, spent))
+            speeds = np.divide(counts, spent)
             relative = 100 * np.array(volumes) / best
-            volume = f"{relative.mean():6.2f} ± {relative.std():.2f} %"
-            print(f"{name:28} {speed:9,.0f} candidates/s, hypervolume {volume}")
+            spread = f"({speeds.min():,.0f} to {speeds.max():,.0f})"
+            volume = f"hypervolume {relative.mean():6.2f} ± {relative.std():.2f} %"
+            print(f"{name:28} {np.median(speeds):9,.0f} candidates/s {spread}, {volume}")
 
 
 def main() -> None:
-    scores = predictors()
-    objectives = (
-        hwnas.Objective("accuracy", "max", accuracy, expensive=True),
-        hwnas.Objective("macs", "min", space.macs),
-    )
-    strategy = get_strategy("linas", Problem(space, objectives))
-    told = space.sample(TOLD, 0)
-    values = zip(told, accuracy(told), space.macs(told), strict=True)
-    strategy.tell([Evaluation(arch, {"accuracy": a, "macs": m}) for arch, a, m in values])
-    print(f"one round of linas after {TOLD} evaluations: {seconds(lambda: strategy.ask(10)):.2f} s")
-    algorithms({label: scores[label] for label in sys.argv[1:] or scores})
+    given = problem()
+    archs = space.sample(TOLD, 0)
+    metrics = {"accuracy": accuracy(archs), **given.exact_metrics(archs)}
+    scores = {}
+    for name, strategy in strategies(given).items():
+        scores[name] = strategy._scorer(strategy._learn(archs.genotypes, metrics))
+    algorithms(given, {name: scores[name] for name in sys.argv[1:] or scores})
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 import moocore
 import numpy as np
 
-from hwnas.predictors import get_predictor
+from hwnas.predictors import Predictor, get_predictor
 from hwnas.searching.feasible import Candidates, extreme, new_rows, row_keys
 from hwnas.searching.objectives import Evaluation, Problem, Values, whole
 from hwnas.searching.strategies.algorithms import get_algorithm
 from hwnas.searching.strategies.base import History
-from hwnas.searching.strategies.evolution import best_first, losses
+from hwnas.searching.strategies.evolution import Score, best_first, losses
 from hwnas.spaces import Architecture, Architectures, NetworkSpace, SearchSpace
 from hwnas.spaces.base import Genotypes
 
@@ -120,21 +120,8 @@ class LINAS:
         """
         problem, space = self.problem, self.problem.space
         genotypes, metrics = self._history.genotypes, self._history.metrics
-        features = self._features(genotypes, metrics)
-        predictors = {}
-        for objective in problem.expensive:
-            predictors[objective.name] = get_predictor(self.predictor, self.seed)
-            predictors[objective.name].fit(features, metrics[objective.name])
-
-        def score(archs: Genotypes) -> tuple[Values, Values]:
-            known = problem.exact_metrics(archs)
-            rows = self._features(archs, known)
-            bonus = {name: np.zeros(len(archs)) for name in known}
-            for name, predictor in predictors.items():
-                known[name], bonus[name] = predictor.predict(rows)
-            deviations = np.stack([bonus[o.name] for o in problem.objectives], axis=1)
-            return losses(problem.objectives, known) - self.optimism * deviations, problem.violation(known)
-
+        predictors = self._learn(genotypes, metrics)
+        score = self._scorer(predictors)
         told = losses(problem.objectives, metrics)
         violation = problem.violation(metrics)
         if self._candidates.every is not None:
@@ -153,29 +140,79 @@ class LINAS:
         if len(pending):
             pending_losses, pending_violation = score(pending)
             front = np.concatenate([front, pending_losses[pending_violation == 0]])
-        picked = feasible[np.array(self._batch(found_losses[feasible], front, n), dtype=np.int64)]
+        if len(problem.objectives) == 1:
+            best = self._hopeful(found[feasible], found_losses[feasible, 0], predictors, n)
+        else:
+            best = self._batch(found_losses[feasible], front, n)
+        picked = feasible[np.array(best, dtype=np.int64)]
         rest = np.setdiff1d(allowed, picked)
         order = best_first(found_losses[rest], found_violation[rest], n - len(picked))
         chosen = np.asarray(found[np.concatenate([picked, rest[order]])])
         if len(chosen):
-            rows = self._features(chosen, problem.exact_metrics(chosen))
+            archs = Architectures(space, chosen)
+            rows = self._features(archs, problem.exact_metrics(archs))
             self.predicted = {name: predictor.predict(rows)[0] for name, predictor in predictors.items()}
         return chosen
+
+    def _learn(self, genotypes: Genotypes, metrics: Mapping[str, Values]) -> dict[str, Predictor]:
+        """A predictor of each expensive metric."""
+        features = self._features(genotypes, metrics)
+        predictors = {}
+        for objective in self.problem.expensive:
+            predictors[objective.name] = get_predictor(self.predictor, self.seed)
+            predictors[objective.name].fit(features, metrics[objective.name])
+        return predictors
+
+    def _scorer(self, predictors: Mapping[str, Predictor]) -> Score:
+        """What the inner search goes by: exact metrics, and optimistic predictions of the others."""
+        problem = self.problem
+
+        def score(genotypes: Genotypes) -> tuple[Values, Values]:
+            archs = Architectures(problem.space, genotypes)
+            known = problem.exact_metrics(archs)
+            rows = self._features(archs, known)
+            bonus = {name: np.zeros(len(archs)) for name in known}
+            for name, predictor in predictors.items():
+                known[name], bonus[name] = predictor.predict(rows)
+            deviations = np.stack([bonus[o.name] for o in problem.objectives], axis=1)
+            return losses(problem.objectives, known) - self.optimism * deviations, problem.violation(known)
+
+        return score
+
+    def _hopeful(
+        self, genotypes: Genotypes, losses: Values, predictors: Mapping[str, Predictor], n: int
+    ) -> list[int]:
+        """Positions of at most n of the predicted losses (k,), each chosen with more optimism than the last.
+
+        With one objective nothing but the first of a batch promises to add to the front, and the next best
+        are its near duplicates.
+        """
+        archs = Architectures(self.problem.space, genotypes)
+        rows = self._features(archs, self.problem.exact_metrics(archs))
+        deviation = sum(
+            (predictor.predict(rows)[1] for predictor in predictors.values()), np.zeros(len(rows))
+        )
+        left, picked = losses.copy(), []
+        for _ in range(min(n, len(losses))):
+            picked.append(int(np.argmin(left)))
+            left -= self.optimism * deviation
+            left[picked] = np.inf
+        return picked
 
     def _batch(self, losses: Values, front: Values, n: int) -> list[int]:
         """Positions of at most n of the predicted losses (k, m) that are asked for first."""
         return most_hypervolume(losses, front, n)
 
-    def _features(self, genotypes: Genotypes, metrics: Mapping[str, Values]) -> Values:
+    def _features(self, archs: Architectures | Genotypes, metrics: Mapping[str, Values]) -> Values:
         """What predictors learn from, (n, d): the space's features, sums over alike choices, cheap metrics.
 
         The fewer evaluations, the more the last two say. A network's MACs and parameters are always cheap.
         """
         space = self.problem.space
-        features = space.features(genotypes)
+        features = space.features(archs)
         cheap = [metrics[name] for name in self.problem.exact]
         if isinstance(space, NetworkSpace):
-            cheap += [space.macs(genotypes), space.params(genotypes)]
+            cheap += [space.macs(archs), space.params(archs)]
         one_hot = features[:, : len(self._shares)]
         return np.concatenate(
             [features, one_hot @ self._shares, *(values[:, None] for values in cheap)], axis=1
