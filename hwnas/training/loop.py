@@ -152,6 +152,7 @@ def train(
         connect(device)
         plan = _plan(net, train_data, settings, seed, teacher, device)
         net.to(device).train()
+        net.has_statistics = False  # those of imported weights are not those of trained ones
         optimizer = _optimizer(net, settings)
         if rank() == 0 and not path.exists():
             progress(0, settings.steps, "choosing precision and memory layout")

@@ -379,6 +379,13 @@ def test_training_leaves_no_batch_norm_statistics(tmp_path: Path) -> None:
     assert not net.has_statistics
 
 
+def test_statistics_of_imported_weights_mean_nothing_after_training(tmp_path: Path) -> None:
+    net = tiny_net()
+    net.has_statistics = True
+    train(net, blobs(), blobs(), Training(**{**SETTINGS.model_dump(), "steps": 1}), tmp_path)
+    assert not net.has_statistics
+
+
 def test_gradients_are_clipped_only_where_a_limit_is_given(tmp_path: Path) -> None:
     """No limit is what a limit is that no gradient reaches, and not what a tight one is."""
     found = []
