@@ -65,5 +65,5 @@ def test_a_measured_table_is_of_its_space_and_says_if_it_is_noisy(path: Path) ->
     assert {row["space"] for row in table.calibration} == {space.id}
     assert set(table.operators) == {op.key for op in space.all_operators()}
     errors = [(row["held_out"]["mape"], row["macs_baseline"]["mape"]) for row in table.calibration]
-    assert all(mape < 5 for mape, _ in errors)
+    assert all(mape < (10 if table.protocol["noisy"] else 5) for mape, _ in errors)
     assert sum(mape for mape, _ in errors) < sum(baseline for _, baseline in errors)

@@ -110,13 +110,13 @@ class LatencyTable:
 
     def _lookup(self, space: NetworkSpace, precision: str) -> Callable[[Any], NDArray[np.float64]]:
         """The function from architectures of one space to latencies."""
-        sums = self._operator_sum(space, precision)
+        sums, resolutions_of = self._operator_sum(space, precision), resolution_lookup(space)
         known: dict[int, tuple[float, float]] = {}
 
         def latency(archs: Any) -> NDArray[np.float64]:
             genotypes = space.genotypes(archs)
             total = self._check_missing(space, genotypes, precision, sums(genotypes))
-            at = resolutions(space, genotypes)
+            at = resolutions_of(genotypes)
             for resolution in np.unique(at).tolist():
                 if resolution not in known:
                     known[resolution] = self._calibration_of(space, resolution, precision)
@@ -328,6 +328,11 @@ def _calibration_lines(row: Mapping[str, Any]) -> list[str]:
 
 def resolutions(space: NetworkSpace, archs: Any) -> NDArray[np.int64]:
     """The height of the input of n architectures, (n,), as `space.resolution` gives it of one."""
+    return resolution_lookup(space)(archs)
+
+
+def resolution_lookup(space: NetworkSpace) -> Callable[[Any], NDArray[np.int64]]:
+    """The function from architectures to `resolutions`, for those who ask often."""
     slot = space.slots[0]
     columns = [space.index(name) for name in slot.choices]
     shape = tuple(int(n) for n in space.cardinalities[columns])
@@ -336,10 +341,13 @@ def resolutions(space: NetworkSpace, archs: Any) -> NDArray[np.int64]:
         if operator is None:
             raise TableError(f"the first slot of {space.id} can be empty, so its input has no known size")
         table[index] = operator.in_shape[1]
-    genotypes = space.genotypes(archs)
-    return np.asarray(
-        table[tuple(genotypes[:, column] for column in columns)] + np.zeros(len(genotypes), int)
-    )
+
+    def look_up(archs: Any) -> NDArray[np.int64]:
+        genotypes = space.genotypes(archs)
+        found = table[tuple(genotypes[:, column] for column in columns)]
+        return np.asarray(found + np.zeros(len(genotypes), int))
+
+    return look_up
 
 
 def check_schema(data: Mapping[str, Any], path: str | Path) -> None:

@@ -27,6 +27,7 @@ Rng = int | np.random.Generator
 Genotypes = NDArray[np.int64]
 Hook = Callable[[Genotypes], NDArray[Any]]
 
+SUMMED_AT_ONCE = 8192  # architectures; what they need stays in the caches
 ENUMERATION_LIMIT = 2**20
 
 
@@ -558,26 +559,26 @@ class OperatorSum:
         self, space: NetworkSpace, value: Callable[[Operator], float], precision: str = "fp32"
     ) -> None:
         self.space = space
-        self._tables: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
-        for slot in space.slots:
+        tables: list[list[float]] = []
+        starts: list[int] = []
+        self._strides = np.zeros((len(space.choices), len(space.slots)))  # as floats, for BLAS; exact
+        for i, slot in enumerate(space.slots):
             held = space.slot_operators(slot, precision)
-            table = np.array([0.0 if op is None else float(value(op)) for op in held.values()])
             columns = np.array([space.index(name) for name in slot.choices], dtype=np.int64)
-            sizes = space.cardinalities[columns]
-            strides = np.array(
-                [math.prod(sizes[i + 1 :].tolist()) for i in range(len(sizes))], dtype=np.int64
-            )
-            self._tables.append((columns, strides, table))
+            sizes = space.cardinalities[columns].tolist()
+            self._strides[columns, i] = [math.prod(sizes[j + 1 :]) for j in range(len(sizes))]
+            starts.append(sum(len(table) for table in tables))
+            tables.append([0.0 if op is None else float(value(op)) for op in held.values()])
+        self._starts, self._values = np.array(starts), np.concatenate(tables)
 
     def __call__(self, archs: Any) -> NDArray[np.float64]:
         """(n,) sums."""
-        genes = np.ascontiguousarray(self.space.genotypes(archs).T)
-        total = np.zeros(genes.shape[1])
-        for columns, strides, table in self._tables:
-            index = np.zeros(genes.shape[1], dtype=np.int64)
-            for column, stride in zip(columns.tolist(), strides.tolist(), strict=True):
-                index += genes[column] if stride == 1 else genes[column] * stride
-            total += table[index]
+        genotypes = self.space.genotypes(archs)
+        total = np.zeros(len(genotypes))
+        for start in range(0, len(genotypes), SUMMED_AT_ONCE):
+            part = slice(start, start + SUMMED_AT_ONCE)
+            index = (genotypes[part].astype(np.float64) @ self._strides).astype(np.int64)
+            total[part] = self._values[index + self._starts].sum(axis=1)
         return total
 
 

@@ -73,19 +73,22 @@ def evolve(
     rng: np.random.Generator,
 ) -> tuple[Genotypes, Values, Values]:
     """Every architecture that NSGA-II came across, each once, with its losses (n, m) and violation (n,)."""
-    found = new_rows(start, ())
-    found_losses, violation = score(found)
-    seen = set(row_keys(found))
-    alive = best_first(found_losses, violation, population)
+    rows = new_rows(start, ())
+    values, violation = score(rows)
+    found = [(rows, values, violation)]
+    seen = set(row_keys(rows))
+    alive = best_first(values, violation, population)
+    rows, values, violation = rows[alive], values[alive], violation[alive]
     for _ in range(generations):
-        children = new_rows(offspring(space, found[alive], population, rng), seen)
+        children = new_rows(offspring(space, rows, population, rng), seen)
         if len(children) == 0:
             continue
         seen.update(row_keys(children))
-        scored = score(children)
-        pool = np.concatenate([alive, np.arange(len(found), len(found) + len(children))])
-        found = np.concatenate([found, children])
-        found_losses = np.concatenate([found_losses, scored[0]])
-        violation = np.concatenate([violation, scored[1]])
-        alive = pool[best_first(found_losses[pool], violation[pool], population)]
-    return found, found_losses, violation
+        found.append((children, *score(children)))
+        rows, values, violation = (
+            np.concatenate(pair) for pair in zip((rows, values, violation), found[-1], strict=True)
+        )
+        alive = best_first(values, violation, population)
+        rows, values, violation = rows[alive], values[alive], violation[alive]
+    rows, values, violation = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return rows, values, violation
