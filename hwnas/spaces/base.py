@@ -409,10 +409,17 @@ class SearchSpace:
     def features(self, archs: Any) -> NDArray[np.float64]:
         """(n, d): one-hot values, zero where inactive, then how often each value occurs in each group."""
         genotypes = self.genotypes(archs)
-        one_hot = np.zeros((len(genotypes), int(self.cardinalities.sum())))
-        columns = genotypes + np.concatenate([[0], np.cumsum(self.cardinalities)[:-1]])
-        np.put_along_axis(one_hot, columns, self._active(genotypes).astype(float), axis=1)
-        return np.concatenate([one_hot, one_hot @ self._group_matrix], axis=1)
+        values, groups = self._group_matrix.shape
+        features = np.zeros((len(genotypes), values + groups))
+        rows = np.arange(len(genotypes))[:, None]
+        features[rows, genotypes + self._first_columns] = self._active(genotypes)
+        np.matmul(features[:, :values], self._group_matrix, out=features[:, values:])
+        return features
+
+    @cached_property
+    def _first_columns(self) -> NDArray[np.int64]:
+        """(g,) the column of the first value of each choice."""
+        return np.asarray(np.cumsum(self.cardinalities) - self.cardinalities)
 
     @cached_property
     def _group_columns(self) -> tuple[tuple[str, Any], ...]:
