@@ -291,9 +291,8 @@ class SearchSpace:
                 levels.setdefault(level, []).append((i, j, padded))
                 ready[i] = level + 1
         return [
-            (np.array([i for i, _, _ in group]), np.array([j for _, j, _ in group]), np.array(rows))
-            for _, group in sorted(levels.items())
-            for rows in [[allowed for _, _, allowed in group]]
+            (np.array(dependent), np.array(required), np.array(allowed))
+            for dependent, required, allowed in (zip(*levels[i], strict=True) for i in sorted(levels))
         ]
 
     def canonical(self, archs: Any) -> Genotypes:

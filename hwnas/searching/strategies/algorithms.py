@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from math import comb, inf
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from pymoo.algorithms.moo.ctaea import CTAEA
@@ -32,20 +32,10 @@ from hwnas.spaces.base import Genotypes
 NEIGHBOURS = 20  # directions that MOEA/D mates and replaces among, as in its paper
 
 
-class Evolve(Protocol):
-    """How an algorithm is run."""
-
-    def __call__(
-        self,
-        space: SearchSpace,
-        score: Score,
-        start: Genotypes,
-        population: int,
-        generations: int,
-        rng: np.random.Generator,
-    ) -> tuple[Genotypes, Values, Values]:
-        """Every architecture that it came across, each once, with its losses (n, m) and violation (n,)."""
-        ...
+# How an algorithm is run: what `evolution.evolve` takes and gives.
+Evolve = Callable[
+    [SearchSpace, Score, Genotypes, int, int, np.random.Generator], tuple[Genotypes, Values, Values]
+]
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ class Pymoo:
         generations: int,
         rng: np.random.Generator,
     ) -> tuple[Genotypes, Values, Values]:
-        """As Evolve says."""
+        """As `evolution.evolve`."""
         losses, violation = score(start)
         low, width = losses.min(axis=0), np.ptp(losses, axis=0)
         width[width == 0] = 1.0

@@ -149,9 +149,8 @@ class LINAS:
         order = best_first(found_losses[rest], found_violation[rest], n - len(picked))
         chosen = np.asarray(found[np.concatenate([picked, rest[order]])])
         if len(chosen):
-            archs = Architectures(space, chosen)
-            rows = self._features(archs, problem.exact_metrics(archs))
-            self.predicted = {name: predictor.predict(rows)[0] for name, predictor in predictors.items()}
+            metrics, _ = self._predict(predictors, chosen)
+            self.predicted = {name: metrics[name] for name in predictors}
         return chosen
 
     def _learn(self, genotypes: Genotypes, metrics: Mapping[str, Values]) -> dict[str, Predictor]:
@@ -168,16 +167,23 @@ class LINAS:
         problem = self.problem
 
         def score(genotypes: Genotypes) -> tuple[Values, Values]:
-            archs = Architectures(problem.space, genotypes)
-            known = problem.exact_metrics(archs)
-            rows = self._features(archs, known)
-            bonus = {name: np.zeros(len(archs)) for name in known}
-            for name, predictor in predictors.items():
-                known[name], bonus[name] = predictor.predict(rows)
-            deviations = np.stack([bonus[o.name] for o in problem.objectives], axis=1)
-            return losses(problem.objectives, known) - self.optimism * deviations, problem.violation(known)
+            metrics, deviations = self._predict(predictors, genotypes)
+            hoped = losses(problem.objectives, metrics) - self.optimism * deviations
+            return hoped, problem.violation(metrics)
 
         return score
+
+    def _predict(
+        self, predictors: Mapping[str, Predictor], genotypes: Genotypes
+    ) -> tuple[dict[str, Values], Values]:
+        """Every metric of n architectures, and the deviations of the objectives, (n, m), 0 where exact."""
+        archs = Architectures(self.problem.space, genotypes)
+        metrics = self.problem.exact_metrics(archs)
+        rows = self._features(archs, metrics)
+        deviations = {name: np.zeros(len(archs)) for name in metrics}
+        for name, predictor in predictors.items():
+            metrics[name], deviations[name] = predictor.predict(rows)
+        return metrics, np.stack([deviations[o.name] for o in self.problem.objectives], axis=1)
 
     def _hopeful(
         self, genotypes: Genotypes, losses: Values, predictors: Mapping[str, Predictor], n: int
@@ -187,15 +193,11 @@ class LINAS:
         With one objective nothing but the first of a batch promises to add to the front, and the next best
         are its near duplicates.
         """
-        archs = Architectures(self.problem.space, genotypes)
-        rows = self._features(archs, self.problem.exact_metrics(archs))
-        deviation = sum(
-            (predictor.predict(rows)[1] for predictor in predictors.values()), np.zeros(len(rows))
-        )
+        _, deviations = self._predict(predictors, genotypes)
         left, picked = losses.copy(), []
         for _ in range(min(n, len(losses))):
             picked.append(int(np.argmin(left)))
-            left -= self.optimism * deviation
+            left -= self.optimism * deviations[:, 0]
             left[picked] = np.inf
         return picked
 
