@@ -6,6 +6,7 @@ it does mind shows in these signals. benchmarks/README.md holds the errors of ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,16 +17,23 @@ from hwnas.latency.measure import Samples, Timing, trimmed_mean
 MAX_PREEMPTED = 0.5  # share of kept runs
 MAX_TAKEN = 0.9  # share of the wall time of kept runs in which they did not run
 MAX_REPEATABILITY_CV = 5.0  # percent between the halves of the passes, of held-out networks
+MAX_HALF_WIDTH = 0.1  # of the 95 % interval of a predicted network, as a share of it
 MAX_DRIFT = 0.1  # of the median model, from the fastest pass to all
 
 
 def noise(
-    passes: Sequence[Samples], found: Sequence[Timing], first_network: int, repeatability_cv: float
+    passes: Sequence[Samples],
+    found: Sequence[Timing],
+    first_network: int,
+    repeatability_cv: float,
+    half_width: float,
+    unresolved: Sequence[str],
 ) -> dict[str, Any]:
     """The signals, `noisy`, and the reasons in words, `noise`, as plain data of a table's protocol.
 
     Models from `first_network` on are whole networks. `drift` is by how much all passes together are
-    slower than the fastest one, in the median model: each serves as an anchor for itself.
+    slower than the fastest one, in the median model: each serves as an anchor for itself. `unresolved` are
+    operators that cannot be told from an empty call.
     """
     networks = found[first_network:]
     preempted = max(float(np.mean([t.preempted for t in part])) for part in (found[:first_network], networks))
@@ -46,6 +54,16 @@ def noise(
         reasons.append(
             f"one network differs from pass to pass by {repeatability_cv:.1f} % "
             f"(at most {MAX_REPEATABILITY_CV:.0f} %)"
+        )
+    if half_width > MAX_HALF_WIDTH:
+        reasons.append(
+            "predicted networks are uncertain "
+            + (f"by ±{100 * half_width:.0f} %" if math.isfinite(half_width) else "without bound")
+            + f" (at most ±{100 * MAX_HALF_WIDTH:.0f} %)"
+        )
+    if unresolved:
+        reasons.append(
+            f"{len(unresolved)} operators cannot be told from an empty call, such as {unresolved[0]}"
         )
     if drift > MAX_DRIFT:
         reasons.append(

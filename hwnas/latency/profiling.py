@@ -46,6 +46,8 @@ CANDIDATES = 2000  # architectures that networks are chosen from
 DRAWS = 8  # architectures tried for one that holds an operator
 DIFFERENCE = np.array([0.5, -0.5, 0.5, -0.5])  # an entry of the parts that `_parts` names
 CONSIDERED = 16  # chains that compete for each visit
+FLOOR = 0.01  # of an empty call: what an operator that cannot be told from one is taken to cost
+LARGEST_FACTOR = 4.0  # that an operator is corrected by; on quiet machines it is 1.1
 EMPTY_CALL = Operator("conv", (1, 1, 1), (1, 1, 1), (("k", 1), ("s", 1), ("act", "identity")))
 
 log = logging.getLogger(__name__)
@@ -87,7 +89,7 @@ def profile(
     def half_width(passes: Sequence[Samples]) -> float:
         try:
             return _half_width(subject, timings(passes, len(subject.models), subject.seed))
-        except (DeviceError, TableError):  # too little was seen yet to tell
+        except DeviceError:  # not everything was seen yet
             return math.inf
 
     campaign = measure_in_passes(
@@ -126,12 +128,13 @@ def _protocol(
     """What was done and how sure it is, as plain data of the table."""
     passes = [p.samples for p in campaign.passes]
     networks = found[subject.first_network :]
+    half_width = _half_width(subject, found)
     return {
         "statistic": statistic,
         "rounds": min(campaign.rounds, *(timing.count for timing in found)),
         "passes": len(passes) // campaign.chunks,  # of each model, with fresh sessions
         "stopped": campaign.stopped,
-        "half_width": round(_half_width(subject, found), 5),
+        "half_width": round(half_width, 5) if math.isfinite(half_width) else None,
         "warmup_runs": Plan(()).warmup_runs,
         "kept_runs": Plan(()).kept_runs,
         **noise(
@@ -139,6 +142,8 @@ def _protocol(
             found,
             subject.first_network,
             max(row["repeatability_cv"] for row in calibration),
+            half_width,
+            [subject.operators[i].key for i in _unresolved(subject, found)],
         ),
         "cold_ratio": round(float(np.median([t.cold_ms / t.ms for t in networks])), 2),
         "seconds": round(campaign.seconds, 1),
@@ -345,32 +350,43 @@ def _choose_networks(
 
 def _entries(subject: Subject, found: Sequence[Timing]) -> dict[str, Entry]:
     """An entry for each operator by key: the mean of both differences, corrected; see the module."""
-    parts = [[found[j] for j in _parts(subject, i)] for i in range(len(subject.operators))]
-    alone = np.array([[part.ms for part in row] for row in parts]) @ DIFFERENCE
-    for operator, ms in zip(subject.operators, alone.tolist(), strict=True):
-        if ms <= 0:
-            raise DeviceError(
-                f"{operator.key} cannot be told from an empty call ({1000 * ms:.3f} µs); "
-                "the machine was disturbed: profile again, with more rounds"
-            )
-    measured = {
-        resolution: np.array([timing.ms for timing in found[subject.models_of(resolution)[0]]])
-        for resolution in subject.networks
-    }
+    parts = _parts(subject)
+    ms = np.array([timing.ms for timing in found])
+    if len(unresolved := _unresolved(subject, found)) > len(parts) / 2:
+        raise DeviceError(
+            f"{len(unresolved)} of {len(parts)} operators cannot be told from an empty call "
+            f"({1000 * ms[subject.empty]:.3f} µs), such as {subject.operators[unresolved[0]].key}; the "
+            "machine was disturbed: profile again, with more rounds"
+        )
+    alone = _alone(subject, ms)
+    measured = {r: ms[subject.models_of(r)[0]] for r in subject.networks}
     counts = {r: _counts(subject, calibrating) for r, (calibrating, _) in subject.networks.items()}
-    factors = np.exp(_gain(subject, alone, counts, measured) @ _residuals(alone, counts, measured))
+    factors = _factors(_gain(subject, alone, counts, measured), _residuals(alone, counts, measured))
     entries = {}
-    for operator, row, ms, factor in zip(subject.operators, parts, alone, factors, strict=True):
-        std = factor * math.sqrt(sum(part.std_ms**2 for part in row)) / 2
-        count = min(part.count for part in row)
-        entries[operator.key] = Entry(round(float(factor * ms), 7), round(float(std), 7), count)
+    for operator, row, cost, factor in zip(subject.operators, parts, alone, factors, strict=True):
+        timed = [found[j] for j in row]
+        std = factor * math.sqrt(sum(part.std_ms**2 for part in timed)) / 2
+        count = min(part.count for part in timed)
+        entries[operator.key] = Entry(round(float(factor * cost), 7), round(float(std), 7), count)
     return entries
 
 
-def _parts(subject: Subject, i: int) -> tuple[int, int, int, int]:
-    """The models of an operator alone, an empty call, the operator behind another, that other alone."""
-    other = subject.before[i]
-    return i, subject.empty, len(subject.operators) + i, subject.empty if other is None else other
+def _parts(subject: Subject) -> NDArray[np.int64]:
+    """The models of operators alone, an empty call, operators behind another, that other alone, (n, 4)."""
+    n = len(subject.operators)
+    others = [subject.empty if other is None else other for other in subject.before]
+    return np.array([[i, subject.empty, n + i, other] for i, other in enumerate(others)])
+
+
+def _alone(subject: Subject, ms: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Milliseconds of each operator (n,), of those of the models; above zero whatever the noise."""
+    return np.maximum(ms[_parts(subject)] @ DIFFERENCE, FLOOR * ms[subject.empty])
+
+
+def _unresolved(subject: Subject, found: Sequence[Timing]) -> NDArray[np.int64]:
+    """The operators that cost no more than nothing by what was timed."""
+    ms = np.array([timing.ms for timing in found])
+    return np.flatnonzero(ms[_parts(subject)] @ DIFFERENCE <= 0)
 
 
 def _gain(
@@ -405,29 +421,40 @@ def _residuals(
     )
 
 
+def _factors(gain: NDArray[np.float64], residuals: NDArray[np.float64]) -> NDArray[np.float64]:
+    """By what the operators are corrected, (n,); noise corrects by no more than `LARGEST_FACTOR`."""
+    limit = math.log(LARGEST_FACTOR)
+    return np.asarray(np.exp(np.clip(gain @ residuals, -limit, limit)))
+
+
 def _half_width(subject: Subject, found: Sequence[Timing]) -> float:
     """Half the 95 % interval of a predicted network as a share of it, mean of the held-out ones.
 
-    The whole way from timings to corrected and calibrated predictions is bootstrapped; TableError if that
-    fails.
+    The whole way from timings to corrected and calibrated predictions is bootstrapped; infinite if some of
+    it makes no table.
     """
-    parts = np.array([_parts(subject, i) for i in range(len(subject.operators))])
     ms = np.array([timing.ms for timing in found])
     replicates = np.array([timing.replicates_ms for timing in found])
     counts = {r: _counts(subject, calibrating) for r, (calibrating, _) in subject.networks.items()}
     judging = {r: _counts(subject, held_out) for r, (_, held_out) in subject.networks.items()}
     rows = {r: subject.models_of(r)[0] for r in subject.networks}
-    gain = _gain(subject, ms[parts] @ DIFFERENCE, counts, {r: ms[part] for r, part in rows.items()})
-    predicted = []
-    for replicate in replicates.T:
-        alone = replicate[parts] @ DIFFERENCE
-        measured = {r: replicate[part] for r, part in rows.items()}
-        entries = alone * np.exp(gain @ _residuals(alone, counts, measured))
-        predicted.append(
-            np.concatenate(
-                [linear(judging[r] @ entries, *fit(of @ entries, measured[r])) for r, of in counts.items()]
-            )
-        )
+
+    def predict(alone: NDArray[np.float64], measured: Mapping[int, NDArray[np.float64]]) -> list[float]:
+        entries = alone * _factors(gain, _residuals(alone, counts, measured))
+        return [
+            ms
+            for r, of in counts.items()
+            for ms in linear(judging[r] @ entries, *fit(of @ entries, measured[r]))
+        ]
+
+    try:
+        gain = _gain(subject, _alone(subject, ms), counts, {r: ms[part] for r, part in rows.items()})
+        predicted = [
+            predict(_alone(subject, replicate), {r: replicate[part] for r, part in rows.items()})
+            for replicate in replicates.T
+        ]
+    except TableError:
+        return math.inf
     low, high = np.quantile(predicted, [0.025, 0.975], axis=0)
     return float(np.mean((high - low) / 2 / np.median(predicted, axis=0)))
 

@@ -273,7 +273,7 @@ class LatencyTable:
             f"batch {runtime.get('batch_size')}",
             f"{len(self.operators)} operators, {protocol.get('rounds')} rounds, {protocol.get('statistic')}",
         ]
-        if "half_width" in protocol:
+        if protocol.get("half_width") is not None:
             total[-1] += (
                 f"; predicted networks ±{100 * protocol['half_width']:.1f} % when it stopped: "
                 f"{protocol['stopped']}"

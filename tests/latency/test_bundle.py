@@ -14,7 +14,7 @@ from hwnas.latency.bundle import build_table, write_bundle
 from hwnas.latency.profiling import profile
 from tests.latency.fakes import small_space
 
-SPACE = small_space(resolutions=(8,))
+SPACE = small_space(resolutions=(24,))  # operators that stand out from an empty call, whatever runs beside
 SETTINGS = {"rounds": 4, "calibration_networks": 4, "held_out_networks": 3}
 
 

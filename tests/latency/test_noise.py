@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import numpy as np
 
 from hwnas.latency.measure import Samples, timings
 from hwnas.latency.noise import MAX_DRIFT, MAX_TAKEN, noise
 from hwnas.latency.profiling import profile
+from hwnas.latency.table import LatencyTable
 from tests.latency.fakes import FakeDevice, small_space
 
 FIRST_NETWORK = 2
@@ -21,8 +23,9 @@ def one_pass(level=1.0, wall=1.0, preempted=0.0, seed=0) -> Samples:
     return Samples(model, time_ns, (wall * time_ns).astype(np.int64), interrupted, np.full(4, 9000))
 
 
-def judged(*passes, repeatability_cv=1.0):
-    return noise(passes, timings(passes, 4, 0), FIRST_NETWORK, repeatability_cv)
+def judged(*passes, repeatability_cv=1.0, half_width=0.01, unresolved=()):
+    found = timings(passes, 4, 0)
+    return noise(passes, found, FIRST_NETWORK, repeatability_cv, half_width, unresolved)
 
 
 def test_a_quiet_campaign_is_not_noisy():
@@ -43,6 +46,12 @@ def test_each_signal_is_named():
         (text,) = found["noise"]
         assert reason in text
     assert "differs from pass to pass by 7.0 %" in judged(one_pass(), repeatability_cv=7.0)["noise"][0]
+    assert "uncertain by ±30 % (at most ±10 %)" in judged(one_pass(), half_width=0.3)["noise"][0]
+    assert (
+        "1 operators cannot be told from an empty call, such as x"
+        in judged(one_pass(), unresolved=["x"])["noise"][0]
+    )
+    assert "uncertain without bound" in judged(one_pass(), half_width=math.inf)["noise"][0]
 
 
 def test_ordinary_company_is_no_reason():
@@ -66,3 +75,19 @@ def test_a_noisy_table_says_so(caplog):
     assert table.verdict().startswith("noisy: ")
     assert "above those of the fastest pass" in table.summary()
     assert not profile(space, FakeDevice(), rounds=8).protocol["noisy"]
+
+
+def test_noise_that_drowns_operators_makes_a_noisy_table_rather_than_none(tmp_path):
+    """Visits disturbed by a factor of four: some operators seem to cost less than nothing."""
+    generator = np.random.default_rng(3)
+
+    def disturb(times):
+        return (times * np.exp(generator.normal(0, 1.5, (len(times), 1)))).astype(np.int64)
+
+    space = small_space(resolutions=(8,))
+    table = profile(space, FakeDevice(disturb=disturb), rounds=4, calibration_networks=4, held_out_networks=3)
+    assert any("cannot be told from an empty call" in reason for reason in table.protocol["noise"])
+    assert any("predicted networks are uncertain" in reason for reason in table.protocol["noise"])
+    assert all(entry.ms > 0 for entry in table.operators.values())
+    table.save(tmp_path / "table.json")
+    assert LatencyTable.load(tmp_path / "table.json").summary()
