@@ -380,7 +380,7 @@ def _parts(subject: Subject) -> NDArray[np.int64]:
 
 def _alone(subject: Subject, ms: NDArray[np.float64]) -> NDArray[np.float64]:
     """Milliseconds of each operator (n,), of those of the models; above zero whatever the noise."""
-    return np.maximum(ms[_parts(subject)] @ DIFFERENCE, FLOOR * ms[subject.empty])
+    return np.asarray(np.maximum(ms[_parts(subject)] @ DIFFERENCE, FLOOR * ms[subject.empty]))
 
 
 def _unresolved(subject: Subject, found: Sequence[Timing]) -> NDArray[np.int64]:
