@@ -3,25 +3,38 @@
     python benchmarks/latency.py [digits] [ofa64] [ofa128] [ofa160] [--seeds 0 1] [--networks 60]
     python benchmarks/latency.py ofa224 --device torch-cuda --batch-size 32        # on an NVIDIA GPU
 
-For each space and seed: time random networks in two campaigns with fresh sessions, profile the space as a
-user would, time the same networks in two more campaigns, and compare. The machine changes while this goes on,
-so what the two before differ from the two after is the floor that no table can be below; MACs calibrated on
-the same networks are what the table must beat. Takes up to two minutes a space and seed on two cores.
+For each space and seed: profile the space as a user would, but with 60 networks a resolution held out, which
+are timed in the same passes as the operators, in turns. So table and truth see the same machine, however its
+speed changes; what the halves of these passes say of one network is the floor that no table can be below.
+MACs calibrated on the same networks are what the table must beat.
+
+With --apart the held-out networks are also timed by themselves, in two campaigns before the profile and two
+after: what a table of some minutes ago is off by, which holds how much the machine changed since.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from hwnas.latency.calibrate import judge, repeatability_cv
+from hwnas.latency.calibrate import judge
 from hwnas.latency.devices import get_device
-from hwnas.latency.measure import Device, time_models
-from hwnas.latency.profiling import profile
+from hwnas.latency.measure import Device, Timing, time_models, timings
+from hwnas.latency.profiling import (
+    CALIBRATION_NETWORKS,
+    Subject,
+    campaign_of,
+    profile,
+    subject_of,
+    table_of,
+)
+from hwnas.latency.table import LatencyTable
 from hwnas.networks.onnx_graph import onnx_model, random_weights
-from hwnas.spaces import NetworkSpace, get_space
+from hwnas.spaces import Architectures, NetworkSpace, get_space
 
 
 def digits() -> NetworkSpace:
@@ -58,44 +71,76 @@ DEFAULT = ["digits", "ofa64", "ofa128", "ofa160"]
 CAMPAIGNS, ROUNDS = 4, 12
 
 
-def measure(space: NetworkSpace, device: Device, batch_size: int, seed: int, networks: int) -> None:
-    archs = space.sample(networks, 1000 + seed)
-    campaigns = []
-    for campaign in range(CAMPAIGNS):
-        if campaign == CAMPAIGNS // 2:
-            start = time.perf_counter()
-            table = profile(space, device, batch_size=batch_size, rng=seed)
-            seconds = time.perf_counter() - start
-        rng = np.random.default_rng((seed, campaign))
-        models = []
-        for arch in archs:
-            operators = space.operators(arch)
-            weights = [random_weights(operator, rng) for operator in operators]
-            models.append(onnx_model(operators, weights, batch_size).SerializeToString())
-        campaigns.append([timing.ms for timing in time_models(models, device, ROUNDS, rng)])
-    pairs = np.array([np.mean(half, axis=0) for half in np.array_split(campaigns, 2)]).T
-    truth, predicted = pairs.mean(axis=1), table.latency_ms(archs)
-    found = judge(predicted, truth)
-    floor = judge(*pairs.T)
-    macs = [row["macs_baseline"]["mape"] for row in table.calibration]
+def measure(
+    space: NetworkSpace, device: Device, batch_size: int, seed: int, networks: int, apart: bool
+) -> None:
+    """Profile, compare and print."""
+    subject = subject_of(space, "fp32", CALIBRATION_NETWORKS, networks, seed, batch_size)
+    before = campaigns(subject, device, 0) if apart else []
+    start = time.perf_counter()
+    table, timed = profiled(subject, device)
+    seconds = time.perf_counter() - start
     protocol = table.protocol
     print(
-        f"  seed {seed}: {len(table.operators)} operators in {seconds:.0f} s ({protocol['rounds']} rounds "
-        f"in {protocol['passes']} passes, ±{100 * protocol['half_width']:.1f} %); {networks} unseen "
-        f"networks of {truth.min():.4f} to {truth.max():.4f} ms: MAPE {found['mape']:.2f} % "
-        f"(bias {100 * np.mean(predicted / truth - 1):+.2f} %), tau {found['kendall_tau']:.3f}, "
-        f"within ±10 % {found['within_10pct']:.0f}"
+        f"  seed {seed}: {len(table.operators)} operators in {seconds:.0f} s ({protocol['rounds']} rounds in "
+        f"{protocol['passes']} passes, ±{100 * (protocol['half_width'] or np.inf):.1f} %); "
+        f"{100 * protocol['preempted']:.1f} % of runs preempted, {100 * protocol['taken']:.0f} % of time "
+        f"taken, drift {100 * protocol['drift']:.0f} %; "
+        f"{'NOISY: ' + '; '.join(protocol['noise']) if protocol['noisy'] else 'not noisy'}"
     )
+    for row in table.calibration:
+        halves = np.array([timing.halves_ms for timing in timed[row["resolution"]]])
+        show(row, judge(*halves.T))
+    if apart:
+        pairs = np.array([np.mean(half, axis=0) for half in (before, campaigns(subject, device, 1))]).T
+        truth, predicted = pairs.mean(axis=1), table.latency_ms(held_out(subject))
+        found, floor = judge(predicted, truth), judge(*pairs.T)
+        print(
+            f"    apart: MAPE {found['mape']:.2f} % (bias {100 * np.mean(predicted / truth - 1):+.2f} %), "
+            f"tau {found['kendall_tau']:.3f}, within ±10 % {found['within_10pct']:.0f}; before and after: "
+            f"MAPE {floor['mape']:.2f} %, tau {floor['kendall_tau']:.3f}",
+            flush=True,
+        )
+
+
+def show(row: Mapping[str, Any], halves: Mapping[str, Any]) -> None:
+    """A line of a resolution: the table's error on held-out networks, and the floor of these minutes."""
+    found, macs = row["held_out"], row["macs_baseline"]
     print(
-        f"          halves of the truth: MAPE {floor['mape']:.2f} %, CV {repeatability_cv(pairs):.2f} %, tau "
-        f"{floor['kendall_tau']:.3f}; MACs alone: MAPE {' / '.join(format(mape, '.1f') for mape in macs)} %; "
-        f"the table's own halves: CV "
-        f"{' / '.join(format(row['repeatability_cv'], '.1f') for row in table.calibration)} %; "
-        f"{100 * protocol['preempted']:.1f} % of runs preempted, {100 * protocol['taken']:.0f} % "
-        f"of time taken, drift {100 * protocol['drift']:.0f} %; "
-        f"{'NOISY: ' + '; '.join(protocol['noise']) if protocol['noisy'] else 'not noisy'}",
+        f"    {row['resolution']} px, {found['networks']} unseen: MAPE {found['mape']:.2f} %, tau "
+        f"{found['kendall_tau']:.3f}, within ±10 % {found['within_10pct']:.0f}; halves: CV "
+        f"{row['repeatability_cv']:.2f} %, MAPE {halves['mape']:.2f} %, tau {halves['kendall_tau']:.3f}; "
+        f"MACs: MAPE {macs['mape']:.2f} %, tau {macs['kendall_tau']:.3f}",
         flush=True,
     )
+
+
+def profiled(subject: Subject, device: Device) -> tuple[LatencyTable, dict[int, list[Timing]]]:
+    """The table of a subject, as `hwnas.profile` makes it; by resolution what held-out networks took."""
+    campaign = campaign_of(subject, device)
+    found = timings([p.samples for p in campaign.passes], len(subject.models), subject.seed)
+    timed = {resolution: found[subject.models_of(resolution)[1]] for resolution in subject.networks}
+    return table_of(subject, campaign, device.identity), timed
+
+
+def held_out(subject: Subject) -> Architectures:
+    """Those of all resolutions, one after another."""
+    archs = [part for _, part in subject.networks.values()]
+    return Architectures(subject.space, np.concatenate([part.genotypes for part in archs]))
+
+
+def campaigns(subject: Subject, device: Device, turn: int) -> list[list[float]]:
+    """What the held-out networks take, in campaigns with new weights and sessions."""
+    found = []
+    for campaign in range(CAMPAIGNS // 2):
+        rng = np.random.default_rng((subject.seed, turn, campaign))
+        models = []
+        for arch in held_out(subject):
+            operators = subject.space.operators(arch)
+            weights = [random_weights(operator, rng) for operator in operators]
+            models.append(onnx_model(operators, weights, subject.batch_size).SerializeToString())
+        found.append([timing.ms for timing in time_models(models, device, ROUNDS, rng)])
+    return found
 
 
 def throughput(space: NetworkSpace) -> None:
@@ -118,7 +163,8 @@ def main() -> None:
     parser.add_argument("spaces", nargs="*", default=DEFAULT, help=", ".join(SPACES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--throughput", action="store_true", help="time look-ups too")
-    parser.add_argument("--networks", type=int, default=60)
+    parser.add_argument("--apart", action="store_true", help="time the held-out networks by themselves too")
+    parser.add_argument("--networks", type=int, default=60, help="held out at each resolution")
     parser.add_argument("--device", default="onnxruntime", help="see hwnas list devices")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=1)
@@ -131,7 +177,7 @@ def main() -> None:
         space = SPACES[name]()
         print(f"{name}: {space.id}")
         for seed in arguments.seeds:
-            measure(space, device, arguments.batch_size, seed, arguments.networks)
+            measure(space, device, arguments.batch_size, seed, arguments.networks, arguments.apart)
         if arguments.throughput:
             throughput(space)
 

@@ -32,7 +32,7 @@ OPEN_BYTES = 2 << 30  # of serialised models; a session keeps its own copy of th
 FIRST_ROUNDS = 4
 PASS_SECONDS = 3.0  # a later pass lasts about this long, or as long as opening its models took
 MIN_SWEEPS = 2  # so that two halves of the passes can be compared
-ROUNDS = (12, 16)  # at least and at most, where the campaign chooses
+ROUNDS = (12, 16)  # at least, and at most once patience ends, where the campaign chooses
 ENOUGH = 0.0125  # relative half-width of the confidence interval at which it stops
 
 
@@ -81,16 +81,18 @@ def measure_in_passes(
     *,
     seed: int,
     rounds: int | None = None,
+    patience_s: float = 0.0,
     time_limit_s: float = math.inf,
     checkpoint: str | Path | None = None,
     progress: Progress = silent,
 ) -> Campaign:
     """Sweep over the chunks, a pass each, until `rounds`; without these until `half_width` is within 1.25 %.
 
-    `half_width` says of all passes so far how uncertain the result is, as a share; between 12 and 16 rounds
-    it decides. No pass begins or goes on after `time_limit_s` seconds of passes. `checkpoint` is a folder of
-    finished passes: those of the same models, device and seed are taken over, others are removed.
-    DeviceError if the limit ends before all models were visited.
+    `half_width` says of all passes so far how uncertain the result is, as a share; it decides after 12
+    rounds, until 16 rounds and `patience_s` seconds of passes are done. No pass begins or goes on after
+    `time_limit_s` seconds of passes. `checkpoint` is a folder of finished passes: those of the same models,
+    device and seed are taken over, others are removed. DeviceError if the limit ends before all models were
+    visited.
     """
     kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), _key(models, chunks, device, seed))
     passes = [] if kept is None else kept.load(len(models))
@@ -103,7 +105,8 @@ def measure_in_passes(
             done = sum(p.rounds for p in passes[:: len(chunks)])
             sweeps = len(passes) // len(chunks)
             left = time_limit_s - (time.monotonic() - start)
-            if done >= most and sweeps >= MIN_SWEEPS:
+            impatient = rounds is not None or sum(p.seconds for p in passes) >= patience_s
+            if done >= most and sweeps >= MIN_SWEEPS and impatient:
                 return Campaign(tuple(passes), len(chunks), "rounds" if rounds else "most rounds")
             if passes and rounds is None:
                 width = half_width([p.samples for p in passes])
@@ -113,7 +116,8 @@ def measure_in_passes(
             if passes and left < 1.5 * sum(p.opening_seconds for p in last):
                 _check_visited(passes, len(models), time_limit_s)
                 return Campaign(tuple(passes), len(chunks), "time limit")
-            sweep_rounds = _next_rounds(last, (least if done < least else most) - done, sweeps)
+            aim = next((rounds for rounds in (least, most) if done < rounds), done + least)
+            sweep_rounds = _next_rounds(last, aim - done, sweeps)
         else:
             sweep_rounds = passes[-1].rounds
         number = len(passes)

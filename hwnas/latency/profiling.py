@@ -47,6 +47,7 @@ DRAWS = 8  # architectures tried for one that holds an operator
 DIFFERENCE = np.array([0.5, -0.5, 0.5, -0.5])  # an entry of the parts that `_parts` names
 CONSIDERED = 16  # chains that compete for each visit
 FLOOR = 0.01  # of an empty call: what an operator that cannot be told from one is taken to cost
+PATIENCE_S = 20.0  # a resolution, for timings that are not precise yet
 LARGEST_FACTOR = 4.0  # that an operator is corrected by; on quiet machines it is 1.1
 EMPTY_CALL = Operator("conv", (1, 1, 1), (1, 1, 1), (("k", 1), ("s", 1), ("act", "identity")))
 
@@ -73,11 +74,11 @@ def profile(
     """Measure every operator of a space on a device, calibrate on whole networks, and judge on others.
 
     `device` is a name of `hwnas list devices`, with `threads`, or a device of your own. `rounds` is how often
-    each operator and network is visited at least; without it, 12 to 16 times, until the 95 % interval of
-    predicted networks is within ±1.25 %. `calibration_networks` and `held_out_networks` are per resolution.
-    The device is used for `time_limit_s` seconds at most, with opening the models. `checkpoint` is a folder
-    that keeps what is measured, so that an interrupted profile goes on from there. `rng` draws weights,
-    networks and the order of visits.
+    each operator and network is visited at least; without it, 12 times, and then until the 95 % interval of
+    predicted networks is within ±1.25 %, or 16 times and for 20 seconds a resolution.
+    `calibration_networks` and `held_out_networks` are per resolution. The device is used for `time_limit_s`
+    seconds at most, with opening the models. `checkpoint` is a folder that keeps what is measured, so that
+    an interrupted profile goes on from there. `rng` draws weights, networks and the order of visits.
 
     A latency is that of a whole batch of `batch_size` images. `protocol` of the table says what was done and
     whether it is `noisy`, with the reasons; a warning is logged if so. DeviceError if the device cannot time
@@ -86,24 +87,39 @@ def profile(
     device = get_device(device, threads) if isinstance(device, str) else device
     subject = subject_of(space, precision, calibration_networks, held_out_networks, rng, batch_size)
 
+    limit = math.inf if time_limit_s is None else time_limit_s
+    campaign = campaign_of(subject, device, rounds, limit, checkpoint, progress)
+    return table_of(subject, campaign, device.identity)
+
+
+def campaign_of(
+    subject: Subject,
+    device: Device,
+    rounds: int | None = None,
+    time_limit_s: float = math.inf,
+    checkpoint: str | Path | None = None,
+    progress: Progress = silent,
+) -> Campaign:
+    """What the device says of a subject; the arguments are those of `profile`."""
+
     def half_width(passes: Sequence[Samples]) -> float:
         try:
             return _half_width(subject, timings(passes, len(subject.models), subject.seed))
         except DeviceError:  # not everything was seen yet
             return math.inf
 
-    campaign = measure_in_passes(
+    return measure_in_passes(
         subject.models,
         subject.chunks,
         device,
         half_width,
         seed=subject.seed,
         rounds=rounds,
-        time_limit_s=math.inf if time_limit_s is None else time_limit_s,
+        patience_s=PATIENCE_S * len(subject.networks),
+        time_limit_s=time_limit_s,
         checkpoint=checkpoint,
         progress=progress,
     )
-    return table_of(subject, campaign, device.identity)
 
 
 def table_of(subject: Subject, campaign: Campaign, identity: Identity) -> LatencyTable:

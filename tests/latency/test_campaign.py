@@ -47,6 +47,16 @@ def test_rounds_go_on_until_the_result_is_precise():
     assert seen == sorted(set(seen))
 
 
+def test_patience_buys_rounds_where_they_are_cheap(monkeypatch):
+    clock = iter(range(10**6))
+    monkeypatch.setattr("hwnas.latency.campaign.time.monotonic", lambda: next(clock))  # a second a look
+    patient = campaign(lambda passes: math.inf, patience_s=100)
+    assert patient.stopped == "most rounds"
+    assert patient.seconds >= 100 > sum(p.seconds for p in patient.passes[: -2 * patient.chunks])
+    assert patient.rounds > ROUNDS[1]
+    assert campaign(lambda passes: math.inf, rounds=5, patience_s=100).rounds == 5
+
+
 def test_an_exact_device_is_done_soon():
     device = FakeDevice()
     protocol = profile(SPACE, device, **NETWORKS).protocol
