@@ -12,20 +12,24 @@ from scipy.stats import kendalltau
 from hwnas.errors import TableError
 
 INTERCEPT_FROM = 10  # networks; fewer do not carry a second parameter
-REACH = 2.0  # doublings of shape over which operators are off alike
+REACH = 1.0  # doublings of shape over which operators are off alike
 UNEXPLAINED = 0.1  # variance of a network that its operators do not explain, as a share of what they do
 
 
-def fit(predicted: ArrayLike, measured: ArrayLike) -> tuple[float, float]:
+def least_squares(predicted: ArrayLike, measured: ArrayLike) -> tuple[float, float]:
     """Slope and intercept such that measured ≈ slope · predicted + intercept, both (n,).
 
-    Least squares of the relative error; below 10 networks a slope alone, intercept 0. TableError if what
-    is predicted and measured do not rise together.
+    Of the relative error; below 10 networks a slope alone, intercept 0.
     """
     x, y = np.asarray(predicted, dtype=float), np.asarray(measured, dtype=float)
     columns = [x / y, 1 / y] if len(y) >= INTERCEPT_FROM else [x / y]
     solution = np.linalg.lstsq(np.stack(columns, axis=1), np.ones(len(y)), rcond=None)[0]
-    slope, intercept = float(solution[0]), float(solution[1]) if len(solution) > 1 else 0.0
+    return float(solution[0]), float(solution[1]) if len(solution) > 1 else 0.0
+
+
+def fit(predicted: ArrayLike, measured: ArrayLike) -> tuple[float, float]:
+    """`least_squares`; TableError if what is predicted and measured do not rise together."""
+    slope, intercept = least_squares(predicted, measured)
     if not slope > 0:
         raise TableError(
             f"measured latencies of whole networks do not rise with those predicted (slope {slope:.3g}); "

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import HwnasError, TableError
-from hwnas.latency.calibrate import fit, judge, linear, repeatability_cv, spread_over
+from hwnas.latency.calibrate import judge, least_squares, linear, repeatability_cv, spread_over
 from hwnas.latency.measure import Device, Identity, Timing, time_models
 from hwnas.latency.table import SCHEMA, Entry, check_schema
 from hwnas.networks.onnx_graph import onnx_model, random_weights
@@ -105,7 +105,7 @@ class LatencyPredictor:
             ridge = Ridge()
             ridge.fit(features[seen], self._ms[seen])
             predicted[unseen] = ridge.predict(features[unseen])[0]
-            baseline[unseen] = linear(macs[unseen], *fit(macs[seen], self._ms[seen]))
+            baseline[unseen] = linear(macs[unseen], *least_squares(macs[seen], self._ms[seen]))
         return {"held_out": judge(predicted, self._ms), "macs_baseline": judge(baseline, self._ms)}
 
     def summary(self) -> str:

@@ -29,7 +29,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import DeviceError, TableError
-from hwnas.latency.calibrate import correction_gain, fit, judge, linear, repeatability_cv, spread_over
+from hwnas.latency.calibrate import (
+    correction_gain,
+    fit,
+    judge,
+    least_squares,
+    linear,
+    repeatability_cv,
+    spread_over,
+)
 from hwnas.latency.campaign import OPEN_BYTES, OPEN_MODELS, Campaign, Chunk, measure_in_passes
 from hwnas.latency.devices import get_device
 from hwnas.latency.jobs import Models
@@ -495,7 +503,7 @@ def _calibrate(
     timed = [found[models] for models in subject.models_of(resolution)]
     calibrating, held_out = ([timing.ms for timing in part] for part in timed)
     slope, intercept = fit(sums[0], calibrating)
-    baseline = judge(linear(macs[1], *fit(macs[0], calibrating)), held_out)
+    baseline = judge(linear(macs[1], *least_squares(macs[0], calibrating)), held_out)
     return {
         "space": space.id,
         "resolution": resolution,

@@ -289,7 +289,12 @@ def test_a_script_searches_in_processes_if_it_is_guarded(tmp_path: Path) -> None
         script.write_text(SCRIPT.format(guard=guard))
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         return subprocess.run(
-            [sys.executable, script], env=environment, capture_output=True, text=True, check=False, timeout=60
+            [sys.executable, script],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=1200,
         )
 
     assert done('if __name__ == "__main__":').stdout == "5\n"
@@ -392,7 +397,7 @@ def test_a_node_of_a_ray_cluster_is_taken_away(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=1200,
     )
     assert "equal" in done.stdout.splitlines(), done.stderr
     (unfinished,) = tmp_path.iterdir()

@@ -60,7 +60,7 @@ def two_processes(dies_at: int, trainings: dict[Path, Training]) -> list[int]:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
         env = environment(**place, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
         processes.append(subprocess.Popen([*program, *arguments], env=env))
-    return [process.wait(timeout=200) for process in processes]
+    return [process.wait(timeout=1200) for process in processes]
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,7 @@ def test_the_command_trains_in_several_processes(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     command = ["-m", "hwnas", "train", str(config), "--run-dir", str(tmp_path / "run")]
     done = subprocess.run(
-        [*torchrun, *command], env=environment(), capture_output=True, text=True, timeout=200, check=False
+        [*torchrun, *command], env=environment(), capture_output=True, text=True, timeout=1200, check=False
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Supernet:") == 1
