@@ -115,7 +115,7 @@ class LatencyTable:
 
         def latency(archs: Any) -> NDArray[np.float64]:
             genotypes = space.genotypes(archs)
-            total = self._check_missing(space, genotypes, precision, sums(genotypes))
+            total = self._check_missing(space, genotypes, precision, sums(archs))
             at = resolutions_of(genotypes)
             for resolution in np.unique(at).tolist():
                 if resolution not in known:

@@ -28,8 +28,16 @@ def row_keys(genotypes: Genotypes) -> list[bytes]:
 
 def new_rows(genotypes: Genotypes, seen: Collection[bytes]) -> Genotypes:
     """The rows that are not in `seen`, each once, in order."""
-    first = dict(zip(reversed(row_keys(genotypes)), range(len(genotypes) - 1, -1, -1), strict=True))
-    return genotypes[sorted(index for key, index in first.items() if key not in seen)]
+    return unseen_rows(genotypes, seen)[0]
+
+
+def unseen_rows(genotypes: Genotypes, seen: Collection[bytes]) -> tuple[Genotypes, list[bytes]]:
+    """`new_rows` and their keys."""
+    first: dict[bytes, int] = {}
+    for index, key in enumerate(row_keys(genotypes)):
+        if key not in seen:
+            first.setdefault(key, index)
+    return genotypes[list(first.values())], list(first)
 
 
 def neighbours(space: SearchSpace, genotype: Genotypes) -> Genotypes:

@@ -92,6 +92,7 @@ class Architectures(Sequence[Architecture]):
         self.origin = space
         self.genotypes = genotypes
         self.genotypes.setflags(write=False)
+        self._places: NDArray[np.int64] | None = None  # what OperatorSum looks up, where they are few
 
     @property
     def space(self) -> str:
@@ -580,12 +581,19 @@ class OperatorSum:
     def __call__(self, archs: Any) -> NDArray[np.float64]:
         """(n,) sums."""
         genotypes = self.space.genotypes(archs)
+        if isinstance(archs, Architectures) and len(genotypes) <= SUMMED_AT_ONCE:
+            if archs._places is None:
+                archs._places = self._places(genotypes)
+            return np.asarray(self._values[archs._places].sum(axis=1))
         total = np.zeros(len(genotypes))
         for start in range(0, len(genotypes), SUMMED_AT_ONCE):
             part = slice(start, start + SUMMED_AT_ONCE)
-            index = (genotypes[part].astype(np.float64) @ self._strides).astype(np.int64)
-            total[part] = self._values[index + self._starts].sum(axis=1)
+            total[part] = self._values[self._places(genotypes[part])].sum(axis=1)
         return total
+
+    def _places(self, genotypes: Genotypes) -> NDArray[np.int64]:
+        """(n, slots) where the value of each slot's operator stands; the same for every sum of a space."""
+        return np.asarray((genotypes.astype(np.float64) @ self._strides).astype(np.int64) + self._starts)
 
 
 def _digest(data: object) -> str:

@@ -23,7 +23,7 @@ from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.util.ref_dirs import get_reference_directions
 
 from hwnas.errors import MissingExtraError, SearchError
-from hwnas.searching.feasible import new_rows, row_keys
+from hwnas.searching.feasible import row_keys, unseen_rows
 from hwnas.searching.objectives import Problem, Values
 from hwnas.searching.strategies.evolution import Score, best_first, crossed, evolve
 from hwnas.spaces import SearchSpace
@@ -164,8 +164,8 @@ class _Mating:
         valid = self.space.valid(children)
         if given:
             return Population.new("X", np.where(valid[:, None], children, rows[:, 0]))
-        children = new_rows(children[valid], self.seen)
-        self.seen.update(row_keys(children))
+        children, keys = unseen_rows(children[valid], self.seen)
+        self.seen.update(keys)
         return Population.new("X", children)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pymoo.operators.survival.rank_and_crowding.metrics import calc_crowding_distance
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
-from hwnas.searching.feasible import new_rows, row_keys
+from hwnas.searching.feasible import unseen_rows
 from hwnas.searching.objectives import Objective, Values
 from hwnas.spaces import SearchSpace
 from hwnas.spaces.base import Genotypes
@@ -57,11 +57,14 @@ def crossed(space: SearchSpace, one: Genotypes, other: Genotypes, rng: np.random
     children = np.where(np.where(active[0] == active[1], first, active[0]), one, other)
     mutated = rng.random((n, g)) < 1.0 / g
     mutated[np.arange(n), rng.integers(0, g, n)] = True
-    shift = 1 + np.floor(rng.random((n, g)) * (space.cardinalities - 1)).astype(np.int64)
-    changed = (children + shift) % space.cardinalities
-    drawn = np.floor(rng.random((n, g)) * space.cardinalities).astype(np.int64)
-    unknown = ~(active[0] | active[1])
-    return space.canonical(np.where(unknown, drawn, np.where(mutated, changed, children)))
+    shares, drawn = rng.random((n, g)), rng.random((n, g))
+    rows, columns = np.nonzero(mutated)
+    sizes = space.cardinalities[columns]
+    shift = 1 + (shares[rows, columns] * (sizes - 1)).astype(np.int64)
+    children[rows, columns] = (children[rows, columns] + shift) % sizes
+    rows, columns = np.nonzero(~(active[0] | active[1]))
+    children[rows, columns] = (drawn[rows, columns] * space.cardinalities[columns]).astype(np.int64)
+    return space.canonical(children)
 
 
 def evolve(
@@ -73,17 +76,17 @@ def evolve(
     rng: np.random.Generator,
 ) -> tuple[Genotypes, Values, Values]:
     """Every architecture that NSGA-II came across, each once, with its losses (n, m) and violation (n,)."""
-    rows = new_rows(start, ())
+    rows, keys = unseen_rows(start, ())
     values, violation = score(rows)
     found = [(rows, values, violation)]
-    seen = set(row_keys(rows))
+    seen = set(keys)
     alive = best_first(values, violation, population)
     rows, values, violation = rows[alive], values[alive], violation[alive]
     for _ in range(generations):
-        children = new_rows(offspring(space, rows, population, rng), seen)
+        children, keys = unseen_rows(offspring(space, rows, population, rng), seen)
         if len(children) == 0:
             continue
-        seen.update(row_keys(children))
+        seen.update(keys)
         found.append((children, *score(children)))
         rows, values, violation = (
             np.concatenate(pair) for pair in zip((rows, values, violation), found[-1], strict=True)
