@@ -9,6 +9,7 @@ import re
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -32,7 +33,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from hwnas.config import parse_override
-from hwnas.errors import ConfigError, HwnasError
+from hwnas.errors import ConfigError, HwnasError, known_names
 from hwnas.progress import Progress
 
 if TYPE_CHECKING:  # heavy imports wait until a command needs them
@@ -52,7 +53,10 @@ app = typer.Typer(
         "trains a supernet, searches the front of accuracy against latency, exports its models, measures "
         "them again and reports. The other commands do one stage of a run, in its folder under `runs/`."
     ),
-    epilog="Exit codes: 0 done; 1 an error, with its remedy; 2 wrong usage; 3 done, but a budget is not met.",
+    epilog=(
+        "Exit codes: 0 done; 1 an error, with its remedy; 2 wrong usage; 3 done, but a budget is not met. "
+        "`--debug` shows where an error comes from."
+    ),
 )
 table_app = typer.Typer(no_args_is_help=True, help="Look at, check and compare latency tables.")
 app.add_typer(table_app, name="table")
@@ -706,7 +710,7 @@ def list_command(
         "algorithms": ALGORITHMS,
     }
     if what not in known:
-        raise ConfigError(f"cannot list {what!r}; known: {', '.join(known)}")
+        raise ConfigError(f"cannot list {what!r}; {known_names(what, known)}")
     names = list(known[what])
     if as_json:
         _print_json({what: names})
@@ -794,19 +798,20 @@ class StageDisplay:
         )
 
     def __enter__(self) -> StageDisplay:
-        self._progress.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         for task in self._progress.tasks:
             if task.total is None:  # it did nothing
                 self._progress.update(task.id, visible=False)
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()
 
     def __call__(self, stage: str) -> Progress:
         task = self._progress.add_task(stage, total=None, text="")
 
         def update(done: int, total: int, text: str = "") -> None:
+            self._progress.start()  # nothing is shown before there is something to show
             self._progress.update(task, completed=done, total=total, text=text)
             self._line(f"{stage}: {done}/{total} {text}")
 
@@ -847,24 +852,28 @@ def _print_json(data: Any) -> None:
 
 
 def main() -> None:
-    """Entry point: an HwnasError is one line on standard error and exit code 1."""
+    """Entry point: an HwnasError is one line on standard error and exit code 1, with --debug its traceback."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app(args=_with_stage(sys.argv[1:]))
+        app(args=_with_stage(arguments))
     except HwnasError as error:
-        sys.stderr.write(f"error: {error}\n")
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        else:
+            sys.stderr.write(f"error: {error}\n")
         raise SystemExit(1) from None
 
 
 def _with_stage(arguments: list[str]) -> list[str]:
-    """`--restart` without a stage means all of them."""
+    """`--restart` without a stage, before an option, a file or nothing, means all of them."""
     if "--restart" not in arguments:
         return arguments
     from hwnas.pipeline import STAGES
 
-    known = {*STAGES, "all"}
     found: list[str] = []
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         found.append(argument)
-        if argument == "--restart" and following not in known:
+        without = not following or following.startswith("-") or Path(following).exists()
+        if argument == "--restart" and following not in STAGES and without:
             found.append("all")
     return found

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from hwnas.errors import ConfigError
+from hwnas.errors import ConfigError, known_names
 
 GIVEN_DATA = "given in Python"  # data.name where the data came as an argument
 
@@ -189,7 +189,7 @@ class Experiment(Section):
         for name in (*self.search.objectives, *self.search.constraints):
             if name not in known:
                 raise ValueError(
-                    f"search: {name!r} is no metric of this experiment; known: {', '.join(known)}"
+                    f"search: {name!r} is no metric of this experiment; {known_names(name, known)}"
                 )
         if "latency_ms" in self.search.constraints:
             raise ValueError("search.constraints: latency_ms is bounded by latency.budgets_ms")
@@ -248,7 +248,7 @@ def parse_config(data: Mapping[str, Any], origin: str = "the experiment") -> Exp
             given = f" (got {problem['input']!r})" if where and problem["type"] != "missing" else ""
             message = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "extra_forbidden":
-                message = f"unknown key; known: {', '.join(_known(problem['loc']))}"
+                message = f"unknown key; {known_names(str(problem['loc'][-1]), _known(problem['loc']))}"
                 given = ""
             problems.append(f"{where}: {message}{given}" if where else message)
         raise ConfigError(f"{origin}: " + "; ".join(problems)) from None

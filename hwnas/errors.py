@@ -20,6 +20,9 @@ and exits with 1; anything that is not an HwnasError is a defect of hwnas and ke
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class HwnasError(Exception):
     """Base of every error that hwnas raises on purpose."""
@@ -74,3 +77,10 @@ class MissingExtraError(HwnasError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; run: pip install 'hwnas[{extra}]'")
+
+
+def known_names(name: str, names: Iterable[str]) -> str:
+    """What may be named instead of an unknown name, and which of it was probably meant."""
+    every = list(names)
+    near = get_close_matches(name, every, 1)
+    return f"known: {', '.join(every)}" + (f" (did you mean {near[0]!r}?)" if near else "")

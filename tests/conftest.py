@@ -1,4 +1,4 @@
-"""What many tests share: one small real run."""
+"""What many tests share: one small real run, and the command in this process."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import os
 # Before torch is loaded: small tensors gain nothing from more threads, and lose much on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+Command = Callable[..., tuple[int, str, str]]
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -55,3 +59,23 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("tiny")
     return hwnas.run(write_config(folder), run_dir=folder / "run").directory
+
+
+@pytest.fixture
+def hwnas_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in this process: exit code, standard output, standard error."""
+
+    from hwnas.cli import main
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hwnas", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run

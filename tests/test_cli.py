@@ -6,35 +6,14 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 
-from hwnas.cli import app, main
-from tests.conftest import write_config
-
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def hwnas_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command in this process: exit code, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hwnas", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+from hwnas.cli import app
+from tests.conftest import Command, write_config
 
 
 def commands() -> list[list[str]]:

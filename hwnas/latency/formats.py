@@ -29,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from hwnas.errors import SpaceError, TableError
+from hwnas.errors import SpaceError, TableError, known_names
 from hwnas.latency.table import Entry, LatencyTable
 from hwnas.spaces import Operator, get_space
 from hwnas.spaces.operators import make_divisible
@@ -395,5 +395,5 @@ FORMATS: dict[str, Format] = {
 def get_format(name: str) -> Format:
     """The format of this name; TableError for an unknown one."""
     if name not in FORMATS:
-        raise TableError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
+        raise TableError(f"unknown format {name!r}; {known_names(name, FORMATS)}")
     return FORMATS[name]

@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from hwnas.errors import StoreError
+from hwnas.errors import StoreError, known_names
 from hwnas.networks.supernet import Supernet
 from hwnas.spaces import NetworkSpace, get_space
 from hwnas.store import read_bytes
@@ -58,7 +58,7 @@ def load_ofa_checkpoint(path: str | Path, name: str, resolutions: Sequence[int] 
     those of the network, listed.
     """
     if name not in ANCESTORS:
-        raise StoreError(f"unknown network {name!r} of Once-for-All; known: {', '.join(ANCESTORS)}")
+        raise StoreError(f"unknown network {name!r} of Once-for-All; {known_names(name, ANCESTORS)}")
     ancestor = ANCESTORS[name]
     space = get_space(ancestor.space, **ancestor.parameters, resolutions=resolutions)
     net = Supernet(space, kernel_transform=True)

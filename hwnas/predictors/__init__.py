@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hwnas.errors import SearchError, StoreError
+from hwnas.errors import SearchError, StoreError, known_names
 from hwnas.predictors.auto import Auto
 from hwnas.predictors.base import SCHEMA, Predictor
 from hwnas.predictors.ensemble import Ensemble
@@ -36,7 +36,7 @@ TOLERANCE = 0.01  # deviations of the targets by which a predictor that is fitte
 def get_predictor(name: str, seed: int = 0) -> Predictor:
     """An unfitted predictor of this name; SearchError for an unknown one."""
     if name not in PREDICTORS:
-        raise SearchError(f"unknown predictor {name!r}; known: {', '.join(PREDICTORS)}")
+        raise SearchError(f"unknown predictor {name!r}; {known_names(name, PREDICTORS)}")
     return PREDICTORS[name](seed)
 
 

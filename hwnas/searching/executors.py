@@ -25,7 +25,7 @@ import cloudpickle
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from hwnas.errors import HwnasError, MissingExtraError, SearchError
+from hwnas.errors import HwnasError, MissingExtraError, SearchError, known_names
 from hwnas.searching.objectives import Evaluate, real_values, whole
 from hwnas.spaces import Architecture, Architectures, SearchSpace
 from hwnas.store import digest
@@ -420,7 +420,7 @@ EXECUTORS = ("serial", "process", "ray")
 def get_executor(name: str, workers: int | None = None, address: str | None = None) -> Executor:
     """The executor of this name; SearchError for an unknown one or what does not go with it."""
     if name not in EXECUTORS:
-        raise SearchError(f"unknown executor {name!r}; known: {', '.join(EXECUTORS)}")
+        raise SearchError(f"unknown executor {name!r}; {known_names(name, EXECUTORS)}")
     if name != "ray" and address is not None:
         raise SearchError(f"a Ray address ({address}) goes with executor 'ray', not with {name!r}")
     if name == "serial":

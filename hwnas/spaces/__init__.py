@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hwnas.errors import SpaceError
+from hwnas.errors import SpaceError, known_names
 from hwnas.spaces.base import (
     Architecture,
     Architectures,
@@ -30,7 +30,7 @@ SPACES: dict[str, Callable[..., NetworkSpace]] = {
 def get_space(name: str, **parameters: Any) -> NetworkSpace:
     """The space of this name; `parameters` are those of its class. SpaceError for an unknown one."""
     if name not in SPACES:
-        raise SpaceError(f"unknown space {name!r}; known: {', '.join(SPACES)}")
+        raise SpaceError(f"unknown space {name!r}; {known_names(name, SPACES)}")
     try:
         return SPACES[name](**parameters)
     except TypeError as error:

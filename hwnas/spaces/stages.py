@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, TypeVar
 
-from hwnas.errors import SpaceError
+from hwnas.errors import SpaceError, known_names
 from hwnas.spaces.base import Choice, NetworkSpace, Slot
 from hwnas.spaces.checks import check_input, check_multiplier, integers, is_integer, is_list
 from hwnas.spaces.operators import ACTIVATIONS, NORM_EPS, Operator, make_divisible
@@ -120,7 +120,7 @@ class StageTableSpace(NetworkSpace):
     def _check(self) -> None:
         for name, stage in self.stages.items():
             if stage.block not in BLOCKS:
-                raise SpaceError(f"{name}: unknown block {stage.block!r}; known: {', '.join(BLOCKS)}")
+                raise SpaceError(f"{name}: unknown block {stage.block!r}; {known_names(stage.block, BLOCKS)}")
             if any(kernel % 2 == 0 for kernel in stage.kernel):
                 raise SpaceError(f"{name}: kernels are odd, got {stage.kernel}")
         if self.stem.kernel % 2 == 0:
@@ -132,7 +132,7 @@ class StageTableSpace(NetworkSpace):
         ]:
             if activation not in ACTIVATIONS:
                 raise SpaceError(
-                    f"{name}: unknown activation {activation!r}; known: {', '.join(ACTIVATIONS)}"
+                    f"{name}: unknown activation {activation!r}; {known_names(activation, ACTIVATIONS)}"
                 )
 
     def _plan(self) -> None:
@@ -272,7 +272,7 @@ def _row(cls: type[Row], where: str, row: Mapping[str, Any], width: float) -> Ro
     known = {f.name: f for f in fields(cls)}
     unknown = [name for name in row if name not in known]
     if unknown:
-        raise SpaceError(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(known)}")
+        raise SpaceError(f"{where}: unknown field {unknown[0]!r}; {known_names(unknown[0], known)}")
     parsed: dict[str, Any] = {}
     for name, f in known.items():
         if name not in row:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.errors import TrainingError
+from hwnas.errors import TrainingError, known_names
 from hwnas.spaces import Architecture, Architectures, NetworkSpace
 from hwnas.spaces.base import Genotypes
 from hwnas.training.sampling import largest, smallest
@@ -285,7 +285,7 @@ def get_strategy(
 def check_strategy(name: str, parameters: Mapping[str, Any]) -> None:
     """TrainingError for an unknown strategy or parameter; costs nothing."""
     if name not in STRATEGIES:
-        raise TrainingError(f"unknown training.strategy {name!r}; known: {', '.join(STRATEGIES)}")
+        raise TrainingError(f"unknown training.strategy {name!r}; {known_names(name, STRATEGIES)}")
     known = [p for p in inspect.signature(STRATEGIES[name]).parameters if p not in FIELDS]
     for parameter in parameters:
         if parameter not in known:

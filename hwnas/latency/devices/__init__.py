@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hwnas.errors import DeviceError
+from hwnas.errors import DeviceError, known_names
 from hwnas.latency.devices.onnxruntime import OnnxRuntimeDevice
 from hwnas.latency.devices.openvino import OpenVinoDevice
 from hwnas.latency.devices.ssh import SshDevice
@@ -32,5 +32,5 @@ def get_device(name: str, threads: int = 1) -> Device:
     elif name == "ssh":
         raise DeviceError("device 'ssh' needs an address: ssh://user@host:port")
     if kind not in DEVICES:
-        raise DeviceError(f"unknown device {name!r}; known: {', '.join(DEVICES)}")
+        raise DeviceError(f"unknown device {name!r}; {known_names(kind, DEVICES)}")
     return DEVICES[kind](**address, threads=threads)

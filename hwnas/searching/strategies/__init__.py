@@ -7,7 +7,7 @@ from dataclasses import replace
 from inspect import signature
 from typing import Any
 
-from hwnas.errors import SearchError
+from hwnas.errors import SearchError, known_names
 from hwnas.searching.objectives import Constraint, Objective, Problem
 from hwnas.searching.strategies.algorithms import ALGORITHMS
 from hwnas.searching.strategies.base import Strategy
@@ -29,7 +29,7 @@ def get_strategy(name: str, problem: Problem, seed: int = 0, **options: Any) -> 
     SearchError for a name, an option or a value that is none.
     """
     if name not in STRATEGIES:
-        raise SearchError(f"unknown strategy {name!r}; known: {', '.join(STRATEGIES)}")
+        raise SearchError(f"unknown strategy {name!r}; {known_names(name, STRATEGIES)}")
     known = list(signature(STRATEGIES[name]).parameters)[2:]  # after the problem and the seed
     unknown = [option for option in options if option not in known]
     if unknown:

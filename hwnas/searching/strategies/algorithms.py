@@ -22,7 +22,7 @@ from pymoo.core.termination import NoTermination
 from pymoo.operators.selection.tournament import TournamentSelection
 from pymoo.util.ref_dirs import get_reference_directions
 
-from hwnas.errors import MissingExtraError, SearchError
+from hwnas.errors import MissingExtraError, SearchError, known_names
 from hwnas.searching.feasible import row_keys, unseen_rows
 from hwnas.searching.objectives import Problem, Values
 from hwnas.searching.strategies.evolution import Score, best_first, crossed, evolve
@@ -68,7 +68,7 @@ def get_algorithm(name: str, problem: Problem) -> Evolve:
     needs a package that is not installed.
     """
     if name not in ALGORITHMS:
-        raise SearchError(f"unknown algorithm {name!r}; known: {', '.join(ALGORITHMS)}")
+        raise SearchError(f"unknown algorithm {name!r}; {known_names(name, ALGORITHMS)}")
     misfit = ALGORITHMS[name].misfit(problem)
     if misfit:
         fitting = [other for other, algorithm in ALGORITHMS.items() if not algorithm.misfit(problem)]

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from hwnas.config import GIVEN_DATA
-from hwnas.errors import DataError
+from hwnas.errors import DataError, known_names
 from hwnas.training.data.base import SPLITS, Dataset, Source, Split, resize
 from hwnas.training.data.cifar10 import cifar10
 from hwnas.training.data.digits import cluttered_digits
@@ -80,13 +80,13 @@ def _source(name: str, split: Split, seed: int, parameters: Mapping[str, Any]) -
     if name == GIVEN_DATA:
         raise DataError("the data of this run was given in Python; go on there: hwnas.run(…, data=…)")
     if name not in DATASETS:
-        raise DataError(f"unknown dataset {name!r}; known: {', '.join(DATASETS)}")
+        raise DataError(f"unknown dataset {name!r}; {known_names(name, DATASETS)}")
     if split not in SPLITS:
-        raise DataError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+        raise DataError(f"unknown split {split!r}; {known_names(split, SPLITS)}")
     known = dict(list(inspect.signature(DATASETS[name]).parameters.items())[2:])  # after split and seed
     for parameter in parameters:
         if parameter not in known:
-            raise DataError(f"{name}: unknown parameter {parameter!r}; known: {', '.join(known)}")
+            raise DataError(f"{name}: unknown parameter {parameter!r}; {known_names(parameter, known)}")
     for parameter, declared in known.items():
         if declared.default is inspect.Parameter.empty and parameter not in parameters:
             raise DataError(f"{name}: parameter {parameter!r} is missing; give it beside the name")
