@@ -65,7 +65,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a folder for a file": (plain("run", "FOLDER"), "cannot read FOLDER: Is a directory"),
     "wrong YAML": (
         with_file("name: [1,\nseed: }"),
-        "FOLDER/own.yaml is not valid YAML: while parsing a flow node expected the node content, but found '}' "
+        "FOLDER/own.yaml is not valid YAML: while parsing a flow node expected the node content, but found "
+        "'}' "
         'in "<unicode string>", line 2, column 7: seed: } ^',
     ),
     "no experiment": (
@@ -82,19 +83,19 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "a misspelt key": (
         with_settings("search.evalutions=5"),
-        "FOLDER/tiny.yaml: search.evalutions: unknown key; known: strategy, algorithm, evaluations, objectives, "
-        "constraints, predictor, calibration_images, random_baseline, executor, workers, ray_address, lag, "
-        "tensorboard (did you mean 'evaluations'?)",
+        "FOLDER/tiny.yaml: search.evalutions: unknown key; known: strategy, algorithm, evaluations, "
+        "objectives, constraints, predictor, calibration_images, random_baseline, executor, workers, "
+        "ray_address, lag, tensorboard (did you mean 'evaluations'?)",
     ),
     "a misspelt section": (
         with_settings("serach.evaluations=5"),
-        "FOLDER/tiny.yaml: serach: unknown key; known: name, seed, data, space, training, latency, search (did "
-        "you mean 'search'?)",
+        "FOLDER/tiny.yaml: serach: unknown key; known: name, seed, data, space, training, latency, search "
+        "(did you mean 'search'?)",
     ),
     "words for a number": (
         with_settings("training.steps=many"),
-        "FOLDER/tiny.yaml: training.steps: Input should be a valid integer, unable to parse string as an integer "
-        "(got 'many')",
+        "FOLDER/tiny.yaml: training.steps: Input should be a valid integer, unable to parse string as an "
+        "integer (got 'many')",
     ),
     "true for a number": (
         with_settings("training.steps=true"),
@@ -134,8 +135,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "a folder without the data": (
         with_settings("data={name: cifar10, path: FOLDER}"),
-        "cifar10: FOLDER has no train images: neither train-*.parquet, nor train/state.json of save_to_disk, nor "
-        "data_batch_1.bin",
+        "cifar10: FOLDER has no train images: neither train-*.parquet, nor train/state.json of "
+        "save_to_disk, nor data_batch_1.bin",
     ),
     "a device that is not there": (
         with_settings("latency.device=onnx"),
@@ -161,8 +162,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "a predictor that is not there": (
         with_settings("search.predictor=gpp"),
-        "unknown predictor 'gpp'; known: ridge, quadratic, svr, gp, xgboost, mlp, ensemble, auto (did you mean "
-        "'gp'?)",
+        "unknown predictor 'gpp'; known: ridge, quadratic, svr, gp, xgboost, mlp, ensemble, auto (did you "
+        "mean 'gp'?)",
     ),
     "an algorithm that is not there": (
         with_settings("search.algorithm=nsga3"),
@@ -170,13 +171,13 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "an algorithm for other problems": (
         with_settings("search.algorithm=moead"),
-        "algorithm 'moead' knows no constraints, and this search has some: latency_ms <= 1000; those that fit: "
-        "nsga2, unsga3, agemoea, ctaea",
+        "algorithm 'moead' knows no constraints, and this search has some: latency_ms <= 1000; those that "
+        "fit: nsga2, unsga3, agemoea, ctaea",
     ),
     "a way to train that is not there": (
         with_settings("training.strategy=sandwhich", command="train"),
-        "unknown training.strategy 'sandwhich'; known: sandwich, attentive, progressive, uniform (did you mean "
-        "'sandwich'?)",
+        "unknown training.strategy 'sandwhich'; known: sandwich, attentive, progressive, uniform (did you "
+        "mean 'sandwich'?)",
     ),
     "a teacher that is not there": (
         with_settings("training.teacher=FOLDER/nope", command="train"),
@@ -192,8 +193,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "a metric that is not there": (
         with_settings("search.constraints={energy: {upper: 5}}"),
-        "FOLDER/tiny.yaml: search: 'energy' is no metric of this experiment; known: accuracy, latency_ms, macs, "
-        "params",
+        "FOLDER/tiny.yaml: search: 'energy' is no metric of this experiment; known: accuracy, latency_ms, "
+        "macs, params",
     ),
     "a table that is not there": (
         with_settings("latency.table=FOLDER/nope.json"),
@@ -267,8 +268,8 @@ def test_a_stage_whose_settings_changed(copy: Path, hwnas_command: Command) -> N
     assert code == 1
     again = f"hwnas run {copy}/config.yaml --run-dir {copy} --restart search"
     assert err == (
-        f"error: {copy}: search was made from something else: search.evaluations was 24, is 30. Undo that, or "
-        f"choose another --run-dir, or make it again: {again}; or let it go on: hwnas search {copy} "
+        f"error: {copy}: search was made from something else: search.evaluations was 24, is 30. Undo that, "
+        f"or choose another --run-dir, or make it again: {again}; or let it go on: hwnas search {copy} "
         "--evaluations 30\n"
     )
 
@@ -277,8 +278,8 @@ def test_a_budget_that_nothing_keeps(copy: Path, hwnas_command: Command) -> None
     code, _, err = hwnas_command("search", copy, "--latency-budget-ms", "1e-9", "--restart")
     assert code == 1
     assert re.fullmatch(
-        r"error: no architecture keeps the latency budget of 1e-09 ms: the fastest one takes [0-9.]+ ms on this "
-        r"device; raise latency.budgets_ms or choose a smaller space\n",
+        r"error: no architecture keeps the latency budget of 1e-09 ms: the fastest one takes [0-9.]+ ms on "
+        r"this device; raise latency.budgets_ms or choose a smaller space\n",
         err,
     )
 
