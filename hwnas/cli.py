@@ -852,7 +852,7 @@ def _print_json(data: Any) -> None:
 
 
 def main() -> None:
-    """Entry point: an HwnasError is one line on standard error, with --debug its traceback, and exit code 1."""
+    """Entry point: an HwnasError is one line on standard error, or its traceback, and exit code 1."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(args=_with_stage(arguments))
