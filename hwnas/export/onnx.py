@@ -25,14 +25,16 @@ def export_onnx(
     path: str | Path,
     input_shape: tuple[int, int, int, int],
     metadata: Mapping[str, str] | None = None,
+    dynamic_batch: bool = False,
 ) -> Path:
     """Write a network as one ONNX file, checked against torch, and return its path.
 
     `input_shape` is (batch, channels, height, width) in pixels; the input is called ``input`` and the
-    output ``logits``. Networks that hwnas built become the very graph that is timed on devices, batch norm
-    folded; any other module goes through torch's exporter. `metadata` goes into the file's properties.
-    ExportError when outputs on random images differ by more than 1e-4 of the largest, or for a shape that
-    the network is not for.
+    output ``logits``. With `dynamic_batch` the file takes any number of images, whatever `batch` says: the
+    first dimension of both is called ``batch``. Networks that hwnas built become the very graph that is
+    timed on devices, batch norm folded; any other module goes through torch's exporter. `metadata` goes into
+    the file's properties. ExportError when ONNX's checker refuses the file, when outputs on random images
+    differ by more than 1e-4 of the largest, or for a shape that the network is not for.
     """
     batch, *shape = input_shape
     if isinstance(model, StaticNetwork):
@@ -41,12 +43,14 @@ def export_onnx(
                 f"input_shape {input_shape} is not what the network is for: {(batch, *model.input_shape)}; "
                 "build the architecture in a space of that resolution"
             )
-        proto = onnx_model(model.operators, folded_weights(model), batch, metadata)
+        size = None if dynamic_batch else batch
+        proto = onnx_model(model.operators, folded_weights(model), size, metadata)
     else:
-        proto = _traced(model, input_shape, metadata)
+        proto = _traced(model, input_shape, metadata, dynamic_batch)
     data = proto.SerializeToString()
-    images = torch.from_numpy(np.random.default_rng(0).standard_normal(input_shape, dtype=np.float32))
-    check_onnx(data, model, images)
+    for checked in (1, 3) if dynamic_batch else (batch,):
+        images = np.random.default_rng(0).standard_normal((checked, *shape), dtype=np.float32)
+        check_onnx(data, model, torch.from_numpy(images))
     write_bytes(path, data)
     return Path(path)
 
@@ -63,6 +67,15 @@ def check_onnx(data: bytes, model: nn.Module, images: Tensor) -> float:
     if not difference <= TOLERANCE:
         raise ExportError(f"ONNX Runtime differs from torch by {difference:.1e}, allowed is {TOLERANCE:.0e}")
     return difference
+
+
+def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """A serialised model with these properties beside those that it has, or in their place."""
+    model = onnx.load_from_string(data)
+    known = {prop.key: prop.value for prop in model.metadata_props}
+    onnx.helper.set_model_props(model, {**known, **metadata})
+    serialised: bytes = model.SerializeToString()
+    return serialised
 
 
 def onnx_logits(data: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -97,20 +110,27 @@ def _outputs(session: onnxruntime.InferenceSession, images: NDArray[np.float32])
 
 
 def _traced(
-    model: nn.Module, input_shape: tuple[int, ...], metadata: Mapping[str, str] | None
+    model: nn.Module, input_shape: tuple[int, ...], metadata: Mapping[str, str] | None, dynamic_batch: bool
 ) -> onnx.ModelProto:
+    # Torch takes sizes 0 and 1 of an example for constants.
+    example = torch.zeros((max(2, input_shape[0]), *input_shape[1:]) if dynamic_batch else input_shape)
     program = torch.onnx.export(
         model.eval(),
-        (torch.zeros(input_shape),),
+        (example,),
         input_names=[INPUT],
         output_names=[OUTPUT],
         opset_version=OPSET,
         dynamo=True,
         verbose=False,
+        dynamic_shapes=({0: torch.export.Dim("batch")},) if dynamic_batch else None,
     )
     if program is None:
         raise ExportError("torch's exporter returned nothing")
     proto = program.model_proto
     if metadata:
         onnx.helper.set_model_props(proto, dict(metadata))
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"ONNX's checker refuses what torch exported: {error}") from None
     return proto

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hwnas.errors import ExportError
-from hwnas.export.onnx import check_onnx, export_onnx, onnx_logits
+from hwnas.export.onnx import check_onnx, export_onnx, onnx_logits, with_metadata
 from hwnas.networks.blocks import StaticNetwork, build_network
 from hwnas.spaces import get_space
 
@@ -47,6 +47,33 @@ def test_a_module_of_another_origin(tmp_path: Path) -> None:
     images = torch.randn(2, 3, 8, 8)
     assert check_onnx(path.read_bytes(), model, images) < 1e-4
     assert not list(tmp_path.glob("*.data"))  # weights are inside
+
+
+def test_an_open_batch_of_a_network_of_ours(tmp_path: Path) -> None:
+    model = network()
+    path = export_onnx(model, tmp_path / "net.onnx", (1, 3, 24, 24), dynamic_batch=True)
+    session = onnxruntime.InferenceSession(path)
+    assert session.get_inputs()[0].shape == ["batch", 3, 24, 24]
+    assert session.get_outputs()[0].shape == ["batch", 7]
+    for images in (1, 5):
+        assert check_onnx(path.read_bytes(), model, torch.randn(images, 3, 24, 24)) < 1e-4
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
+def test_an_open_batch_of_a_module_of_another_origin(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+    path = export_onnx(model, tmp_path / "other.onnx", (1, 3, 8, 8), dynamic_batch=True)
+    assert onnxruntime.InferenceSession(path).get_inputs()[0].shape == ["batch", 3, 8, 8]
+    assert check_onnx(path.read_bytes(), model, torch.randn(6, 3, 8, 8)) < 1e-4
+
+
+def test_properties_are_added_or_replaced(tmp_path: Path) -> None:
+    path = export_onnx(network(), tmp_path / "net.onnx", (1, 3, 24, 24), metadata={"a": "1", "b": "2"})
+    changed = with_metadata(path.read_bytes(), {"b": "3", "c": "4"})
+    properties = {prop.key: prop.value for prop in onnx.load_from_string(changed).metadata_props}
+    assert {name: properties[name] for name in "abc"} == {"a": "1", "b": "3", "c": "4"}
+    assert onnx.load_from_string(changed).graph == onnx.load(path).graph
 
 
 def test_a_shape_that_the_network_is_not_for(tmp_path: Path) -> None:
