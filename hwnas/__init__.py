@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hwnas.config import load_config
     from hwnas.errors import HwnasError
+    from hwnas.export.folder import load_model
     from hwnas.export.onnx import export_onnx
     from hwnas.latency.profiling import profile
     from hwnas.latency.table import LatencyTable
@@ -53,6 +54,7 @@ _HOMES = {
     "get_space": "hwnas.spaces",
     "load_config": "hwnas.config",
     "load_dataset": "hwnas.training.data",
+    "load_model": "hwnas.export.folder",
     "load_ofa_checkpoint": "hwnas.networks.ofa",
     "load_supernet": "hwnas.networks.supernet",
     "profile": "hwnas.latency.profiling",
@@ -85,6 +87,7 @@ __all__ = [
     "get_space",
     "load_config",
     "load_dataset",
+    "load_model",
     "load_ofa_checkpoint",
     "load_supernet",
     "profile",

@@ -1019,15 +1019,18 @@ def _export(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         export_model(run, arch)
     progress(len(front), len(front), "")
     write_text(run.directory / "evaluations.csv", run.evaluations().to_csv(index=False))
-    return {}, ["evaluations.csv", *(f"models/{arch.id}/model.onnx" for arch in front)]
+    files = ("model.onnx", "model.json", "model.safetensors")
+    return {}, ["evaluations.csv", *(f"models/{arch.id}/{name}" for arch in front for name in files)]
 
 
 def export_model(run: Run, arch: Architecture) -> None:
-    """models/<id>/ of one architecture: model.onnx, checked against torch, and its entry, not yet measured.
+    """models/<id>/ of one architecture: its network, plain and as ONNX, and its entry, not yet measured.
 
-    ExportError if ONNX Runtime's outputs or test accuracy are not torch's.
+    ExportError if ONNX Runtime's outputs on images of the test split or its test accuracy are not torch's.
     """
-    from hwnas.export.onnx import check_onnx, onnx_accuracy
+    from hwnas.export.folder import save_model
+    from hwnas.export.metadata import input_facts, properties
+    from hwnas.export.onnx import check_onnx, onnx_accuracy, with_metadata
     from hwnas.networks.blocks import folded_weights
     from hwnas.networks.onnx_graph import onnx_model
     from hwnas.training.data import resize
@@ -1036,18 +1039,10 @@ def export_model(run: Run, arch: Architecture) -> None:
     test = run.data("test")
     resolution = run.space.resolution(arch)
     network = run.supernet.extract(arch, run.evaluator.statistics(arch))
-    metadata = {
-        "producer": f"hwnas {version('hwnas')}",
-        "architecture": json.dumps(arch.values),
-        "classes": json.dumps(test.classes),
-        "mean": json.dumps(test.mean),
-        "std": json.dumps(test.std),
-    }
     batch_size = run.config.latency.batch_size
-    model = onnx_model(network.operators, folded_weights(network), batch_size, metadata)
-    data = model.SerializeToString()
+    data = onnx_model(network.operators, folded_weights(network), batch_size).SerializeToString()
     images, _ = next(test.stream([np.arange(min(CHECKED_IMAGES, len(test)))]))
-    check_onnx(data, network, resize(images, resolution))
+    difference = check_onnx(data, network, resize(images, resolution))
     accuracy = onnx_accuracy(data, test.batches(EVALUATION_BATCH, resolution))
     expected = accuracy_of(network, test)
     if abs(accuracy - expected) > max(ACCURACY_TOLERANCE, 100.1 / len(test)):
@@ -1071,9 +1066,14 @@ def export_model(run: Run, arch: Architecture) -> None:
         "macs": int(run.space.macs([arch])[0]),
         "params": int(run.space.params([arch])[0]),
         "budget_ms": None,
+        "checks": {"images": len(images), "difference": difference, "torch_test_accuracy": expected},
         "status": "exported",
     }
-    write_bytes(run.directory / "models" / arch.id / "model.onnx", data)
+    folder, inputs = run.directory / "models" / arch.id, input_facts(test, network.input_shape)
+    facts = {"id": arch.id, "architecture": arch.values, "input": inputs, "classes": list(test.classes)}
+    save_model(network, folder, facts)
+    said = properties(entry, inputs, test.classes, run.latency.device, run.latency.runtime)
+    write_bytes(folder / "model.onnx", with_metadata(data, said))
     write_entry(run, entry)
 
 
@@ -1083,7 +1083,9 @@ def read_entry(run: Run, name: str) -> dict[str, Any]:
 
 
 def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
-    """architecture.json and README.md of a model."""
+    """architecture.json, README.md and SHA256SUMS of a model."""
+    from hwnas.export.folder import write_sums
+
     folder = run.directory / "models" / entry["id"]
     write_json(folder / "architecture.json", entry)
     data, runtime = run.data("test"), run.latency.runtime
@@ -1100,6 +1102,7 @@ def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
         batch_size=run.config.latency.batch_size,
     )
     write_text(folder / "README.md", card)
+    write_sums(folder)
 
 
 # ---- verify: the models measured on the device, and the front of what was measured ---------------
@@ -1147,7 +1150,8 @@ def _verify(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     entries.sort(key=lambda entry: float(entry["measured"]["latency_ms"]))
     kept = [entry for entry in entries if entry["status"] != "dominated"]
     write_json(run.directory / "pareto.json", {"schema": 1, "models": kept})
-    files = [f"models/{entry['id']}/{name}" for entry in kept for name in ("architecture.json", "README.md")]
+    made = ("architecture.json", "README.md", "SHA256SUMS")
+    files = [f"models/{entry['id']}/{name}" for entry in kept for name in made]
     return {"budgets": budgets}, ["pareto.json", *files]
 
 

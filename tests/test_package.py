@@ -35,6 +35,7 @@ def test_public_names_are_pinned() -> None:
         "get_space",
         "load_config",
         "load_dataset",
+        "load_model",
         "load_ofa_checkpoint",
         "load_supernet",
         "profile",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import yaml
 from PIL import Image
@@ -76,13 +77,23 @@ def test_the_folder_of_a_run(tiny_run: Path) -> None:
             "macs",
             "params",
             "budget_ms",
+            "checks",
             "status",
         }
+        assert model["checks"]["images"] == 64
+        assert 0 <= model["checks"]["difference"] <= 1e-4
+        assert abs(model["checks"]["torch_test_accuracy"] - model["test_accuracy"]) <= 0.5  # one of 200
         folder = tiny_run / "models" / model["id"]
         entry = json.loads((folder / "architecture.json").read_text())
         entry.pop("sha256")
         assert entry == model
-        assert (folder / "model.onnx").is_file()
+        properties = onnxruntime.InferenceSession(folder / "model.onnx").get_modelmeta().custom_metadata_map
+        assert float(properties["test_accuracy"]) == model["test_accuracy"]
+        assert float(properties["predicted_latency_ms"]) == model["predicted"]["latency_ms"]
+        assert properties["runtime"].startswith("onnxruntime ")
+        assert json.loads(properties["size"]) == [model["architecture"]["resolution"]] * 2
+        names = ("mean", "std", "classes", "device", "threads", "opset", "channel_order", "layout")
+        assert all(properties[name] for name in names)
         assert f"model {model['id']}" in (folder / "README.md").read_text()
         low, high = model["measured"]["latency_ci_ms"]
         assert low <= model["measured"]["latency_ms"] <= high

@@ -52,6 +52,7 @@ def model_card(
         ),
         ("MACs", f"{entry['macs']:,}"),
         ("Parameters", f"{entry['params']:,}"),
+        *([("Checked against torch", _checked(entry["checks"]))] if "checks" in entry else []),
         ("Status", entry["status"]),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
@@ -80,9 +81,27 @@ then resized to {size}×{size} (bilinear, antialiased), scaled to 0–1, less th
 ```python
 {USE.format(channels=channels, size=size)}```
 
+As a torch module, from `model.safetensors` and `model.json` in this folder:
+
+```python
+import hwnas
+
+network = hwnas.load_model(".")        # in eval mode; takes and gives the same as model.onnx
+```
+
+`model.json` says the same as this page of the input and the classes, for programs. `sha256sum -c SHA256SUMS`
+checks the files.
+
 ## Architecture
 
 | choice | value |
 |---|---|
 {choices}
 """
+
+
+def _checked(checks: Mapping[str, Any]) -> str:
+    return (
+        f"outputs on {checks['images']} test images differ by {checks['difference']:.0e} of the largest; "
+        f"torch's test accuracy is {checks['torch_test_accuracy']:.2f} %"
+    )

@@ -20,7 +20,7 @@ def test_the_card_says_what_is_known_and_its_program_runs(tiny_run: Path) -> Non
     for name, value in entry["architecture"].items():
         assert f"| `{name}` | {value} |" in card
     assert "prepared as: grey scenes of 24×24 pixels;\nthen resized to" in card
-    (program,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    program, in_torch = re.findall(r"```python\n(.*?)```", card, re.S)
     result = subprocess.run(
         [sys.executable, "-c", program],
         cwd=folder,
@@ -30,3 +30,8 @@ def test_the_card_says_what_is_known_and_its_program_runs(tiny_run: Path) -> Non
         env=os.environ,
     )
     assert result.stdout.strip() in "0123456789"
+    in_torch += "\nimport torch; print(tuple(network(torch.zeros((1, *network.input_shape))).shape))"
+    command = [sys.executable, "-c", in_torch]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, env=os.environ)
+    assert result.stdout.strip() == "(1, 10)"
+    assert f"torch's test accuracy is {entry['checks']['torch_test_accuracy']:.2f} %" in card

@@ -1,0 +1,134 @@
+"""The folder of an exported model: a plain network in safe formats, which needs nothing else to be loaded.
+
+    model.json          the operators that it is made of, its classes, how images are prepared; sealed
+    model.safetensors   the state_dict of that network, batch-norm statistics included
+    SHA256SUMS          of every other file in the folder, for ``sha256sum -c SHA256SUMS``
+
+`model.json` holds the SHA-256 of the weights, so that the two cannot be mixed up. Nothing in them is
+executed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from hwnas.errors import ChecksumError, SpaceError, StoreError
+from hwnas.networks.blocks import StaticNetwork
+from hwnas.spaces import Operator
+from hwnas.store import file_digest, parse_json, read_bytes, read_json, write_bytes, write_json, write_text
+
+SCHEMA = 1
+DEFINITION_FILE = "model.json"
+WEIGHTS_FILE = "model.safetensors"
+SUMS_FILE = "SHA256SUMS"
+REMEDY = "restore the folder from a copy, or export the run again: hwnas export RUN --restart export"
+
+
+def save_model(network: StaticNetwork, folder: str | Path, facts: Mapping[str, Any]) -> None:
+    """Write `model.safetensors` and `model.json` into a folder, each whole or not at all.
+
+    `facts` is plain data about the model that goes into `model.json`.
+    """
+    folder = Path(folder)
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    write_bytes(folder / WEIGHTS_FILE, safetensors.torch.save(state))
+    write_json(
+        folder / DEFINITION_FILE,
+        {
+            "schema": SCHEMA,
+            **facts,
+            "operators": [{"key": op.key, "norm_eps": op.norm_eps} for op in network.operators],
+            "weights_sha256": file_digest(folder / WEIGHTS_FILE),
+        },
+    )
+
+
+def load_model(folder: str | Path) -> StaticNetwork:
+    """The network in the folder of an exported model, such as ``runs/digits/models/<id>``, in eval mode.
+
+    A plain torch module from (batch, channels, height, width) to logits (batch, classes); `input_shape` is
+    (channels, height, width). It is built from `model.json` and `model.safetensors` alone, without the
+    supernet or the run, and nothing in them is executed. `model.json` also says how images are prepared and
+    what the classes are. StoreError if a file is missing, of another schema, or the weights are not of this
+    network's names, shapes and types; ChecksumError if one of the two is not what was written.
+    """
+    folder = Path(folder)
+    definition, weights = folder / DEFINITION_FILE, folder / WEIGHTS_FILE
+    if not definition.exists():
+        raise StoreError(
+            f"there is no model in {folder} (no {DEFINITION_FILE}); give a folder such as "
+            "runs/digits/models/ID. What an older hwnas exported gets one by: "
+            "hwnas export RUN --restart export"
+        )
+    schema = parse_json(definition, read_bytes(definition)).get("schema")
+    if schema != SCHEMA:
+        raise StoreError(
+            f"{definition} has schema {schema!r}, this hwnas reads {SCHEMA}; use the hwnas that wrote it"
+        )
+    data = read_json(definition, REMEDY)
+    with torch.device("meta"):  # shapes without memory, until they are known to be those of the file
+        network = StaticNetwork(_operators(data, definition))
+    if file_digest(weights) != data.get("weights_sha256"):
+        raise ChecksumError(f"{weights} is not what {definition.name} was written for; {REMEDY}")
+    try:
+        state = safetensors.torch.load(read_bytes(weights))
+    except safetensors.SafetensorError as error:
+        raise StoreError(f"{weights} is not a safetensors file ({error}); {REMEDY}") from None
+    _check_tensors(state, network.state_dict(), weights)
+    network.load_state_dict(state, assign=True)
+    return network.eval()
+
+
+def write_sums(folder: str | Path) -> None:
+    """Write `SHA256SUMS` of all other files in a folder, by name."""
+    folder = Path(folder)
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+    lines = [f"{file_digest(folder / name)}  {name}\n" for name in names if name != SUMS_FILE]
+    write_text(folder / SUMS_FILE, "".join(lines))
+
+
+def _operators(data: Mapping[str, Any], path: Path) -> list[Operator]:
+    """The operators that `model.json` names; StoreError if they make no network."""
+    try:
+        operators = [
+            replace(Operator.parse(str(entry["key"])), norm_eps=_positive(entry["norm_eps"]))
+            for entry in data["operators"]
+        ]
+    except (SpaceError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} does not say what the network is made of ({error}); {REMEDY}") from None
+    follow = all(before.out_shape == after.in_shape for before, after in pairwise(operators))
+    if not operators or not follow:
+        raise StoreError(f"{path}: its operators do not follow on each other; {REMEDY}")
+    return operators
+
+
+def _positive(number: Any) -> float:
+    if not isinstance(number, float) or not 0 < number < math.inf:
+        raise ValueError(f"norm_eps is {number!r}")
+    return number
+
+
+def _check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """StoreError, naming the first that is wrong, unless names, shapes and types are the expected ones."""
+    for name in sorted(found.keys() | expected.keys()):
+        kinds = [
+            f"{str(tensors[name].dtype).removeprefix('torch.')} {tuple(tensors[name].shape)}"
+            if name in tensors
+            else "missing"
+            for tensors in (found, expected)
+        ]
+        if kinds[0] != kinds[1]:
+            wanted = "not part of the network" if kinds[1] == "missing" else f"in the network {kinds[1]}"
+            raise StoreError(
+                f"{path} does not hold this network's weights: {name} is {kinds[0]}, {wanted}; {REMEDY}"
+            )

@@ -1,0 +1,70 @@
+"""What a model file says of itself: how images are prepared, how good and fast it is, and on what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from hwnas.networks.onnx_graph import OPSET
+from hwnas.training.data import Dataset
+
+CHANNEL_ORDERS = {1: "grey", 3: "RGB"}
+
+
+def input_facts(data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Plain data on the input of a model, of shape (channels, height, width), for images of a dataset.
+
+    Pixels in `value_range` become (pixels − mean) / std by channel. A torch DataLoader of the user's own
+    gives its channels in an order that only the user knows.
+    """
+    own = data.settings["name"] == "loader"
+    return {
+        "shape": list(shape),
+        "layout": "NCHW",
+        "type": "float32",
+        "channel_order": "as given" if own else CHANNEL_ORDERS.get(shape[0], "as given"),
+        "value_range": [0, 1],
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "resize": "bilinear, antialiased",
+        "preparation": data.preparation,
+    }
+
+
+def properties(
+    entry: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    classes: tuple[str, ...],
+    device: Mapping[str, Any],
+    runtime: Mapping[str, Any],
+) -> dict[str, str]:
+    """The properties of an ONNX file; what is not text is JSON.
+
+    `entry` is one of pareto.json, `inputs` comes from `input_facts`, `device` and `runtime` are what the
+    latency is of. The latency is the predicted one until the model was measured.
+    """
+    measured = entry["measured"]["latency_ms"]
+    latency = {"predicted_latency_ms": entry["predicted"]["latency_ms"]}
+    if measured is not None:
+        latency["latency_ms"] = measured
+    values = {
+        "producer": f"hwnas {version('hwnas')}",
+        "id": entry["id"],
+        "architecture": entry["architecture"],
+        "validation_accuracy": entry["validation_accuracy"],
+        "test_accuracy": entry["test_accuracy"],
+        **latency,
+        "device": device["cpu"],
+        "runtime": f"{runtime['name']} {runtime['version']}",
+        "threads": runtime["threads"],
+        "opset": OPSET,
+        "size": inputs["shape"][1:],
+        **{name: value for name, value in inputs.items() if name not in ("shape", "type")},
+        "classes": classes,
+    }
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in values.items()
+    }
