@@ -326,9 +326,11 @@ def search(
 
 _stage_command(
     "export",
-    """Write the models of the searched front as ONNX, checked against torch.
+    """Write the models of the searched front as ONNX and as plain torch networks, checked against each other.
 
     Example: `hwnas export runs/digits`
+
+    Also in 8 bits, kept where faster: `hwnas export runs/digits --set export.int8=true --restart export`
     """,
 )
 _stage_command(
@@ -397,9 +399,14 @@ def _budget_line(budget: dict[str, Any]) -> str:
 
 
 def models_table(models: Sequence[dict[str, Any]]) -> Table:
-    """The front as a table for the terminal, fastest first; fits 80 columns."""
+    """The front as a table for the terminal, fastest first; fits 80 columns.
+
+    Where models were quantised, their latency in 8 bits, or what became of it, stands for their parameters.
+    """
     table = Table(title="Pareto front", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    numbers = ("val %", "test %", "predicted ms", "measured ms", "MMACs", "k params", "budget ms")
+    int8 = any(model.get("int8") for model in models)
+    last = "int8 ms" if int8 else "k params"
+    numbers = ("val %", "test %", "predicted ms", "measured ms", "MMACs", last, "budget ms")
     table.add_column("model", no_wrap=True)
     for column in numbers:
         table.add_column(column, justify="right")
@@ -413,11 +420,18 @@ def models_table(models: Sequence[dict[str, Any]]) -> Table:
             f"{model['predicted']['latency_ms']:.4f}",
             "" if measured is None else f"{measured:.4f}",
             f"{model['macs'] / 1e6:.2f}",
-            f"{model['params'] / 1e3:.1f}",
+            _int8_cell(model.get("int8")) if int8 else f"{model['params'] / 1e3:.1f}",
             "" if budget is None else f"≤ {budget:g}",
             model["status"],
         )
     return table
+
+
+def _int8_cell(int8: Mapping[str, Any] | None) -> str:
+    """The latency of a model that was kept in 8 bits, or what became of it."""
+    if int8 is None:
+        return ""
+    return f"{int8['latency_ms']['int8']:.4f}" if int8["status"] == "kept" else int8["status"]
 
 
 # ---- tables --------------------------------------------------------------------------------------

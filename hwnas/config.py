@@ -171,6 +171,13 @@ class Search(Section):
         return names
 
 
+class Export(Section):
+    """What is made of each model of the front, beside ONNX and safetensors in single precision."""
+
+    int8: bool = False  # also ONNX in 8 bits, kept where it is faster on the device and accurate enough
+    max_accuracy_loss: float = Field(1.0, ge=0, le=100)  # points of validation accuracy that int8 may cost
+
+
 class Experiment(Section):
     """One experiment file."""
 
@@ -181,6 +188,7 @@ class Experiment(Section):
     training: Training = Training()
     latency: Latency = Latency()
     search: Search = Search()
+    export: Export = Export()
 
     @model_validator(mode="after")
     def _metrics_are_known(self) -> Experiment:

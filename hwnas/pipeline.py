@@ -40,6 +40,7 @@ from hwnas.errors import (
     TableError,
 )
 from hwnas.export.card import model_card
+from hwnas.export.compare import compare
 from hwnas.export.verify import measure_latency, most_accurate
 from hwnas.latency.devices import DEVICES, get_device
 from hwnas.latency.measure import Device
@@ -311,6 +312,7 @@ class Run:
         if name in ("train", "search") and self.store.stage("profile") is not None:
             check_budgets(self)
             check_bounds(self)
+            check_int8(self)
         done = self.store.stage(name)
         if done is not None and not again:
             self._stands(name, name)
@@ -930,6 +932,16 @@ def check_bounds(run: Run) -> None:
     check_feasible(Problem(run.space, exact, bounds), run.config.seed)
 
 
+def check_int8(run: Run) -> None:
+    """ConfigError if models in 8 bits are asked for and the device cannot run them."""
+    runtime = run.latency.runtime["name"]
+    if run.config.export.int8 and runtime.startswith("torch"):
+        raise ConfigError(
+            f"export.int8: the latency is of the runtime {runtime}, which runs no quantised ONNX model; "
+            "set export.int8: false, or latency.device: onnxruntime"
+        )
+
+
 # ---- train: one supernet for all architectures ---------------------------------------------------
 
 
@@ -1009,18 +1021,31 @@ def _search(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
 
 
 def _export_inputs(run: Run) -> dict[str, Any]:
-    return {"supernet": run.outputs("train")["checksum"], "front": run.outputs("search")["front"]}
+    return {
+        "supernet": run.outputs("train")["checksum"],
+        "front": run.outputs("search")["front"],
+        "export": run.config.export.model_dump(exclude_defaults=True),  # older runs know none of it
+    }
 
 
 def _export(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    check_int8(run)
     front = [evaluation.architecture for evaluation in run.searched.front]
     for done, arch in enumerate(front):
         progress(done, len(front), arch.id)
         export_model(run, arch)
     progress(len(front), len(front), "")
     write_text(run.directory / "evaluations.csv", run.evaluations().to_csv(index=False))
-    files = ("model.onnx", "model.json", "model.safetensors")
-    return {}, ["evaluations.csv", *(f"models/{arch.id}/{name}" for arch in front for name in files)]
+    names = ("model.onnx", "model.json", "model.safetensors")
+    files = [f"models/{arch.id}/{name}" for arch in front for name in names]
+    candidates = [int8_candidate(arch.id) for arch in front]
+    files += [name for name in candidates if (run.directory / name).exists()]
+    return {}, ["evaluations.csv", *files]
+
+
+def int8_candidate(name: str) -> str:
+    """The file of a model in 8 bits that is accurate enough, until a measurement says if it is kept."""
+    return f"int8/{name}.onnx"
 
 
 def export_model(run: Run, arch: Architecture) -> None:
@@ -1067,14 +1092,32 @@ def export_model(run: Run, arch: Architecture) -> None:
         "params": int(run.space.params([arch])[0]),
         "budget_ms": None,
         "checks": {"images": len(images), "difference": difference, "torch_test_accuracy": expected},
+        "int8": None,
         "status": "exported",
     }
     folder, inputs = run.directory / "models" / arch.id, input_facts(test, network.input_shape)
     facts = {"id": arch.id, "architecture": arch.values, "input": inputs, "classes": list(test.classes)}
     save_model(network, folder, facts)
     said = properties(entry, inputs, test.classes, run.latency.device, run.latency.runtime)
-    write_bytes(folder / "model.onnx", with_metadata(data, said))
+    data = with_metadata(data, said)
+    write_bytes(folder / "model.onnx", data)
+    for stale in (run.directory / int8_candidate(arch.id), folder / "model.int8.onnx"):
+        stale.unlink(missing_ok=True)
+    if run.config.export.int8:
+        entry["int8"] = _quantize(run, arch.id, data, resolution)
     write_entry(run, entry)
+
+
+def _quantize(run: Run, name: str, data: bytes, resolution: int) -> dict[str, Any]:
+    """The `int8` of the entry of an exported model by accuracy alone, and the file of a candidate."""
+    from hwnas.export.quantize import candidate_of
+
+    splits = run.data("train"), run.data("validation"), run.data("test")
+    allowed = run.config.export.max_accuracy_loss
+    int8, made = candidate_of(data, splits, resolution, allowed, run.config.seed)
+    if int8["status"] == "candidate":
+        write_bytes(run.directory / int8_candidate(name), made)
+    return int8
 
 
 def read_entry(run: Run, name: str) -> dict[str, Any]:
@@ -1152,6 +1195,7 @@ def _verify(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     write_json(run.directory / "pareto.json", {"schema": 1, "models": kept})
     made = ("architecture.json", "README.md", "SHA256SUMS")
     files = [f"models/{entry['id']}/{name}" for entry in kept for name in made]
+    files += [f"models/{entry['id']}/model.int8.onnx" for entry in kept if _has_int8(entry)]
     return {"budgets": budgets}, ["pareto.json", *files]
 
 
@@ -1166,7 +1210,41 @@ def _measured(run: Run, names: Sequence[str], progress: Progress) -> list[dict[s
         entry["measured"] = {"latency_ms": found.ms, "latency_ci_ms": list(found.ci_ms)}
         entry["status"] = "verified" if found.stable else "unstable"
         entries.append(entry)
+    _decide_int8(run, entries, models, device, progress)
     return entries
+
+
+def _decide_int8(
+    run: Run,
+    entries: Sequence[dict[str, Any]],
+    models: Mapping[str, bytes],
+    device: Device,
+    progress: Progress,
+) -> None:
+    """Compare candidates in 8 bits with their models on the device; what is kept is model.int8.onnx."""
+    candidates = {name: run.directory / int8_candidate(name) for name in models}
+    pairs = {n: (models[n], read_bytes(path)) for n, path in candidates.items() if path.exists()}
+    if not pairs:
+        return
+    from hwnas.export.metadata import int8_properties
+    from hwnas.export.onnx import with_metadata
+    from hwnas.export.quantize import decide
+
+    found = compare(pairs, device, run.config.latency.verify_rounds, run.config.seed, progress)
+    for entry in entries:
+        name, path = entry["id"], run.directory / "models" / entry["id"] / "model.int8.onnx"
+        if name in found:
+            entry["int8"] = decide(entry["int8"], found[name])
+        if _has_int8(entry):
+            write_bytes(path, with_metadata(pairs[name][1], int8_properties(entry["int8"])))
+        else:
+            path.unlink(missing_ok=True)
+    log.info("verify: %d of %d models in 8 bits are kept", sum(map(_has_int8, entries)), len(pairs))
+
+
+def _has_int8(entry: Mapping[str, Any]) -> bool:
+    """Whether a model was kept in 8 bits too."""
+    return (entry.get("int8") or {}).get("status") == "kept"
 
 
 def _device_of_latency(run: Run) -> Device:

@@ -78,6 +78,7 @@ def test_the_folder_of_a_run(tiny_run: Path) -> None:
             "params",
             "budget_ms",
             "checks",
+            "int8",
             "status",
         }
         assert model["checks"]["images"] == 64

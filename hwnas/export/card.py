@@ -53,6 +53,7 @@ def model_card(
         ("MACs", f"{entry['macs']:,}"),
         ("Parameters", f"{entry['params']:,}"),
         *([("Checked against torch", _checked(entry["checks"]))] if "checks" in entry else []),
+        *([("In 8 bits", _int8(entry["int8"]))] if entry.get("int8") else []),
         ("Status", entry["status"]),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
@@ -104,4 +105,15 @@ def _checked(checks: Mapping[str, Any]) -> str:
     return (
         f"outputs on {checks['images']} test images differ by {checks['difference']:.0e} of the largest; "
         f"torch's test accuracy is {checks['torch_test_accuracy']:.2f} %"
+    )
+
+
+def _int8(int8: Mapping[str, Any]) -> str:
+    validation, test = int8["validation_accuracy"], int8["test_accuracy"]
+    excluded = f", {len(int8['excluded'])} operators in single precision" if int8["excluded"] else ""
+    name = {"kept": "`model.int8.onnx`", "dropped": "dropped"}.get(int8["status"], "not measured yet")
+    return (
+        f"{name}; {int8['reason']}. Validation accuracy {validation['int8']:.2f} % (in single precision "
+        f"{validation['fp32']:.2f} %), test {test['int8']:.2f} % ({test['fp32']:.2f} %); calibrated by "
+        f"{int8['calibration']}{excluded}"
     )

@@ -56,6 +56,7 @@ def properties(
         "validation_accuracy": entry["validation_accuracy"],
         "test_accuracy": entry["test_accuracy"],
         **latency,
+        "precision": "fp32",
         "device": device["cpu"],
         "runtime": f"{runtime['name']} {runtime['version']}",
         "threads": runtime["threads"],
@@ -68,3 +69,15 @@ def properties(
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in values.items()
     }
+
+
+def int8_properties(int8: Mapping[str, Any]) -> dict[str, str]:
+    """What the properties of a model in 8 bits say otherwise; `int8` is that of an entry of pareto.json."""
+    values = {
+        "validation_accuracy": int8["validation_accuracy"]["int8"],
+        "test_accuracy": int8["test_accuracy"]["int8"],
+        "latency_ms": int8["latency_ms"]["int8"],
+        "calibration": int8["calibration"],
+        "excluded": int8["excluded"],
+    }
+    return {"precision": "int8", **{name: json.dumps(value) for name, value in values.items()}}
