@@ -174,6 +174,7 @@ class Search(Section):
 class Export(Section):
     """What is made of each model of the front, beside ONNX and safetensors in single precision."""
 
+    openvino: bool = False  # also OpenVINO's own format, model.xml and model.bin
     int8: bool = False  # also ONNX in 8 bits, kept where it is faster on the device and accurate enough
     max_accuracy_loss: float = Field(1.0, ge=0, le=100)  # points of validation accuracy that int8 may cost
 

@@ -38,7 +38,7 @@ def test_unknown_key_is_refused_and_named() -> None:
         ({"training": {"steps": True}}, r"training\.steps: true and false are no value for this"),
         ({"training": {"clip_value": float("inf")}}, r"training\.clip_value: .* finite number"),
         ({"export": {"max_accuracy_loss": -1}}, r"export\.max_accuracy_loss: .*greater than or equal to 0"),
-        ({"export": {"bits": 4}}, r"export\.bits: unknown key; known: int8, max_accuracy_loss"),
+        ({"export": {"bits": 4}}, r"export\.bits: unknown key; known: openvino, int8, max_accuracy_loss"),
         ({"name": "../up"}, r"name: .*pattern.*\(got '\.\./up'\)"),
         ({"data": {}}, r"data\.name: Field required"),
         (

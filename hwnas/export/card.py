@@ -52,7 +52,7 @@ def model_card(
         ),
         ("MACs", f"{entry['macs']:,}"),
         ("Parameters", f"{entry['params']:,}"),
-        *([("Checked against torch", _checked(entry["checks"]))] if "checks" in entry else []),
+        *(_checked(entry["checks"]) if "checks" in entry else []),
         *([("In 8 bits", _int8(entry["int8"]))] if entry.get("int8") else []),
         ("Status", entry["status"]),
     ]
@@ -101,11 +101,17 @@ checks the files.
 """
 
 
-def _checked(checks: Mapping[str, Any]) -> str:
-    return (
+def _checked(checks: Mapping[str, Any]) -> list[tuple[str, str]]:
+    onnx = (
         f"outputs on {checks['images']} test images differ by {checks['difference']:.0e} of the largest; "
         f"torch's test accuracy is {checks['torch_test_accuracy']:.2f} %"
     )
+    rows = [("Checked against torch", onnx)]
+    if "openvino" in checks:
+        by = checks["openvino"]
+        text = f"outputs differ by {by['difference']:.0e}, test accuracy {by['test_accuracy']:.2f} %"
+        rows.append(("`model.xml`, by OpenVINO", text))
+    return rows
 
 
 def _int8(int8: Mapping[str, Any]) -> str:
