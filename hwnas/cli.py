@@ -349,6 +349,70 @@ _stage_command(
 )
 
 
+# ---- using what was found ------------------------------------------------------------------------
+
+
+@app.command()
+def front(
+    run: RunFolder,
+    max_latency_ms: Annotated[
+        float | None, typer.Option("--max-latency-ms", metavar="MS", help="Only models that are this fast.")
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option("--min-accuracy", metavar="PERCENT", help="Only models of this validation accuracy."),
+    ] = None,
+    sort: Annotated[
+        str, typer.Option("--sort", metavar="accuracy|latency_ms|macs|params", help="Which comes first.")
+    ] = "accuracy",
+    as_json: AsJson = False,
+) -> None:
+    """Show the front of a run to choose from: by measured latency, or before it is verified by the predicted.
+
+    The model marked "knee" is where the front bends: it lies farthest beyond the line between the two ends,
+    both scaled to 0 … 1; from there a little more of one costs much of the other.
+
+    Example: `hwnas front runs/digits --max-latency-ms 2 --min-accuracy 80 --sort latency_ms`
+    """
+    from hwnas.choosing import choose
+    from hwnas.pipeline import load_run
+
+    bounds = {"max_latency_ms": max_latency_ms, "min_accuracy": min_accuracy}
+    found = choose(load_run(run), {name: v for name, v in bounds.items() if v is not None}, sort)
+    if as_json:
+        _print_json(found)
+        return
+    out.print(_front_table(found["models"]))
+    more = "" if found["latency"] == "measured" else f"; measure it: hwnas export {run}, hwnas verify {run}"
+    _say(f"Latency: {found['latency']}{more}")
+    if found["missed"]:
+        _say(f"Left out, measured too slow for every budget: {', '.join(found['missed'])}")
+
+
+def _front_table(models: Sequence[dict[str, Any]]) -> Table:
+    """Models to choose from, in their order; fits 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("model", no_wrap=True)
+    for column in ("val %", "test %", "ms", "95 %", "MMACs", "k params"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("status", ""):
+        table.add_column(column, no_wrap=True)
+    for model in models:
+        test, interval, ms = model["test_accuracy"], model["latency_ci_ms"], model["latency_ms"]
+        table.add_row(
+            model["id"],
+            f"{model['accuracy']:.2f}",
+            "" if test is None else f"{test:.2f}",
+            f"{ms:.4g}",
+            "" if interval is None else f"±{50 * (interval[1] - interval[0]) / ms:.1f} %",
+            f"{model['macs'] / 1e6:.2f}",
+            f"{model['params'] / 1e3:.1f}",
+            model["status"],
+            "knee" if model["knee"] else "",
+        )
+    return table
+
+
 LINE_S = 30  # seconds between lines about a stage where there is no terminal
 GOES_ON = "interrupted; the same command goes on from here"
 

@@ -338,7 +338,7 @@ class Run:
         """What a finished stage made; StoreError if it is not finished."""
         done = self.store.stage(name)
         if done is None:
-            raise StoreError(f"{self.directory}: {name} is not finished")
+            raise StoreError(f"{self.directory}: {name} is not finished; run: {self._command}")
         return dict(done["outputs"])
 
     def _reset(self, name: str) -> None:
@@ -379,8 +379,7 @@ class Run:
 
         `but` names an input that may differ.
         """
-        again = f"hwnas run {self.directory / 'config.yaml'} --run-dir {self.directory}"
-        done = self.store.stage(name)
+        again, done = self._command, self.store.stage(name)
         if done is None:
             raise StoreError(f"{self.directory}: {wanted} needs {name}, which is not finished; run: {again}")
         before, now = dict(_flat(done["inputs"])), dict(_flat(self._inputs(name)))
@@ -404,6 +403,11 @@ class Run:
                 raise StoreError(
                     f"{path} {state} since {name} made it; make it again: {again} --restart {name}"
                 )
+
+    @property
+    def _command(self) -> str:
+        """The command that makes what is missing of the run."""
+        return f"hwnas run {self.directory / 'config.yaml'} --run-dir {self.directory}"
 
     def _describe(self) -> None:
         """config.yaml, complete and its paths absolute, and environment.json."""
@@ -637,9 +641,13 @@ class Run:
     @property
     def front(self) -> ParetoFront:
         """The front by validation accuracy and measured latency; needs a verified run (else StoreError)."""
+        return ParetoFront.of([evaluation for _, evaluation in self.measured], self.objectives)
+
+    @property
+    def measured(self) -> list[tuple[dict[str, Any], Evaluation]]:
+        """The entries of pareto.json that keep a budget, each also as an evaluation by measured latency."""
         self.outputs("verify")
-        measured = [_evaluation(self, entry) for entry in self.models if entry["status"] != "missed"]
-        return ParetoFront.of(measured, self.objectives)
+        return [(entry, _evaluation(self, entry)) for entry in self.models if entry["status"] != "missed"]
 
     def summary(self) -> dict[str, Any]:
         """Plain data on what the run has so far: models, budgets, and where the report is."""

@@ -28,6 +28,7 @@ def test_all_commands_exist() -> None:
         "bench predictor",
         "doctor",
         "export",
+        "front",
         "list",
         "profile",
         "report",
@@ -211,3 +212,19 @@ def test_tables_of_other_projects(tiny_run: Path, tmp_path: Path, hwnas_command:
     code, _, err = hwnas_command("table", "import", lut, "--device", "x", "-o", table, "--format", "tvm")
     assert code == 1
     assert "unknown format 'tvm'; known: ofa" in err
+
+
+def test_front(tiny_run: Path, hwnas_command: Command) -> None:
+    models = json.loads((tiny_run / "pareto.json").read_text())["models"]
+    code, out, _ = hwnas_command("front", tiny_run)
+    assert code == 0
+    assert all(model["id"] in out for model in models)
+    assert "Latency: measured" in out
+    assert max(len(line) for line in out.splitlines()) <= 80
+    fastest = min(model["measured"]["latency_ms"] for model in models)
+    options = ("--max-latency-ms", fastest * 1.0001, "--sort", "latency_ms", "--json")
+    code, out, _ = hwnas_command("front", tiny_run, *options)
+    assert [model["latency_ms"] for model in json.loads(out)["models"]] == [fastest]
+    code, out, err = hwnas_command("front", tiny_run, "--max-latency-ms", fastest / 2)
+    assert (code, out) == (1, "")
+    assert f"has latency_ms <= {fastest / 2:g}; the nearest has {fastest:g}" in err

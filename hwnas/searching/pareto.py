@@ -14,6 +14,8 @@ import pandas as pd
 from hwnas.errors import InfeasibleError, SearchError
 from hwnas.searching.objectives import DIRECTIONS, Constraint, Evaluation, Objective, Values
 
+ON_CHORD = 1e-9  # of what is scaled to 0 … 1: rounding
+
 
 @dataclass(frozen=True)
 class ParetoFront(Sequence[Evaluation]):
@@ -71,9 +73,16 @@ class ParetoFront(Sequence[Evaluation]):
 
         SearchError for an unknown metric, InfeasibleError, with the nearest value, when none is within.
         """
+        return self.within(**bounds).evaluations[0]
+
+    def within(self, **bounds: float) -> ParetoFront:
+        """The part of the front under bounds such as ``max_latency_ms=2.0`` or ``min_accuracy=90``.
+
+        SearchError for an unknown metric, InfeasibleError, with the nearest value, when nothing is within.
+        """
         if not self.evaluations:
             raise InfeasibleError("the front is empty: no evaluation succeeded within the constraints")
-        left = self.evaluations
+        left, kept = self.evaluations, ""
         for bound, limit in bounds.items():
             kind, _, name = bound.partition("_")
             if kind not in ("max", "min") or name not in self.evaluations[0].metrics:
@@ -81,14 +90,31 @@ class ParetoFront(Sequence[Evaluation]):
                 raise SearchError(f"unknown bound {bound!r}; known: {known}")
             values = [e.metrics[name] for e in left]
             keep = [value <= limit if kind == "max" else value >= limit for value in values]
+            text = f"{name} {'<=' if kind == 'max' else '>='} {limit:g}"
             if not any(keep):
                 nearest = min(values) if kind == "max" else max(values)
-                raise InfeasibleError(
-                    f"nothing on the front has {name} {'<=' if kind == 'max' else '>='} {limit:g}; "
-                    f"the nearest has {nearest:g}"
-                )
+                raise InfeasibleError(f"nothing on the front has {text}{kept}; the nearest has {nearest:g}")
             left = tuple(e for e, inside in zip(left, keep, strict=True) if inside)
-        return left[0]
+            kept += f"{' and' if kept else ' where'} {text}"
+        return ParetoFront(left, self.objectives)
+
+    @property
+    def knee(self) -> Evaluation | None:
+        """The evaluation that lies farthest beyond the chord of the front; None if none lies beyond it.
+
+        Each objective is scaled to 0 (the worst on the front) … 1 (the best). The chord joins the two ends of
+        a front of two objectives; with more it is the plane on which the scaled values add up to 1. Das,
+        https://doi.org/10.1007/BF01195985.
+        """
+        points = self.points * [1 if o.direction == "max" else -1 for o in self.objectives]
+        if len(points) < 3:
+            return None
+        span = np.ptp(points, axis=0)
+        varied = span > 0
+        scaled = (points - points.min(axis=0))[:, varied] / span[varied]
+        beyond = scaled.sum(axis=1) - 1
+        farthest = int(np.argmax(beyond))
+        return self.evaluations[farthest] if beyond[farthest] > ON_CHORD else None
 
     def to_frame(self) -> pd.DataFrame:
         """One row a model: the objectives in their order, then `architecture`, its values by choice name."""

@@ -102,3 +102,42 @@ def test_a_value_that_is_not_finite_is_refused(value: float) -> None:
     evaluations = [Evaluation(archs[0], {"f": 1.0}), Evaluation(archs[1], {"f": value})]
     with pytest.raises(SearchError, match="status 'failed'"):
         ParetoFront.of(evaluations, [Objective("f", "min", cost)])
+
+
+def test_the_knee_lies_farthest_beyond_the_chord() -> None:
+    front = ParetoFront.of(evaluations([(100, 10), (95, 2), (80, 1), (60, 0)]), OBJECTIVES)
+    assert front.knee is not None
+    assert front.knee.metrics == {"accuracy": 95.0, "cost": 2.0}
+    straight = ParetoFront.of(evaluations([(2, 2), (1, 1), (0, 0)]), OBJECTIVES)
+    assert straight.knee is None
+    hollow = ParetoFront.of(evaluations([(10, 10), (1, 9), (0, 0)]), OBJECTIVES)
+    assert hollow.knee is None
+    assert ParetoFront.of(evaluations([(10, 10), (0, 0)]), OBJECTIVES).knee is None
+    assert ParetoFront((), tuple(OBJECTIVES)).knee is None
+
+
+@given(grids, st.integers(1, 9), st.integers(-9, 9))
+def test_the_knee_does_not_depend_on_units(points: np.ndarray, scale: int, offset: int) -> None:
+    front = ParetoFront.of(evaluations(points), OBJECTIVES)
+    scaled = ParetoFront.of(evaluations(points * [1, scale] + [0, offset]), OBJECTIVES)
+    assert (front.knee is None) == (scaled.knee is None)
+    if front.knee is not None and scaled.knee is not None:
+        best, span = front.points[[0, -1]].max(axis=0), np.ptp(front.points, axis=0)
+        worst = best - span
+
+        def beyond(knee: Evaluation) -> float:
+            return knee.metrics["accuracy"] / span[0] - knee.metrics["cost"] / span[1]
+
+        restored = (scaled.knee.metrics["cost"] - offset) / scale
+        again = Evaluation(scaled.knee.architecture, {**scaled.knee.metrics, "cost": restored})
+        assert beyond(again) == pytest.approx(beyond(front.knee))
+        assert all(beyond(front.knee) >= beyond(e) - 1e-9 for e in front)
+        assert worst[0] <= front.knee.metrics["accuracy"] <= best[0]
+
+
+def test_bounds_leave_a_part_and_name_what_they_kept() -> None:
+    front = ParetoFront.of(evaluations([(90, 5), (80, 3), (70, 1)]), OBJECTIVES)
+    assert front.within(max_cost=4).points.tolist() == [[80, 3], [70, 1]]
+    assert front.within().points.tolist() == front.points.tolist()
+    with pytest.raises(InfeasibleError, match="accuracy >= 85 where cost <= 4; the nearest has 80"):
+        front.within(max_cost=4, min_accuracy=85)

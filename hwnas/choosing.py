@@ -1,0 +1,93 @@
+"""What a run's front offers to somebody who has to choose a model: facts of each, by bounds and in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hwnas.errors import ConfigError, InfeasibleError
+from hwnas.pipeline import Run, read_entry
+from hwnas.searching.objectives import Evaluation
+from hwnas.searching.pareto import ParetoFront
+
+SORTS = {"accuracy": -1, "latency_ms": 1, "macs": 1, "params": 1}  # best first
+
+
+def choose(run: Run, bounds: Mapping[str, float], sort: str = "accuracy") -> dict[str, Any]:
+    """The front of a run under bounds such as {"max_latency_ms": 2.0}, as plain data, best in `sort` first.
+
+    Of a verified run latencies are measured, models that missed every budget are left out and named in
+    `missed`; otherwise they are those that the search went by: `latency` says which. The model at the knee of
+    the whole front (`ParetoFront.knee`) is marked.
+
+    InfeasibleError, with the nearest value, if nothing is within the bounds; ConfigError for an unknown
+    `sort`; StoreError if the search is not finished.
+    """
+    if sort not in SORTS:
+        raise ConfigError(f"cannot sort by {sort!r}; known: {', '.join(SORTS)}")
+    front, facts = _front(run)
+    if not front:
+        fastest = min(model["measured"]["latency_ms"] for model in run.models)
+        raise InfeasibleError(
+            f"{run.directory}: every model was measured too slow for every budget, the fastest takes "
+            f"{fastest:.4g} ms; search with a budget that can be kept: --latency-budget-ms"
+        )
+    within, knee = front.within(**bounds), front.knee
+    rows = [
+        {**row, "knee": evaluation == knee}
+        for evaluation, row in zip(front, facts, strict=True)
+        if evaluation in within
+    ]
+    rows.sort(key=lambda row: SORTS[sort] * float(row[sort]))
+    verified = run.store.stage("verify") is not None
+    return {
+        "run": str(run.directory),
+        "latency": "measured" if verified else LATENCIES[run.config.latency.source],
+        "missed": [model["id"] for model in run.models if model["status"] == "missed"] if verified else [],
+        "models": rows,
+    }
+
+
+# What the search went by, by latency.source.
+LATENCIES = {
+    "table": "predicted by the latency table",
+    "predictor": "predicted from whole networks",
+    "measured": "measured once, in the search",
+}
+
+
+def _front(run: Run) -> tuple[ParetoFront, list[dict[str, Any]]]:
+    """The front, and what is known of each of its models, in its order."""
+    if run.store.stage("verify") is not None:
+        front, measured = run.front, run.measured
+        models = [next(entry for entry, found in measured if found == evaluation) for evaluation in front]
+        return front, [_facts(run, e, model) for e, model in zip(front, models, strict=True)]
+    searched = run.searched.front
+    archs = [evaluation.architecture for evaluation in searched]
+    macs, params = run.space.macs(archs), run.space.params(archs)
+    evaluations = tuple(
+        Evaluation(e.architecture, {**e.metrics, "macs": float(m), "params": float(p)})
+        for e, m, p in zip(searched, macs, params, strict=True)
+    )
+    exported = run.store.stage("export") is not None
+    front = ParetoFront(evaluations, searched.objectives)
+    models = [read_entry(run, arch.id) if exported else {} for arch in archs]
+    return front, [_facts(run, e, model) for e, model in zip(front, models, strict=True)]
+
+
+def _facts(run: Run, evaluation: Evaluation, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """One row; what is not known yet is None. `entry` is that of pareto.json, if the model is exported."""
+    metrics, name = evaluation.metrics, str(entry.get("id", evaluation.architecture.id))
+    further = {metric: value for metric, value in metrics.items() if "@" in metric}
+    return {
+        "id": name,
+        "accuracy": metrics["accuracy"],
+        "test_accuracy": entry.get("test_accuracy"),
+        "latency_ms": metrics["latency_ms"],
+        "latency_ci_ms": entry["measured"]["latency_ci_ms"] if entry else None,
+        **further,
+        "macs": int(metrics["macs"]),
+        "params": int(metrics["params"]),
+        "status": entry.get("status", "searched"),
+        "model": str(run.directory / "models" / name / "model.onnx") if entry else None,
+    }
