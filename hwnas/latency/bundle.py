@@ -148,4 +148,4 @@ def _pass(
     if len(records) != models + len(job["visits"]):
         raise DeviceError("the board left visits out; measure again")
     opening_seconds, seconds = (float(records[i]["seconds"]) for i in (models - 1, -1))
-    return Pass(of_all(samples, chunk, len(subject.models)), rounds, seconds, opening_seconds)
+    return Pass(of_all(samples, chunk.models, len(subject.models)), rounds, seconds, opening_seconds)

@@ -188,7 +188,7 @@ def _pass(
     start = time.monotonic()
     samples = device.measure(models.of(chunk.models), plan, shown)
     seconds = time.monotonic() - start
-    return Pass(of_all(samples, chunk, len(models)), rounds, seconds, shown.opening_seconds)
+    return Pass(of_all(samples, chunk.models, len(models)), rounds, seconds, shown.opening_seconds)
 
 
 def pass_visits(chunk: Chunk, rounds: int, seed: int, number: int) -> tuple[Visit, ...]:
@@ -199,9 +199,9 @@ def pass_visits(chunk: Chunk, rounds: int, seed: int, number: int) -> tuple[Visi
     return tuple(tuple(place[model] for model in visit) for visit in drawn)
 
 
-def of_all(samples: Samples, chunk: Chunk, models: int) -> Samples:
-    """Samples of the models of a chunk as samples of all n models."""
-    indices = np.array(chunk.models, dtype=np.int64)
+def of_all(samples: Samples, chosen: Sequence[int], models: int) -> Samples:
+    """Samples of some models, by index, as samples of all n models."""
+    indices = np.array(chosen, dtype=np.int64)
     cold_ns = np.zeros(models, dtype=np.int64)
     cold_ns[indices] = samples.cold_ns
     return replace(samples, model=indices[samples.model], cold_ns=cold_ns)

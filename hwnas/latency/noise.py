@@ -1,4 +1,4 @@
-"""Whether a table can be trusted where other work ran beside its measurement.
+"""Whether latencies can be trusted where other work ran beside their measurement.
 
 CPU time of one thread hardly minds other work, so a busy machine alone is no reason to refuse a table; what
 it does mind shows in these signals. benchmarks/README.md holds the errors of tables made under load.
@@ -21,22 +21,15 @@ MAX_HALF_WIDTH = 0.1  # of the 95 % interval of a predicted network, as a share 
 MAX_DRIFT = 0.1  # of the median model, from the fastest pass to all
 
 
-def noise(
-    passes: Sequence[Samples],
-    found: Sequence[Timing],
-    first_network: int,
-    repeatability_cv: float,
-    half_width: float,
-    unresolved: Sequence[str],
-) -> dict[str, Any]:
-    """The signals, `noisy`, and the reasons in words, `noise`, as plain data of a table's protocol.
+def disturbance(
+    passes: Sequence[Samples], found: Sequence[Timing], groups: Sequence[slice]
+) -> tuple[dict[str, float], list[str]]:
+    """The signals that passes over models give, and in words those that are beyond their limits.
 
-    Models from `first_network` on are whole networks. `drift` is by how much all passes together are
-    slower than the fastest one, in the median model: each serves as an anchor for itself. `unresolved` are
-    operators that cannot be told from an empty call.
+    `preempted` is that of the worst group of models. `drift` is by how much all passes together are slower
+    than the fastest one, in the median model: each serves as an anchor for itself.
     """
-    networks = found[first_network:]
-    preempted = max(float(np.mean([t.preempted for t in part])) for part in (found[:first_network], networks))
+    preempted = max(float(np.mean([timing.preempted for timing in found[group]])) for group in groups)
     wall, own = (sum(int(getattr(p, name).sum()) for p in passes) for name in ("wall_ns", "time_ns"))
     taken = max(0.0, 1 - own / wall)
     levels = [_level(samples, found) for samples in passes if len(samples.model)]
@@ -50,6 +43,29 @@ def noise(
         reasons.append(
             f"other work took {100 * taken:.0f} % of the time of the core (at most {100 * MAX_TAKEN:.0f} %)"
         )
+    if drift > MAX_DRIFT:
+        reasons.append(
+            f"latencies are {100 * drift:.0f} % above those of the fastest pass "
+            f"(at most {100 * MAX_DRIFT:.0f} %)"
+        )
+    return {"preempted": round(preempted, 4), "taken": round(taken, 4), "drift": round(drift, 4)}, reasons
+
+
+def noise(
+    passes: Sequence[Samples],
+    found: Sequence[Timing],
+    first_network: int,
+    repeatability_cv: float,
+    half_width: float,
+    unresolved: Sequence[str],
+) -> dict[str, Any]:
+    """The signals, `noisy`, and the reasons in words, `noise`, as plain data of a table's protocol.
+
+    Models from `first_network` on are whole networks. `unresolved` are operators that cannot be told from an
+    empty call.
+    """
+    groups = (slice(0, first_network), slice(first_network, None))
+    signals, reasons = disturbance(passes, found, groups)
     if repeatability_cv > MAX_REPEATABILITY_CV:
         reasons.append(
             f"one network differs from pass to pass by {repeatability_cv:.1f} % "
@@ -65,18 +81,7 @@ def noise(
         reasons.append(
             f"{len(unresolved)} operators cannot be told from an empty call, such as {unresolved[0]}"
         )
-    if drift > MAX_DRIFT:
-        reasons.append(
-            f"latencies are {100 * drift:.0f} % above those of the fastest pass "
-            f"(at most {100 * MAX_DRIFT:.0f} %)"
-        )
-    return {
-        "preempted": round(preempted, 4),
-        "taken": round(taken, 4),
-        "drift": round(drift, 4),
-        "noisy": bool(reasons),
-        "noise": reasons,
-    }
+    return {**signals, "noisy": bool(reasons), "noise": reasons}
 
 
 def _level(samples: Samples, found: Sequence[Timing]) -> float:
