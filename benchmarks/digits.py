@@ -18,7 +18,7 @@ from rich.table import Table
 from scipy.stats import kendalltau
 
 from hwnas.config import Experiment
-from hwnas.export.verify import measure_latency
+from hwnas.export.verify import measure_models
 from hwnas.latency.devices import get_device
 from hwnas.pipeline import Run, load_run
 from hwnas.store import read_bytes
@@ -59,12 +59,12 @@ def latencies(run: Run) -> None:
     models = [model for model in run.models if model["status"] == "verified"]
     files = {m["id"]: read_bytes(run.directory / "models" / m["id"] / "model.onnx") for m in models}
     runtime = run.table.runtime
-    again = measure_latency(
+    again = measure_models(
         files, get_device(runtime["name"], runtime["threads"]), run.config.latency.verify_rounds, seed=1
     )
     stated = np.array([m["measured"]["latency_ms"] for m in models])
     predicted = np.array([m["predicted"]["latency_ms"] for m in models])
-    measured = np.array([again[m["id"]].ms for m in models])
+    measured = np.array([again[m["id"]]["latency_ms"] for m in models])
     change = 100 * np.abs(measured / stated - 1)
     error = 100 * np.abs(predicted / stated - 1)
     console.print(

@@ -333,13 +333,90 @@ _stage_command(
     Also in 8 bits, kept where faster: `hwnas export runs/digits --set export.int8=true --restart export`
     """,
 )
-_stage_command(
-    "verify",
-    """Measure the exported models on the device, and recompute the front on what was measured.
 
-    Example: `hwnas verify runs/digits --restart verify`
-    """,
-)
+
+@app.command()
+def verify(
+    run: RunFolder,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            "--device", help="Measure there, such as openvino or ssh://user@host; by default the run's own."
+        ),
+    ] = None,
+    settings: Set = None,
+    seed: Seed = None,
+    budgets: Budget = None,
+    resume: Resume = True,
+    restart: Restart = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the exported models together on the device, and recompute the front on what was measured.
+
+    Each latency has a 95 % interval. A budget is met if the whole interval keeps it, missed if none of it
+    does, and otherwise, after more rounds, undecidable at this noise. A promised model that does not keep its
+    budget is replaced by the next one.
+
+    Example: `hwnas verify runs/digits`
+
+    Again, on another day: `hwnas verify runs/digits --restart` says which latencies are no longer what they
+    were; each model's architecture.json keeps all its verifications.
+
+    On another device: `hwnas verify runs/digits --device ssh://pi@192.168.1.7` adds what is measured there
+    under that device's name, and leaves the run's own latencies as they are.
+    """
+    from hwnas.pipeline import load_run
+    from hwnas.verifying import device_of, verify_elsewhere
+
+    job = load_run(run, overrides_of(settings, seed, budgets))
+    if device is not None:
+        there, own = device_of(job, device)
+        if not own:
+            with _warnings_shown(), StageDisplay() as display:
+                found = verify_elsewhere(job, device, there, display("verify"))
+            if as_json:
+                _print_json(found)
+            else:
+                out.print(_elsewhere_table(found))
+                for reason in found["measured_on"]["noise"]:
+                    _say(f"Disturbed: {reason}")
+            return
+        job.device = device
+    before = job.store.stage("verify") is not None and restart is None
+    _make(job, ["verify"], restart)
+    if before:
+        err.print(f"Verified before; to measure again: hwnas verify {run} --restart", highlight=False)
+    _finish(job, as_json)
+
+
+def _elsewhere_table(found: dict[str, Any]) -> Table:
+    """What was measured on another device, fastest first; fits 80 columns."""
+    about = found["measured_on"]
+    title = f"On {about['name']}, {about['runtime']['name']} {about['runtime']['version']}"
+    table = Table(title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("model", no_wrap=True)
+    for column in ("val %", "ms", "95 %", "run's own ms", "ratio"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("since last time", no_wrap=True)
+    for model in sorted(found["models"], key=lambda model: float(model["latency_ms"])):
+        ms, own, drift = model["latency_ms"], model["own_latency_ms"], model["drift"]
+        table.add_row(
+            model["id"],
+            f"{model['accuracy']:.2f}",
+            f"{ms:.4g}",
+            _interval(model["latency_ci_ms"], ms),
+            "" if own is None else f"{own:.4g}",
+            "" if own is None else f"{ms / own:.2f}",
+            "" if drift is None else f"{100 * drift:+.1f} %",
+        )
+    return table
+
+
+def _interval(ci_ms: Sequence[float] | None, ms: float) -> str:
+    """An interval around a latency in percent of it."""
+    return "" if ci_ms is None else f"±{50 * (ci_ms[1] - ci_ms[0]) / ms:.1f} %"
+
+
 _stage_command(
     "report",
     """Write figures and report.html of a verified run.
@@ -398,13 +475,13 @@ def _front_table(models: Sequence[dict[str, Any]]) -> Table:
     for column in ("status", ""):
         table.add_column(column, no_wrap=True)
     for model in models:
-        test, interval, ms = model["test_accuracy"], model["latency_ci_ms"], model["latency_ms"]
+        test, ms = model["test_accuracy"], model["latency_ms"]
         table.add_row(
             model["id"],
             f"{model['accuracy']:.2f}",
             "" if test is None else f"{test:.2f}",
             f"{ms:.4g}",
-            "" if interval is None else f"±{50 * (interval[1] - interval[0]) / ms:.1f} %",
+            _interval(model["latency_ci_ms"], ms),
             f"{model['macs'] / 1e6:.2f}",
             f"{model['params'] / 1e3:.1f}",
             model["status"],
@@ -459,7 +536,9 @@ def _finish(job: Run, as_json: bool) -> None:
 
 def _budget_line(budget: dict[str, Any]) -> str:
     line = f"For {budget['budget_ms']:g} ms: {budget['model'] or 'no model keeps it'}"
-    return f"{line} (measured too slow: {', '.join(budget['missed'])})" if budget["missed"] else line
+    said = {"measured too slow": budget["missed"], "undecidable at this noise": budget["undecidable"]}
+    notes = [f"{what}: {', '.join(names)}" for what, names in said.items() if names]
+    return f"{line} ({'; '.join(notes)})" if notes else line
 
 
 def models_table(models: Sequence[dict[str, Any]]) -> Table:

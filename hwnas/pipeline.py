@@ -40,7 +40,16 @@ from hwnas.errors import (
 )
 from hwnas.export.card import model_card
 from hwnas.export.compare import compare
-from hwnas.export.verify import measure_latency, most_accurate
+from hwnas.export.verify import (
+    Verdict,
+    added,
+    last_on,
+    measure_models,
+    most_accurate,
+    same_device,
+    stable,
+    verdict,
+)
 from hwnas.latency.devices import DEVICES, get_device
 from hwnas.latency.measure import Device
 from hwnas.latency.predictor import LatencyPredictor, MeasuredLatency, learn_latency, measured_on
@@ -255,6 +264,7 @@ class Run:
         self._data = dict(data or {})
         self.store = Store(directory / "run.db")
         self.watch: Watch | None = None  # called while a search is running
+        self.device: str | None = None  # where the run's own device is, if not where the experiment says
 
     # ---- stages ---------------------------------------------------------------------------------
 
@@ -1186,54 +1196,95 @@ def _verify_inputs(run: Run) -> dict[str, Any]:
 
 def _verify(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     budgets_ms = run.config.latency.budgets_ms
-    entries = _measured(run, run.outputs("search")["front"], progress)
+    device = _device_of_latency(run)
+    entries = _measured(run, run.outputs("search")["front"], device, progress)
     for budget_ms in budgets_ms:
         promised = most_accurate(entries, budget_ms, "predicted")
-        if promised is not None and _entry(entries, promised)["measured"]["latency_ms"] > budget_ms:
+        if promised is not None and _verdict(_entry(entries, promised), budget_ms) != "met":
             spares = _spares(run, entries, budget_ms)
             for arch in spares:
                 export_model(run, arch)
-            entries += _measured(run, [arch.id for arch in spares], progress)
-    budgets = [
-        {
-            "budget_ms": budget_ms,
-            "model": most_accurate(entries, budget_ms, "measured"),
-            "missed": [entry["id"] for entry in entries if _misses(entry, budget_ms)],
-        }
-        for budget_ms in budgets_ms
-    ]
+            entries += _measured(run, [arch.id for arch in spares], device, progress)
+    chosen = {most_accurate(entries, budget_ms, "measured") for budget_ms in budgets_ms}
     front = {
         evaluation.architecture.id
         for evaluation in ParetoFront.of([_evaluation(run, entry) for entry in entries], run.objectives)
     }
     for entry in entries:
-        latency_ms = entry["measured"]["latency_ms"]
-        entry["budget_ms"] = min((b for b in budgets_ms if latency_ms <= b), default=None)
-        if budgets_ms and entry["budget_ms"] is None:
-            entry["status"] = "missed"
-        elif entry["id"] not in front:
+        judge_entry(entry, budgets_ms)
+        if entry["status"] in ("verified", "unstable") and entry["id"] not in front | chosen:
             entry["status"] = "dominated"
         write_entry(run, entry)
-    entries.sort(key=lambda entry: float(entry["measured"]["latency_ms"]))
-    kept = [entry for entry in entries if entry["status"] != "dominated"]
+    _warn_of_drift(entries)
+    budgets = [
+        {
+            "budget_ms": budget_ms,
+            "model": most_accurate(entries, budget_ms, "measured"),
+            "missed": [entry["id"] for entry in entries if _misses(entry, budget_ms)],
+            "undecidable": [e["id"] for e in entries if _verdict(e, budget_ms) == "undecidable"],
+        }
+        for budget_ms in budgets_ms
+    ]
+    return {"budgets": budgets}, _write_front(run, [e for e in entries if e["status"] != "dominated"])
+
+
+def judge_entry(entry: dict[str, Any], budgets_ms: Sequence[float]) -> None:
+    """Say of a measured entry which budget it keeps, and by that and its last verification its status."""
+    verdicts = [_verdict(entry, budget_ms) for budget_ms in budgets_ms]
+    entry["budget_ms"] = next((b for b, v in zip(budgets_ms, verdicts, strict=True) if v == "met"), None)
+    entry["status"] = "verified" if stable(entry["verifications"][-1]) else "unstable"
+    if budgets_ms and entry["budget_ms"] is None:
+        entry["status"] = "undecidable" if "undecidable" in verdicts else "missed"
+
+
+def _write_front(run: Run, entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """pareto.json of entries; the files that the verify stage answers for."""
+    kept = sorted(entries, key=lambda entry: float(entry["measured"]["latency_ms"]))
     write_json(run.directory / "pareto.json", {"schema": 1, "models": kept})
     made = ("architecture.json", "README.md", "SHA256SUMS")
     files = [f"models/{entry['id']}/{name}" for entry in kept for name in made]
     files += [f"models/{entry['id']}/model.int8.onnx" for entry in kept if _has_int8(entry)]
-    return {"budgets": budgets}, ["pareto.json", *files]
+    return ["pareto.json", *files]
 
 
-def _measured(run: Run, names: Sequence[str], progress: Progress) -> list[dict[str, Any]]:
-    """The entries of exported models with their latency on the device, and whether it repeats."""
-    device = _device_of_latency(run)
+def amend(run: Run, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Write entries that changed, or are new, into a run; what is verified stays so, the report does not.
+
+    StoreError if another process is at work in the folder.
+    """
+    with _locked(run.directory):
+        for entry in entries:
+            write_entry(run, entry)
+        done = run.store.stage("verify")
+        if done is None:
+            return
+        models = {entry["id"]: entry for entry in (*run.models, *entries)}
+        files = _write_front(run, list(models.values()))
+        budgets = [
+            {**row, "model": most_accurate(list(models.values()), row["budget_ms"], "measured")}
+            for row in done["outputs"]["budgets"]
+        ]
+        digests = {file: file_digest(run.directory / file) for file in files}
+        outputs = {**done["outputs"], "budgets": budgets, "files": digests}
+        run.store.finish_stage("verify", done["inputs"], outputs)
+        run.store.reopen_stages(["report"])
+
+
+def _measured(run: Run, names: Sequence[str], device: Device, progress: Progress) -> list[dict[str, Any]]:
+    """The entries of exported models with their latency on the run's device, and whether it repeats."""
+    latency = run.config.latency
     models = {name: read_bytes(run.directory / "models" / name / "model.onnx") for name in names}
-    rounds, seed = run.config.latency.verify_rounds, run.config.seed
+    found = measure_models(
+        models, device, latency.verify_rounds, latency.budgets_ms, run.config.seed, progress
+    )
     entries = []
-    for name, found in measure_latency(models, device, rounds, seed, progress).items():
+    for name, verification in found.items():
         entry = read_entry(run, name)
-        entry["measured"] = {"latency_ms": found.ms, "latency_ci_ms": list(found.ci_ms)}
-        entry["status"] = "verified" if found.stable else "unstable"
+        entry["measured"] |= {key: verification[key] for key in ("latency_ms", "latency_ci_ms")}
+        entry["verifications"] = added(entry.get("verifications", []), verification)
         entries.append(entry)
+    for reason in entries[0]["verifications"][-1]["noise"] if entries else []:
+        log.warning("verify: the measurement was disturbed: %s", reason)
     _decide_int8(run, entries, models, device, progress)
     return entries
 
@@ -1271,17 +1322,39 @@ def _has_int8(entry: Mapping[str, Any]) -> bool:
     return (entry.get("int8") or {}).get("status") == "kept"
 
 
+def _warn_of_drift(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Say which latencies are not what they were, and whether all have moved together."""
+    found = [entry["verifications"][-1] for entry in entries]
+    moved = [(e["id"], v) for e, v in zip(entries, found, strict=True) if v["drift"] is not None]
+    for name, now in moved:
+        before = last_on(_entry(entries, name)["verifications"][:-1], now["device"], now["runtime"])
+        assert before is not None
+        versions = [v["runtime"]["version"] for v in (before, now)]
+        other = f", then with version {versions[0]} of the runtime" if versions[0] != versions[1] else ""
+        log.warning(
+            "verify: %s takes %.4g ms, %+.1f %% since %s, more than both intervals and noise allow%s",
+            name,
+            now["latency_ms"],
+            100 * now["drift"],
+            before["date"],
+            other,
+        )
+    if len(moved) > 1 and len(moved) == len(entries):
+        median = float(np.median([now["drift"] for _, now in moved]))
+        log.warning("verify: all models have moved, by %+.1f %% in the median: the device has", 100 * median)
+
+
 def _device_of_latency(run: Run) -> Device:
     """The device that the run's latencies are of; DeviceError, naming both, if that is not within reach."""
     runtime, asked, configured = run.latency.runtime, run.latency.device, run.config.latency.device
     here = runtime["name"] in DEVICES and not configured.startswith("ssh://")
-    device = get_device(runtime["name"] if here else configured, runtime["threads"] or 1)
-    found = device.identity.device
-    if found != asked or device.identity.runtime["name"] != runtime["name"]:
+    name = run.device or (runtime["name"] if here else configured)
+    device = get_device(name, runtime["threads"] or 1)
+    if not same_device(device.identity, asked, runtime):
         raise DeviceError(
             f"the latency is of {asked['name']} with {runtime['name']}, but what would be measured on is "
-            f"{found['name']} with {device.identity.runtime['name']}; it is verified on its own device: "
-            f"verify {run.directory} there, or name it: --set latency.device=ssh://user@host"
+            f"{device.identity.device['name']} with {device.identity.runtime['name']}; it is verified on its "
+            f"own device: verify {run.directory} there, or say where it is: --device ssh://user@host"
         )
     return device
 
@@ -1293,7 +1366,7 @@ def _spares(run: Run, entries: Sequence[Mapping[str, Any]], budget_ms: float) ->
     what was measured of the models that keep it, says will keep it.
     """
     known = {entry["id"] for entry in entries}
-    kept_by = [entry for entry in entries if not _misses(entry, budget_ms)]
+    kept_by = [entry for entry in entries if _verdict(entry, budget_ms) == "met"]
     ratios = [entry["measured"]["latency_ms"] / entry["predicted"]["latency_ms"] for entry in kept_by]
     ratio = float(np.median(ratios)) if ratios else 1.0
     kept = most_accurate(entries, budget_ms, "measured")
@@ -1315,8 +1388,13 @@ def _entry(entries: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]
     return next(entry for entry in entries if entry["id"] == name)
 
 
+def _verdict(entry: Mapping[str, Any], budget_ms: float) -> Verdict:
+    return verdict(entry["measured"]["latency_ci_ms"], budget_ms)
+
+
 def _misses(entry: Mapping[str, Any], budget_ms: float) -> bool:
-    return bool(entry["predicted"]["latency_ms"] <= budget_ms < entry["measured"]["latency_ms"])
+    promised = entry["predicted"]["latency_ms"] <= budget_ms
+    return bool(promised and _verdict(entry, budget_ms) == "missed")
 
 
 # ---- report: figures and one page ----------------------------------------------------------------

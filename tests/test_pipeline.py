@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,8 @@ from hwnas.errors import (
     StoreError,
     TrainingError,
 )
-from hwnas.export.verify import MeasuredLatency
 from hwnas.latency.devices import DEVICES
+from hwnas.latency.measure import Device
 from hwnas.pipeline import STAGES, load_run, open_run, run_folder
 from hwnas.progress import Progress, silent
 from tests.conftest import write_config
@@ -80,6 +81,7 @@ def test_the_folder_of_a_run(tiny_run: Path) -> None:
             "checks",
             "int8",
             "status",
+            "verifications",
         }
         assert model["checks"]["images"] == 64
         assert 0 <= model["checks"]["difference"] <= 1e-4
@@ -326,6 +328,22 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not Path("runs").exists()
 
 
+def measures(monkeypatch: pytest.MonkeyPatch, latency: Callable[[str], tuple[float, float]]) -> None:
+    """Verify by what `latency` says of a model's id: milliseconds, and half the interval as a share."""
+
+    def measure(models: dict[str, bytes], device: Device, *_: Any) -> dict[str, dict[str, Any]]:
+        identity = device.identity
+        about = {"date": "2026-01-01T00:00:00+00:00", "device": identity.device, "runtime": identity.runtime}
+        found = {}
+        for name in models:
+            ms, half = latency(name)
+            interval = [ms * (1 - half), ms * (1 + half)]
+            found[name] = {**about, "latency_ms": ms, "latency_ci_ms": interval, "noise": [], "drift": None}
+        return found
+
+    monkeypatch.setattr(pipeline, "measure_models", measure)
+
+
 def test_a_model_that_misses_its_budget_is_marked_and_replaced(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,11 +352,10 @@ def test_a_model_that_misses_its_budget_is_marked_and_replaced(
     found = {e.architecture.id: e.metrics for e in job.searched.evaluations}
     promised = max(job.outputs("search")["front"], key=lambda name: found[name]["accuracy"])
 
-    def slow(models: dict[str, bytes], *_: Any) -> dict[str, MeasuredLatency]:
-        ms = {name: 1001.0 if name == promised else found[name]["latency_ms"] for name in models}
-        return {name: MeasuredLatency(v, (0.99 * v, 1.01 * v), 0.01, 0.0) for name, v in ms.items()}
+    def slow(name: str) -> tuple[float, float]:
+        return 1001.0 if name == promised else found[name]["latency_ms"], 0.0005
 
-    monkeypatch.setattr(pipeline, "measure_latency", slow)
+    measures(monkeypatch, slow)
     run = hwnas.run(copy / "config.yaml", run_dir=copy, restart="verify")
     models = {model["id"]: model for model in run.models}
     assert models[promised]["status"] == "missed"
@@ -353,12 +370,49 @@ def test_a_model_that_misses_its_budget_is_marked_and_replaced(
 
 
 def test_a_latency_that_does_not_repeat_is_marked(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def noisy(models: dict[str, bytes], *_: Any) -> dict[str, MeasuredLatency]:
-        return {name: MeasuredLatency(1.0 + i, (0.9, 100.0), 0.2, 0.0) for i, name in enumerate(models)}
-
-    monkeypatch.setattr(pipeline, "measure_latency", noisy)
+    measures(monkeypatch, lambda name: (1.0, 0.2))
     run = hwnas.run(copy / "config.yaml", run_dir=copy, restart="verify")
     assert {model["status"] for model in run.models} == {"unstable"}
+
+
+def test_a_budget_within_the_interval_is_undecidable_and_another_model_takes_its_place(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = load_run(copy)
+    found = {e.architecture.id: e.metrics for e in job.searched.evaluations}
+    promised = max(job.outputs("search")["front"], key=lambda name: found[name]["accuracy"])
+    measures(monkeypatch, lambda name: (999.9 if name == promised else found[name]["latency_ms"], 0.001))
+    run = hwnas.run(copy / "config.yaml", run_dir=copy, restart="verify")
+    models = {model["id"]: model for model in run.models}
+    assert (models[promised]["status"], models[promised]["budget_ms"]) == ("undecidable", None)
+    (budget,) = run.summary()["budgets"]
+    assert budget["undecidable"] == [promised]
+    assert budget["missed"] == []
+    assert models[budget["model"]]["status"] == "verified"
+    measures(monkeypatch, lambda name: (999.9, 0.001))
+    run = hwnas.run(copy / "config.yaml", run_dir=copy, restart="verify")
+    (budget,) = run.summary()["budgets"]
+    assert budget["model"] is None
+    assert promised in budget["undecidable"]
+
+
+def test_verifications_are_kept_and_compared(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    measures(monkeypatch, lambda name: (2.0, 0.01))
+    first = hwnas.run(copy / "config.yaml", run_dir=copy, restart="verify").models
+    assert all(len(model["verifications"]) == 2 for model in first)  # that of the tiny run, and this
+    measures(monkeypatch, lambda name: (2.5, 0.01))
+    run = hwnas.run(copy / "config.yaml", run_dir=copy, restart="verify")
+    again = {model["id"]: model["verifications"] for model in run.models}
+    for model in first:
+        now = again[model["id"]][-1]
+        assert again[model["id"]][:-1] == model["verifications"]
+        assert now["latency_ms"] == 2.5
+        assert now["drift"] == pytest.approx(0.25)
+        assert f"{model['id']} takes 2.5 ms, +25.0 % since " in caplog.text
+    if len(again) > 1:
+        assert "all models have moved, by +25.0 % in the median" in caplog.text
 
 
 class DriftingDevice(FakeDevice):

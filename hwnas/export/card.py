@@ -50,6 +50,11 @@ def model_card(
             for metric, value in entry["predicted"].items()
             if "@" in metric
         ),
+        *(
+            (f"Measured latency, {metric.partition('@')[2]}", f"{value:.4g} ms")
+            for metric, value in measured.items()
+            if metric.startswith("latency_ms@")
+        ),
         ("MACs", f"{entry['macs']:,}"),
         ("Parameters", f"{entry['params']:,}"),
         *(_checked(entry["checks"]) if "checks" in entry else []),
