@@ -490,6 +490,44 @@ def _front_table(models: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+@app.command()
+def predict(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A folder under models/ of a run, or its model.onnx.")
+    ],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="How many classes to name.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is on images, by an exported model: its most probable classes.
+
+    The file says how images are prepared and what the classes are called; nothing else of the run is needed,
+    and no torch. Images that cannot be read are named, and the exit code is then 1.
+
+    Example: `hwnas predict runs/digits/models/0180237ea8ca photo.png --top 3`
+    """
+    from hwnas.export.predict import Predictor
+
+    predictor = Predictor(model)
+    found: list[dict[str, Any]] = []
+    wrong = []
+    for image in images:
+        try:
+            found.append({"image": str(image), "top": predictor.top(image, top)})
+        except HwnasError as error:
+            wrong.append(str(error))
+    if as_json:
+        _print_json({"model": str(model), "predictions": found, "wrong": wrong})
+    else:
+        for row in found:
+            classes = (f"{kind['class']} {100 * kind['probability']:.1f} %" for kind in row["top"])
+            _say(f"{row['image']}: {', '.join(classes)}")
+    for message in wrong:
+        sys.stderr.write(f"error: {message}\n")
+    if wrong:
+        raise typer.Exit(1)
+
+
 LINE_S = 30  # seconds between lines about a stage where there is no terminal
 GOES_ON = "interrupted; the same command goes on from here"
 

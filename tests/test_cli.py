@@ -30,6 +30,7 @@ def test_all_commands_exist() -> None:
         "export",
         "front",
         "list",
+        "predict",
         "profile",
         "report",
         "run",

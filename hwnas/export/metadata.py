@@ -28,6 +28,7 @@ def input_facts(data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
         "value_range": [0, 1],
         "mean": list(data.mean),
         "std": list(data.std),
+        "image_size": list(data.stored.shape[2:]),  # what an image is cut to before it is resized
         "resize": "bilinear, antialiased",
         "preparation": data.preparation,
     }

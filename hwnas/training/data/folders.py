@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from hwnas.errors import DataError
+from hwnas.images import fitted
 from hwnas.training.data.base import SPLITS, Source, Split, check_positive
 from hwnas.training.data.stored import Files, held_or_streamed
 
@@ -140,17 +140,11 @@ class Photos(Files):
         self.shape = (3, size, size)
 
     def __getitem__(self, index: int) -> Tensor:
-        file, size = self._file(index), self.shape[1]
         try:
-            with Image.open(file) as image:
-                image.draft(None, (size, size))  # a JPEG is decoded at a fraction that is no smaller
-                ImageOps.exif_transpose(image, in_place=True)
-                fitted = ImageOps.fit(_rgb(image), (size, size), Image.Resampling.BILINEAR)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"imagefolder: cannot read {file} as an image: {error}; repair or remove it"
-            ) from None
-        return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+            image = fitted(self._file(index), self.shape[2], self.shape[1])
+        except DataError as error:
+            raise DataError(f"imagefolder: {error}") from None
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
     def identity(self, index: int) -> bytes:
         """Name and number of bytes."""
@@ -164,16 +158,3 @@ class Photos(Files):
 
     def _file(self, index: int) -> Path:
         return self._folder / os.fsdecode(self._names[index])
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    """As RGB of 8 bits: 16 bits scaled down, transparent pixels on white. ValueError for an unknown range."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # PNG has 16 at most
-        grey = np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise ValueError(f"mode {image.mode} does not say what white is; convert it to 8 or 16 bits")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return image.convert("RGB")

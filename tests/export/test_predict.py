@@ -1,0 +1,181 @@
+"""Exported models used on image files: the same as in training, without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+from hwnas.errors import DataError, StoreError
+from hwnas.export.predict import Predictor
+from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.pipeline import load_run
+from hwnas.spaces import Operator
+from hwnas.training.data import resize
+from hwnas.training.data.folders import Photos
+
+CLASSES = ("cat", "dog", "owl")
+ABOUT = {"classes": json.dumps(CLASSES), "mean": "[0.4, 0.5, 0.6]", "std": "[0.2, 0.3, 0.4]"}
+
+
+def write_model(
+    path: Path, metadata: Mapping[str, str], batch: int | None = 1, channels: int = 3, size: int = 12
+) -> Path:
+    head = Operator("head", (channels, size, size), (3,), (("mid", 8), ("feat", 0), ("act", "relu")))
+    proto = onnx_model([head], [random_weights(head, 0)], batch, metadata)
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def photo(path: Path, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
+    Image.fromarray(pixels).resize(size).convert(mode).save(path)
+    return path
+
+
+@pytest.mark.parametrize("image_size", [(16, 16), (8, 8), (12, 12), None])
+def test_images_are_prepared_as_in_training(tmp_path: Path, image_size: tuple[int, int] | None) -> None:
+    about = ABOUT if image_size is None else {**ABOUT, "image_size": json.dumps(image_size)}
+    predictor = Predictor(write_model(tmp_path / "model.onnx", about))
+    photo(tmp_path / "photo.png")
+    side = (image_size or (12, 12))[0]
+    stored = Photos(tmp_path, [b"photo.png"], side)[0][None].float() / 255
+    mean, std = (torch.tensor(json.loads(ABOUT[name])).reshape(1, 3, 1, 1) for name in ("mean", "std"))
+    expected = resize((stored - mean) / std, 12)[0].numpy()
+    np.testing.assert_allclose(predictor.preparation(tmp_path / "photo.png"), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("batch", [1, None, 4])
+def test_probabilities_are_those_of_the_network(tmp_path: Path, batch: int | None) -> None:
+    path, image = write_model(tmp_path / "model.onnx", ABOUT, batch), photo(tmp_path / "photo.png")
+    predictor = Predictor(tmp_path)  # the folder does too
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    prepared = np.repeat(predictor.preparation(image)[None], batch or 1, axis=0)
+    logits = torch.from_numpy(session.run(None, {"input": prepared})[0][0]).double()
+    probabilities = predictor(image)
+    np.testing.assert_allclose(probabilities, torch.softmax(logits, 0), atol=1e-6)
+    top = predictor.top(image, 2)
+    assert [row["class"] for row in top] == [CLASSES[i] for i in np.argsort(-probabilities)[:2]]
+    assert top[0]["probability"] == pytest.approx(probabilities.max())
+    assert len(predictor.top(image, 9)) == 3
+
+
+def test_grey_images(tmp_path: Path) -> None:
+    about = {**ABOUT, "mean": "[0.5]", "std": "[0.5]", "channel_order": "grey"}
+    predictor = Predictor(write_model(tmp_path / "model.onnx", about, channels=1))
+    white = tmp_path / "white.png"
+    Image.new("L", (30, 20), 255).save(white)
+    np.testing.assert_allclose(predictor.preparation(white), np.ones((1, 12, 12)), atol=1e-6)
+    assert predictor.preparation(photo(tmp_path / "photo.png")).shape == (1, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"classes": ""}, StoreError, "does not say its classes: hwnas predict needs a model that"),
+        ({"mean": "[0.5]"}, StoreError, r"takes an input of shape \(3, 12, 12\), not"),
+        (
+            {"channel_order": "as given"},
+            DataError,
+            "takes 3 channels, as given: only the program that trained",
+        ),
+    ],
+)
+def test_files_that_do_not_say_enough(
+    tmp_path: Path, change: dict[str, str], error: type[Exception], message: str
+) -> None:
+    path = write_model(tmp_path / "model.onnx", {**ABOUT, **change})
+    with pytest.raises(error, match=message):
+        Predictor(path)
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"there is no model \S+/model\.onnx; give a folder under models/"):
+        Predictor(tmp_path)
+    (tmp_path / "model.onnx").write_text("nothing")
+    with pytest.raises(StoreError, match="is not a model that ONNX Runtime can load"):
+        Predictor(tmp_path)
+
+
+def test_an_exported_model_predicts_what_the_run_says_it_does(tiny_run: Path, tmp_path: Path) -> None:
+    """Test images as files: as many right as the entry says."""
+    run = load_run(tiny_run)
+    model, test = run.models[-1], run.data("test")
+    predictor = Predictor(tiny_run / "models" / model["id"])
+    right = 0
+    for number in range(60):
+        pixels = (test.images[number, 0] * test.std[0] + test.mean[0]) * 255
+        file = tmp_path / f"{number}.png"
+        Image.fromarray(pixels.round().byte().numpy()).save(file)
+        right += predictor.top(file, 1)[0]["class"] == test.classes[int(test.labels[number])]
+    session = onnxruntime.InferenceSession(str(tiny_run / "models" / model["id"] / "model.onnx"))
+    size = session.get_inputs()[0].shape[2]
+    logits = [
+        session.run(None, {"input": resize(test.images[i : i + 1], size).numpy()})[0] for i in range(60)
+    ]
+    assert right == sum(
+        int(row.argmax()) == int(label) for row, label in zip(logits, test.labels, strict=False)
+    )
+
+
+def run_blocked(blocked: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """A Python program in which importing some modules fails."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.modules.update(dict.fromkeys({blocked!r}.split()))\n"
+        f"sys.argv = {list(arguments)!r}\n"
+        + (
+            "runpy.run_path(sys.argv[0], run_name='__main__')"
+            if arguments[0].endswith(".py")
+            else "from hwnas.cli import main; main()"
+        )
+    )
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=cwd, env=os.environ, capture_output=True, text=True, check=False)
+
+
+def test_the_command_needs_no_torch(tmp_path: Path) -> None:
+    write_model(tmp_path / "model.onnx", ABOUT)
+    photo(tmp_path / "a photo.png")
+    (tmp_path / "broken.png").write_text("no image")
+    arguments = ["hwnas", "predict", "model.onnx", "a photo.png", "broken.png", "--top", "2", "--json"]
+    result = run_blocked("torch", *arguments, cwd=tmp_path)
+    assert result.returncode == 1, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    (row,) = found["predictions"]
+    assert row["image"] == "a photo.png"
+    assert len(row["top"]) == 2
+    assert "error: cannot read broken.png as an image" in result.stderr
+    assert "Traceback" not in result.stderr
+    result = run_blocked("torch", "hwnas", "predict", "model.onnx", "a photo.png", cwd=tmp_path)
+    assert result.returncode == 0
+    assert result.stdout.startswith("a photo.png: ")
+    assert result.stdout.count("%") == 3
+
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "use_model.py"
+
+
+def test_the_example_needs_neither_torch_nor_hwnas(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model.onnx", {**ABOUT, "image_size": "[16, 16]"})
+    image = photo(tmp_path / "photo.png", size=(16, 16))
+    result = run_blocked("torch hwnas", str(EXAMPLE), str(model), str(image), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    name, percent = result.stdout.split()[:2]
+    (best,) = Predictor(model).top(image, 1)
+    assert name == best["class"]
+    assert float(percent) == pytest.approx(100 * best["probability"], abs=1.5)  # resized before it is scaled
+    code = [line for line in EXAMPLE.read_text().splitlines() if line and not line.startswith(("#", '"'))]
+    assert len(code) <= 15
+    assert onnx.load(model).metadata_props
