@@ -528,6 +528,80 @@ def predict(
         raise typer.Exit(1)
 
 
+@app.command()
+def benchmark(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL…", help="ONNX files, or folders that hold a model.onnx.")
+    ],
+    device: Annotated[
+        str, typer.Option("--device", help="One of `hwnas list devices`, or ssh://user@host:port.")
+    ] = "onnxruntime",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")] = 1,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input", metavar="NAME:SHAPE", help="Size of an input that a file leaves open. Repeatable."
+        ),
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=12, help="Shuffled rounds, shared by six passes.")
+    ] = 48,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the order of visits.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Time any ONNX files together, by the protocol of `hwnas verify`, and compare each with the first.
+
+    The files take turns, warm and back to back, in six passes with fresh sessions. Intervals are of 95 % over
+    the passes; those of ratios are narrower, since what slows all files down alike cancels. A file has one
+    input of floats; a batch that is left open is 1.
+
+    Example: `hwnas benchmark ours.onnx theirs.onnx --device ssh://pi@192.168.1.7 --threads 4`
+
+    Sizes that a file leaves open: `hwnas benchmark net.onnx --input image:1x3x224x224`
+    """
+    from hwnas.latency.benchmark import benchmark as time_files
+    from hwnas.latency.benchmark import parse_shape
+    from hwnas.latency.devices import get_device
+
+    shapes = dict(map(parse_shape, inputs or ()))
+    with _warnings_shown(), StageDisplay() as display:
+        found = time_files(models, get_device(device, threads), shapes, rounds, seed, display("benchmark"))
+    if as_json:
+        _print_json(found)
+        return
+    out.print(_benchmark_table(found))
+    for row in found["models"]:
+        for note in row["notes"]:
+            _say(f"{row['file']}: {note}")
+        if not row["stable"]:
+            _say(f"{row['file']}: does not repeat to ±5 %; see hwnas doctor, or give more --rounds")
+    for reason in found["noise"]:
+        _say(f"Disturbed: {reason}")
+
+
+def _benchmark_table(found: dict[str, Any]) -> Table:
+    """Files that were timed, in their order; fits 80 columns."""
+    runtime = found["runtime"]
+    about = (
+        f"{found['device']['name']}, {runtime['name']} {runtime['version']}, threads: {runtime['threads']}"
+    )
+    table = Table(title=escape(about), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("model", overflow="fold")
+    for column in ("ms", "95 %", "first call ms", "ratio", "95 %"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in found["models"]:
+        low, high = row["ratio_ci"]
+        table.add_row(
+            escape(row["file"]),
+            f"{row['latency_ms']:.4g}",
+            _interval(row["latency_ci_ms"], row["latency_ms"]),
+            f"{row['cold_ms']:.4g}",
+            f"{row['ratio']:.3f}",
+            f"{low:.3f}–{high:.3f}",
+        )
+    return table
+
+
 LINE_S = 30  # seconds between lines about a stage where there is no terminal
 GOES_ON = "interrupted; the same command goes on from here"
 

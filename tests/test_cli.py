@@ -26,6 +26,7 @@ def commands() -> list[list[str]]:
 def test_all_commands_exist() -> None:
     assert sorted(" ".join(command) for command in commands()) == [
         "bench predictor",
+        "benchmark",
         "doctor",
         "export",
         "front",

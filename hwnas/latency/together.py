@@ -83,7 +83,8 @@ def time_together(
         latencies = []
         for i, timing in enumerate(timed):
             by_pass = _by_pass(passes, i)
-            mean, interval = sum(by_pass) / len(by_pass), student_interval(by_pass)
+            mean, (low, high) = sum(by_pass) / len(by_pass), student_interval(by_pass)
+            interval = (max(low, 0.0), high)
             latencies.append(Latency(mean, interval, by_pass, timing.cold_ms, timing.preempted))
         left = [i for i in left if not decided(i, latencies[i])]
         if not left or wanted >= MOST_PASSES:
@@ -105,10 +106,10 @@ class _Shown:
 
 
 def student_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval (low, high) of the mean of n independent positive values, at least two."""
+    """The 95 % interval (low, high) of the mean of n independent values, at least two."""
     mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
     half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
-    return max(mean - half, 0.0), mean + half
+    return mean - half, mean + half
 
 
 def _by_pass(passes: Sequence[Samples], model: int) -> tuple[float, ...]:

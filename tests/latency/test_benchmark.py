@@ -1,0 +1,149 @@
+"""Any ONNX files timed together."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from hwnas.cli import main
+from hwnas.errors import ConfigError
+from hwnas.latency.benchmark import benchmark, parse_shape, read_model
+from tests.latency.test_together import MODELS, Shifting
+
+
+def network(
+    path: Path,
+    shape: tuple[int | str | None, ...] = (1, 3, 8, 8),
+    kind: int = TensorProto.FLOAT,
+    inputs: int = 1,
+    external: bool = False,
+) -> Path:
+    """Convolution and mean of a first input; further ones are only there."""
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    names = ["image", *(f"more{i}" for i in range(1, inputs))]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT),
+            helper.make_node("Conv", ["cast", "weight"], ["features"], pads=[1, 1, 1, 1]),
+            helper.make_node("GlobalAveragePool", ["features"], ["out"]),
+        ],
+        "network",
+        [helper.make_tensor_value_info(name, kind, shape) for name in names],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, (shape[0], 4, 1, 1))],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    onnx.save(model, path, save_as_external_data=external, size_threshold=0)
+    return path
+
+
+def shape_of(data: bytes) -> list[int]:
+    return [d.dim_value for d in onnx.load_from_string(data).graph.input[0].type.tensor_type.shape.dim]
+
+
+def test_an_open_batch_is_one_and_said(tmp_path: Path) -> None:
+    data, name, notes = read_model(network(tmp_path / "a.onnx", ("batch", 3, 8, 8)), {})
+    assert (shape_of(data), name, notes) == ([1, 3, 8, 8], "image", ["batch 'batch' is taken as 1"])
+    data, _, notes = read_model(network(tmp_path / "b.onnx"), {})
+    assert (shape_of(data), notes) == ([1, 3, 8, 8], [])
+    given = {"image": (4, 3, 16, 8)}
+    data, _, notes = read_model(network(tmp_path / "c.onnx", ("n", 3, "h", None)), given)
+    assert (shape_of(data), notes) == ([4, 3, 16, 8], [])
+
+
+@pytest.mark.parametrize(
+    ("network_is", "shapes", "message"),
+    [
+        (
+            {"shape": (1, 3, "h", None)},
+            {},
+            r"input image is 1x3xhx\?; say its size: --input image:1x3x224x224",
+        ),
+        ({"shape": (1, 3, "h", 8)}, {"image": (1, 3, 8, 9)}, "--input image does not fit its shape, 1x3xhx8"),
+        ({"shape": (1, 3, "h", 8)}, {"image": (1, 3, 8)}, "--input image does not fit its shape"),
+        ({"inputs": 2}, {}, r"has 2 inputs \(image, more1\); models of one can be timed"),
+        ({"kind": TensorProto.UINT8}, {}, "input image is of UINT8; models of FLOAT can be timed"),
+    ],
+)
+def test_what_cannot_be_timed_as_it_is(
+    tmp_path: Path, network_is: dict[str, Any], shapes: dict[str, tuple[int, ...]], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_model(network(tmp_path / "net.onnx", **network_is), shapes)
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read \S+none\.onnx as an ONNX model"):
+        read_model(tmp_path / "none.onnx", {})
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(ConfigError, match=r"cannot read \S+text\.onnx as an ONNX model"):
+        read_model(tmp_path / "text.onnx", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("image:1x3x224x224", ("image", (1, 3, 224, 224))), ("a:b:2", ("a:b", (2,)))],
+)
+def test_shapes_as_text(text: str, expected: tuple[str, tuple[int, ...]]) -> None:
+    assert parse_shape(text) == expected
+
+
+@pytest.mark.parametrize("text", ["1x3", "image:", "image:1x0", "image:1,3", ":1x3", "image:1x3x"])
+def test_shapes_that_are_none(text: str) -> None:
+    with pytest.raises(ConfigError, match="--input takes name:1x3x224x224, got"):
+        parse_shape(text)
+
+
+def test_ratios_are_taken_pass_by_pass(tmp_path: Path) -> None:
+    """All files are slower in every other pass: latencies are uncertain, ratios are not."""
+    files = []
+    for name, data in zip("abc", MODELS, strict=True):
+        (tmp_path / f"{name}.onnx").write_bytes(data)
+        files.append(tmp_path / f"{name}.onnx")
+    found = benchmark(files, Shifting(1.0, 1.3), rounds=12)
+    assert [row["file"] for row in found["models"]] == [str(file) for file in files]
+    assert [row["ratio"] for row in found["models"]] == pytest.approx([1, 2, 3], rel=1e-3)
+    for row in found["models"]:
+        assert not row["stable"]
+        low, high = row["ratio_ci"]
+        assert low * (1 - 1e-9) <= row["ratio"] <= high * (1 + 1e-9)
+        assert high - low < 0.01
+    assert "above those of the fastest pass" in found["noise"][0]
+    with pytest.raises(ConfigError, match="no file has an input 'x'; inputs: input"):
+        benchmark(files, Shifting(1.0), {"x": (1,)})
+
+
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Real ONNX Runtime; weights beside the file; a folder that holds a model."""
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hwnas", "benchmark", *map(str, arguments), "--rounds", "12"])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0), *capsys.readouterr()
+
+    small = network(tmp_path / "small.onnx", ("n", 3, 8, 8), external=True)
+    (tmp_path / "large").mkdir()
+    network(tmp_path / "large" / "model.onnx", (1, 3, 128, 128))
+    code, out, err = command(small, tmp_path / "large", "--json")
+    assert code == 0, err
+    first, second = json.loads(out)["models"]
+    assert first["ratio"] == 1
+    assert second["ratio"] > 1
+    low, high = first["latency_ci_ms"]
+    assert 0 <= low <= first["latency_ms"] <= high
+    assert len(first["passes_ms"]) == 6
+    code, out, _ = command(small)
+    assert code == 0
+    assert "batch 'n' is taken as 1" in out
+    code, _, err = command(small, "--input", "image")
+    assert (code, err) == (1, "error: --input takes name:1x3x224x224, got 'image'\n")
