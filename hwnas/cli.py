@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+import signal
 import statistics
 import sys
 import time
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -1049,10 +1051,12 @@ class Bars(RichProgress):
 class StageDisplay:
     """One bar a stage: done, rate, time spent and left, and a line of text, on standard error.
 
-    A running search has a table below it; where there is no terminal, a line now and then.
+    A running search has a table below it; where there is no terminal, a line now and then. The first Ctrl-C
+    stops the work after the step in hand, a second one at once.
     """
 
     def __init__(self) -> None:
+        self._interrupted = False
         self._last_line = time.monotonic()
         room = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # what is left of the line
         self._progress = Bars(
@@ -1067,9 +1071,11 @@ class StageDisplay:
         )
 
     def __enter__(self) -> StageDisplay:
+        self._handler = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *exception: object) -> None:
+        signal.signal(signal.SIGINT, self._handler)
         for task in self._progress.tasks:
             if task.total is None:  # it did nothing
                 self._progress.update(task.id, visible=False)
@@ -1080,11 +1086,19 @@ class StageDisplay:
         task = self._progress.add_task(stage, total=None, text="")
 
         def update(done: int, total: int, text: str = "") -> None:
+            if self._interrupted:
+                raise KeyboardInterrupt
             self._progress.start()  # nothing is shown before there is something to show
             self._progress.update(task, completed=done, total=total, text=text)
             self._line(f"{stage}: {done}/{total} {text}")
 
         return update
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
+        self._interrupted = True
+        self._progress.console.print("finishing the step in hand; Ctrl-C again stops at once")
 
     def watch(self, facts: Mapping[str, str]) -> None:
         """Show what there is to know of a running search."""

@@ -55,6 +55,7 @@ class State:
     reports: list[Report] = field(default_factory=list)
     average: dict[str, Tensor] | None = None  # of the weights by name, where one is kept
     teacher: Supernet | None = None  # the weights as they were, where a phase keeps them
+    losses: list[float] = field(default_factory=list)  # of the steps since the last report
 
 
 def save(path: Path, state: State, inputs: Mapping[str, Any]) -> None:
@@ -74,6 +75,7 @@ def save(path: Path, state: State, inputs: Mapping[str, Any]) -> None:
         "inputs": inputs,
         "arithmetic": asdict(state.arithmetic),
         "reports": [asdict(report) for report in state.reports],
+        "losses": state.losses,
         "tensors": tensors_digest(tensors),
     }
     metadata = {"training": json.dumps(about), "sha256": digest(about)}
@@ -119,6 +121,7 @@ def load(path: Path, net: Supernet, optimizer: torch.optim.SGD, inputs: Mapping[
         [Report(**report) for report in about["reports"]],
         part("average.") or None,
         copy_of(net, kept) if (kept := part("teacher.")) else None,
+        about.get("losses", []),
     )
 
 

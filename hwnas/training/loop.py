@@ -51,7 +51,6 @@ from hwnas.training.parallel import connect, local_rank, mean, rank, wait_for_al
 from hwnas.training.sampling import largest, smallest
 from hwnas.training.strategies import Phase, Strategy, Subnet, get_strategy
 
-SHOWN_EVERY = 10  # steps between two calls of progress that report nothing new
 TIMED_ROUNDS = 5
 
 
@@ -115,9 +114,10 @@ def train(
     """Train a supernet in place, and leave it in eval mode on the CPU.
 
     Every `report_every` steps, and after the last, the largest and the smallest subnet are judged on
-    `validation_data`, `progress` is told, and `checkpoint.safetensors` is written into `directory`, for the
-    first time before the first step. A checkpoint that is already there is gone on from, if it was made from
-    the same supernet, data, settings and seed (TrainingError says what differs).
+    `validation_data`, and `checkpoint.safetensors` is written into `directory`, for the first time before
+    the first step. A checkpoint that is already there is gone on from, if it was made from the same
+    supernet, data, settings and seed (TrainingError says what differs). `progress` is told of every step; a
+    KeyboardInterrupt that it raises leaves a checkpoint of that step.
 
     `teacher`, otherwise that of the settings, is another supernet, whose largest subnet teaches, or any
     network that makes logits of images as the data has them.
@@ -161,23 +161,27 @@ def train(
         state = checkpoint.load(path, net, optimizer, inputs)
         evaluator = AccuracyEvaluator(net, train_data, validation_data, seed=seed)
         model, batches = _data_parallel(net, device), _batches(plan, state.step)
-        losses: list[float] = []
-        started = time.perf_counter()
+        first, started = state.step, time.perf_counter()
         while state.step < settings.steps:
-            losses.append(_step(state, model, plan, next(batches)))
+            state.losses.append(_step(state, model, plan, next(batches)))
             if state.step % report_every and state.step < settings.steps:
-                if state.step % SHOWN_EVERY == 0:
-                    text = _text(state.reports[-1]) if state.reports else f"loss {losses[-1]:.3f}"
+                text = _text(state.reports[-1]) if state.reports else f"loss {state.losses[-1]:.3f}"
+                try:
                     progress(state.step, settings.steps, text)
+                except KeyboardInterrupt:
+                    if rank() == 0:
+                        checkpoint.save(path, state, inputs)
+                    raise
                 continue
+            loss, state.losses = float(np.mean(state.losses)), []
             if rank() == 0:
-                rate = len(losses) * settings.batch_size / (time.perf_counter() - started)
+                rate = (state.step - first) * settings.batch_size / (time.perf_counter() - started)
                 with _averaged(state):
                     large, small = evaluator([largest(net.space), smallest(net.space)]).tolist()
-                state.reports.append(Report(state.step, float(np.mean(losses)), rate, large, small))
+                state.reports.append(Report(state.step, loss, rate, large, small))
                 checkpoint.save(path, state, inputs)
                 progress(state.step, settings.steps, _text(state.reports[-1]))
-            losses, started = [], time.perf_counter()
+            first, started = state.step, time.perf_counter()
         wait_for_all()
     if state.average is not None:
         _swap(net, state.average)

@@ -100,7 +100,7 @@ def test_a_killed_and_resumed_training_ends_as_one_that_was_not(
     with pytest.raises(Killed):
         train(tiny_net(), data, validation, settings, broken, 5, again, report_every=3)
     monkeypatch.setattr(loop, "learning_rate_at", learning_rate_at)
-    assert [done for done, _, _ in again.told] == [6]
+    assert [done for done, _, _ in again.told] == [4, 5, 6, 7, 8]
     resumed = tiny_net()
     found = train(resumed, data, validation, settings, broken, 5, report_every=3)
 
@@ -108,6 +108,24 @@ def test_a_killed_and_resumed_training_ends_as_one_that_was_not(
     assert resumed.checksum == whole.checksum != tiny_net().checksum
     for one, other in zip(found.reports, expected.reports, strict=True):
         assert (one.step, one.loss, one.largest_accuracy) == (other.step, other.loss, other.largest_accuracy)
+
+
+def test_an_interrupted_training_repeats_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, validation = blobs(), blobs(60, seed=1)
+    whole = tiny_net()
+    expected = train(whole, data, validation, SETTINGS, tmp_path / "whole", seed=5, report_every=6)
+
+    def interrupt(done: int, total: int, text: str = "") -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_net(), data, validation, SETTINGS, tmp_path / "cut", 5, interrupt, report_every=6)
+    resumed, again = tiny_net(), Recorder()
+    found = train(resumed, data, validation, SETTINGS, tmp_path / "cut", 5, again, report_every=6)
+    assert again.told[0][0] == 5
+    assert resumed.checksum == whole.checksum
+    assert [report.loss for report in found.reports] == [report.loss for report in expected.reports]
 
 
 def test_a_stream_trains_as_memory_does(tmp_path: Path) -> None:
