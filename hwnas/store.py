@@ -176,6 +176,11 @@ CREATE TABLE IF NOT EXISTS stages (
 """
 
 
+def _line(error: Exception) -> str:
+    """What SQLite says, in one line: of a damaged schema it gives an excerpt."""
+    return " ".join(str(error).split())
+
+
 def _opened_for_reading(path: Path) -> sqlite3.Connection:
     """A store whose folder cannot be written. What an unfinished process left beside it would be missed."""
     log = path.with_name(f"{path.name}-wal")
@@ -218,7 +223,14 @@ class Store:
                 self._db.executescript(_TABLES)
                 self._db.execute(f"PRAGMA user_version={SCHEMA}")
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"cannot open {self.path}: {error}; {REMEDY}") from None
+            raise StoreError(f"cannot open {self.path}: {_line(error)}; {REMEDY}") from None
+
+    def _parsed(self, text: str) -> Any:
+        """Plain data of a row; StoreError if the file was damaged."""
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise StoreError(f"{self.path} is damaged: a row is not JSON ({error}); {REMEDY}") from None
 
     def _version(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
@@ -238,7 +250,7 @@ class Store:
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise StoreError(
-                f"cannot write {self.path}: {error}; nothing of this step was stored "
+                f"cannot write {self.path}: {_line(error)}; nothing of this step was stored "
                 "(can its folder be written, is the disk full?)"
             ) from None
 
@@ -246,7 +258,7 @@ class Store:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise StoreError(f"cannot read {self.path}: {error}; {REMEDY}") from None
+            raise StoreError(f"cannot read {self.path}: {_line(error)}; {REMEDY}") from None
 
     def begin_search(self, search: str, settings: Mapping[str, Any]) -> None:
         """Begin a search, or go on with it; StoreError, naming what differs, if its settings were others."""
@@ -254,7 +266,7 @@ class Store:
         with self._transaction() as db:
             db.execute("INSERT OR IGNORE INTO searches VALUES (?, ?)", (search, text))
             row = db.execute("SELECT settings FROM searches WHERE name = ?", (search,)).fetchone()
-        before, now = json.loads(row[0]), json.loads(text)
+        before, now = self._parsed(row[0]), json.loads(text)
         for key in {**before, **now}:
             if before.get(key) != now.get(key):
                 raise StoreError(
@@ -311,7 +323,7 @@ class Store:
         ):
             if number == len(found):
                 found.append([])
-            found[-1].append(json.loads(choices))
+            found[-1].append(self._parsed(choices))
         return found
 
     def predictions(self, search: str) -> dict[int, dict[str, list[float]]]:
@@ -403,7 +415,7 @@ class Store:
     def stage(self, name: str) -> dict[str, Any] | None:
         """What a finished stage was made from and made: {"inputs": …, "outputs": …}; None if unfinished."""
         rows = self._read("SELECT inputs, outputs FROM stages WHERE name = ?", name)
-        return {"inputs": json.loads(rows[0][0]), "outputs": json.loads(rows[0][1])} if rows else None
+        return {"inputs": self._parsed(rows[0][0]), "outputs": self._parsed(rows[0][1])} if rows else None
 
     def finish_stage(self, name: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Mark a stage as finished, with plain data on what it was made from and made."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from hwnas.errors import DeviceError, TableError
 from hwnas.latency.measure import Identity
@@ -35,13 +36,60 @@ class Entry:
     def __post_init__(self) -> None:
         for name in ("ms", "std_ms", "count"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            # Compared, for a whole number may be too large to become a float.
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
                 raise TableError(f"{name} is {value!r}, not a finite number; measure the table again")
         if self.ms <= 0 or self.std_ms < 0 or self.count < 1:
             raise TableError(
                 f"ms is {self.ms}, std_ms {self.std_ms}, count {self.count}; ms and count must be positive "
                 "and std_ms not negative; measure the table again"
             )
+
+
+class _Part(BaseModel):
+    """What is read of a table's file, where it is there; anything more is kept as it is."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+
+class _Error(_Part):
+    mape: float
+    kendall_tau: float
+
+
+class _HeldOut(_Error):
+    networks: int
+    within_10pct: float
+
+
+class _Calibration(_Part):
+    space: str
+    resolution: int
+    precision: str
+    slope: float
+    intercept_ms: float
+    held_out: _HeldOut | None = None
+    macs_baseline: _Error | None = None
+    repeatability_cv: float | None = None
+
+    @model_validator(mode="after")
+    def _judged_whole(self) -> _Calibration:
+        if self.held_out and (self.macs_baseline is None or self.repeatability_cv is None):
+            raise ValueError("held_out is there, and not both of macs_baseline and repeatability_cv")
+        return self
+
+
+class _Protocol(_Part):
+    half_width: float | None = None
+    preempted: float | None = None
+    taken: float = 0.0
+    noisy: bool = False
+    noise: list[str] = []
+
+
+class _Parts(_Part):
+    protocol: _Protocol
+    calibration: list[_Calibration]
 
 
 @dataclass(frozen=True)
@@ -207,14 +255,13 @@ class LatencyTable:
             calibration = [dict(row) for row in data["calibration"]]
             if not runtime["precisions"]:
                 raise TableError(f"{path}: runtime.precisions is empty")
+            _Parts.model_validate({"protocol": protocol, "calibration": calibration})
             for row in calibration:
                 slope, intercept = float(row["slope"]), float(row["intercept_ms"])
                 if not (slope > 0 and math.isfinite(slope) and math.isfinite(intercept)):
                     raise TableError(
                         f"{path}: calibration of {row['space']} has slope {slope}, intercept {intercept} ms"
                     )
-                if not {"space", "resolution", "precision"} <= row.keys():
-                    raise KeyError("space, resolution or precision of a calibration")
             for row in data["operators"]:
                 key = row["key"]
                 if key in operators:
@@ -225,6 +272,10 @@ class LatencyTable:
                     raise TableError(f"{path}: operator {key} has no {error}") from None
                 except TableError as error:
                     raise TableError(f"{path}: operator {key}: {error}") from None
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            where = ".".join(map(str, wrong["loc"]))
+            raise TableError(f"{path} is not a latency table: {where}: {wrong['msg']}") from None
         except (KeyError, TypeError, ValueError) as error:
             raise TableError(f"{path} is not a latency table: {error!r} is missing or wrong") from None
         if not operators:
@@ -276,12 +327,12 @@ class LatencyTable:
         if protocol.get("half_width") is not None:
             total[-1] += (
                 f"; predicted networks ±{100 * protocol['half_width']:.1f} % when it stopped: "
-                f"{protocol['stopped']}"
+                f"{protocol.get('stopped')}"
             )
-        if "preempted" in protocol:
+        if protocol.get("preempted") is not None:
             total.append(
                 f"{100 * protocol['preempted']:.1f} % of runs preempted, other work took "
-                f"{100 * protocol['taken']:.0f} % of the core"
+                f"{100 * protocol.get('taken', 0.0):.0f} % of the core"
             )
         for row in self.calibration:
             total += _calibration_lines(row)

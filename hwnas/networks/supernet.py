@@ -258,15 +258,23 @@ def load_supernet(path: str | Path) -> Supernet:
         )
     remedy = "restore it from a copy, or train again"
     data = read_json(folder / DEFINITION_FILE, remedy)
+    needed = ("checksum",) if "refers_to" in data else ("checksum", "space", "has_statistics", "metadata")
+    missing = [name for name in needed if name not in data]
+    if missing:
+        raise StoreError(f"{folder / DEFINITION_FILE} does not say its {missing[0]}; {remedy}")
     if "refers_to" in data:
         return _referred(folder, data["refers_to"], data["checksum"])
-    net = Supernet(space_of(data["space"]), kernel_transform=data.get("kernel_transform", False))
+    try:
+        net = Supernet(space_of(data["space"]), kernel_transform=bool(data.get("kernel_transform")))
+    except SpaceError as error:
+        raise StoreError(f"{folder / DEFINITION_FILE} describes no space: {error}; {remedy}") from None
     weights = folder / WEIGHTS_FILE
     try:
         state = safetensors.torch.load(read_bytes(weights))
         net.load_state_dict(state)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        raise ChecksumError(f"{weights} does not hold this supernet's weights; {remedy} ({error})") from None
+        reason = " ".join(str(error).split())
+        raise ChecksumError(f"{weights} does not hold this supernet's weights; {remedy} ({reason})") from None
     if net.checksum != data["checksum"]:
         raise ChecksumError(f"{weights} is not what was written (its checksum differs); {remedy}")
     net.has_statistics = data["has_statistics"]

@@ -59,7 +59,7 @@ def load_predictor(path: str | Path) -> Predictor:
         said = np.array(data["predicted"], dtype=np.float64)
         difference = np.abs(predictor.predict(data["features"])[0] - said).max()
         apart = difference / (np.std(data["targets"]) or 1.0)
-    except (KeyError, TypeError, ValueError, SearchError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, SearchError) as error:
         raise StoreError(f"{path} is not a predictor: {error}") from None
     if not apart <= TOLERANCE:
         raise StoreError(

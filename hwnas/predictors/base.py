@@ -81,7 +81,7 @@ def _numbers(values: Array) -> Array:
     """A copy in rows: sums depend on the layout in their last bits, and the same rows shall fit the same."""
     try:
         return np.array(values, dtype=np.float64, order="C")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise SearchError("a predictor learns from numbers in rows of equal length") from None
 
 

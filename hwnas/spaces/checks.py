@@ -8,6 +8,9 @@ from typing import Any
 
 from hwnas.errors import SpaceError
 
+MOST = 100_000  # pixels, channels, classes: more is a mistake, and would take all memory
+MOST_LAYERS = 1000  # of a stage
+
 
 def check_input(resolutions: Any, classes: Any, channels: Any) -> tuple[int, ...]:
     """The resolutions in pixels, ascending, each once; SpaceError for what cannot be an input or classes."""
@@ -15,8 +18,8 @@ def check_input(resolutions: Any, classes: Any, channels: Any) -> tuple[int, ...
         raise SpaceError(f"resolutions is a list of pixels, such as [160, 192], got {resolutions!r}")
     for what, sizes in (("resolutions", resolutions), ("classes", [classes]), ("channels", [channels])):
         for value in sizes:
-            if not is_integer(value) or value < 1:
-                raise SpaceError(f"{what}: give positive integers, got {value!r}")
+            if not is_integer(value) or not 1 <= value <= MOST:
+                raise SpaceError(f"{what}: give integers of 1 to {MOST:,}, got {value!r}")
     if not resolutions:
         raise SpaceError("resolutions is empty; give at least one, in pixels")
     return tuple(sorted(set(resolutions)))
@@ -29,11 +32,11 @@ def check_multiplier(where: str, value: Any) -> float:
     return float(value)
 
 
-def integers(where: str, value: Any) -> tuple[int, ...]:
-    """Positive integers, ascending, each once, of a list or a single one."""
+def integers(where: str, value: Any, most: int = MOST) -> tuple[int, ...]:
+    """Integers of 1 to `most`, ascending, each once, of a list or a single one."""
     values = value if is_list(value) else [value]
-    if not values or not all(is_integer(v) and v > 0 for v in values):
-        raise SpaceError(f"{where} is one or more positive integers, got {value!r}")
+    if not values or not all(is_integer(v) and 1 <= v <= most for v in values):
+        raise SpaceError(f"{where} is one or more integers of 1 to {most:,}, got {value!r}")
     return tuple(sorted(set(values)))
 
 

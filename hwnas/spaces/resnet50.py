@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 
 from hwnas.errors import SpaceError
 from hwnas.spaces.base import Choice, NetworkSpace, Slot
-from hwnas.spaces.checks import check_input, check_multiplier, is_integer, is_list
+from hwnas.spaces.checks import MOST_LAYERS, check_input, check_multiplier, is_integer, is_list
 from hwnas.spaces.operators import Operator, make_divisible
 
 
@@ -225,8 +225,8 @@ def _middle(channels: int, ratio: float) -> int:
 
 
 def _check_depth(where: str, value: Any) -> int:
-    if not is_integer(value) or value < 0:
-        raise SpaceError(f"{where}: give integers of at least 0, got {value!r}")
+    if not is_integer(value) or not 0 <= value <= MOST_LAYERS:
+        raise SpaceError(f"{where}: give integers of 0 to {MOST_LAYERS:,}, got {value!r}")
     return int(value)
 
 

@@ -18,7 +18,15 @@ from typing import Any, TypeVar
 
 from hwnas.errors import SpaceError, known_names
 from hwnas.spaces.base import Choice, NetworkSpace, Slot
-from hwnas.spaces.checks import check_input, check_multiplier, integers, is_integer, is_list
+from hwnas.spaces.checks import (
+    MOST,
+    MOST_LAYERS,
+    check_input,
+    check_multiplier,
+    integers,
+    is_integer,
+    is_list,
+)
 from hwnas.spaces.operators import ACTIVATIONS, NORM_EPS, Operator, make_divisible
 
 BLOCKS = ("mbconv", "fused")
@@ -280,10 +288,11 @@ def _row(cls: type[Row], where: str, row: Mapping[str, Any], width: float) -> Ro
                 raise SpaceError(f"{where}: {name} is missing")
             continue
         value = row[name]
-        parsed[name] = integers(f"{where}.{name}", value) if "tuple" in str(f.type) else value
+        most = MOST_LAYERS if name == "depth" else MOST
+        parsed[name] = integers(f"{where}.{name}", value, most) if "tuple" in str(f.type) else value
         least = int(name != "features")
-        if str(f.type) == "int" and (not is_integer(value) or value < least):
-            raise SpaceError(f"{where}.{name}: give an integer of at least {least}, got {value!r}")
+        if str(f.type) == "int" and (not is_integer(value) or not least <= value <= MOST):
+            raise SpaceError(f"{where}.{name}: give an integer of {least} to {MOST:,}, got {value!r}")
         if str(f.type) == "bool" and not isinstance(value, bool):
             raise SpaceError(f"{where}.{name}: give true or false, got {value!r}")
         if str(f.type) == "str" and not isinstance(value, str):

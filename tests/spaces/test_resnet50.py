@@ -60,10 +60,10 @@ def test_wrong_lists_are_refused(lists: dict[str, Any], message: str) -> None:
         ({"widths": []}, "widths is a list of one or more numbers"),
         ({"widths": 1.0}, "widths is a list of one or more numbers, got 1.0"),
         ({"widths": [0]}, "widths: give a finite positive number, got 0"),
-        ({"depths": [-1]}, "depths: give integers of at least 0, got -1"),
-        ({"depths": [0.5]}, "depths: give integers of at least 0, got 0.5"),
+        ({"depths": [-1]}, "depths: give integers of 0 to 1,000, got -1"),
+        ({"depths": [0.5]}, "depths: give integers of 0 to 1,000, got 0.5"),
         ({"ratios": [0.2, 0.21]}, r"ratios .* of 168 channels \(stage1\) round to \[32, 32\]"),
-        ({"classes": 0}, "classes: give positive integers, got 0"),
+        ({"classes": 0}, "classes: give integers of 1 to 100,000, got 0"),
         ({"resolutions": 224}, "resolutions is a list of pixels"),
     ],
 )

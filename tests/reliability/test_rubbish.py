@@ -1,0 +1,218 @@
+"""What was damaged or made up is refused in one line that names the file, or does no harm.
+
+Each artefact is read after many random mutations: of its bytes, and of its values with a fitting seal, which
+says that they were meant. HWNAS_MUTATIONS is how many; the default is for every day.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import hwnas
+from hwnas.config import load_config
+from hwnas.errors import HwnasError
+from hwnas.images import fitted
+from hwnas.latency.table import LatencyTable
+from hwnas.pipeline import load_run
+from hwnas.predictors import get_predictor, load_predictor
+from hwnas.store import sealed
+
+MUTATIONS = int(os.environ.get("HWNAS_MUTATIONS", "40"))
+HANGS_S = 60  # what is read in milliseconds; generous, for machines that do other work
+VALUES: list[Any] = [None, True, -1, 0, 1e308, 1e-308, 10**400, 2**63, -0.5, "", "x" * 10_000, "NaN"]
+VALUES += [[], {}, [[[[]]]], {"a": {"b": 1}}, "\x1b[31m", "../../etc/passwd"]
+
+Mutation = Callable[[bytes, random.Random], bytes]
+
+
+def flip(data: bytes, rng: random.Random) -> bytes:
+    i = rng.randrange(len(data))
+    return data[:i] + bytes([data[i] ^ 1 << rng.randrange(8)]) + data[i + 1 :]
+
+
+def cut(data: bytes, rng: random.Random) -> bytes:
+    return data[: rng.randrange(len(data))]
+
+
+def blank(data: bytes, rng: random.Random) -> bytes:
+    i, n = rng.randrange(len(data)), rng.randrange(1, 64)
+    return data[:i] + bytes(len(data[i : i + n])) + data[i + n :]
+
+
+def repeat(data: bytes, rng: random.Random) -> bytes:
+    i, n = rng.randrange(len(data)), rng.randrange(1, 200)
+    return data[: i + n] + data[i:]
+
+
+def drop(data: bytes, rng: random.Random) -> bytes:
+    i, n = rng.randrange(len(data)), rng.randrange(1, 50)
+    return data[:i] + data[i + n :]
+
+
+def nest(data: bytes, rng: random.Random) -> bytes:
+    return b"[" * 100_000 + b"]" * 100_000
+
+
+BYTES: list[Mutation] = [flip, cut, blank, repeat, drop]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The paths of all values inside plain data."""
+    inside: Any = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for key, part in inside:
+        yield (*path, key)
+        yield from places(part, (*path, key))
+
+
+def of_values(data: bytes, rng: random.Random) -> bytes:
+    """Plain data with a value gone, another one, exchanged or added, and sealed."""
+    plain = json.loads(data)
+    paths = list(places(plain))
+
+    def holder(path: tuple[Any, ...]) -> Any:
+        found = plain
+        for key in path[:-1]:
+            found = found[key]
+        return found
+
+    one, other = rng.choice(paths), rng.choice(paths)
+    match rng.randrange(4):
+        case 0:
+            del holder(one)[one[-1]]
+        case 1:
+            holder(one)[one[-1]] = rng.choice(VALUES)
+        case 2:
+            plain["added"] = rng.choice(VALUES)
+        case _ if one[: len(other)] != other and other[: len(one)] != one:  # neither is inside the other
+            values = holder(one)[one[-1]], holder(other)[other[-1]]
+            holder(other)[other[-1]], holder(one)[one[-1]] = values
+    return json.dumps(sealed(plain)).encode()
+
+
+# ---- artefacts and how they are read -------------------------------------------------------------
+
+
+def table(file: Path) -> Any:
+    return LatencyTable.load(file).summary()
+
+
+def supernet(file: Path) -> Any:
+    return hwnas.load_supernet(file.parent).checksum
+
+
+def model(file: Path) -> Any:
+    return {name: tensor.tolist() for name, tensor in hwnas.load_model(file.parent).state_dict().items()}
+
+
+def store(file: Path) -> Any:
+    with contextlib.closing(load_run(file.parent)) as run:
+        return json.dumps(run.summary()), run.evaluations().to_csv()
+
+
+def image(size: int, file: Path) -> Any:
+    return np.asarray(fitted(file, size, size)).shape
+
+
+def predictor(file: Path) -> Any:
+    return load_predictor(file).predict(np.eye(5))[0].shape
+
+
+@pytest.fixture
+def artefact(request: pytest.FixtureRequest, tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of an artefact, with what is beside it."""
+    name = request.param
+    if name in ("latency_table.json", "config.yaml"):
+        return Path(shutil.copy(tiny_run / name, tmp_path))
+    if name == "run.db":
+        ignored = shutil.ignore_patterns("models", "figures", "run.db*")
+        copied = Path(shutil.copytree(tiny_run, tmp_path / "run", ignore=ignored)) / name
+        with contextlib.closing(sqlite3.connect(tiny_run / name)) as db:
+            db.execute("VACUUM INTO ?", (str(copied),))  # with what is still beside it in the log
+        return copied
+    if name.startswith("supernet/"):
+        return Path(shutil.copytree(tiny_run / "supernet", tmp_path / "supernet")) / name.split("/")[1]
+    if name.startswith("models/"):
+        folder = min((tiny_run / "models").iterdir())
+        return Path(shutil.copytree(folder, tmp_path / "model")) / name.split("/")[1]
+    if name == "predictor.json":
+        rows = np.random.default_rng(0).random((30, 5))
+        fitted_one = get_predictor("gp", 0)
+        fitted_one.fit(rows, rows.sum(axis=1))
+        fitted_one.save(tmp_path / name)
+    else:
+        pixels = np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+    return tmp_path / name
+
+
+SEALED = [*BYTES, *[of_values] * 5, nest]
+CASES: list[tuple[str, Callable[[Path], Any], list[Mutation]]] = [
+    ("latency_table.json", table, SEALED),
+    ("config.yaml", load_config, BYTES),
+    ("run.db", store, BYTES),
+    ("supernet/supernet.json", supernet, SEALED),
+    ("supernet/model.safetensors", supernet, BYTES),
+    ("models/model.json", model, SEALED),
+    ("models/model.safetensors", model, BYTES),
+    ("predictor.json", predictor, SEALED),
+    ("image.png", partial(image, 16), BYTES),
+    ("image.jpg", partial(image, 16), BYTES),
+]
+
+
+@pytest.mark.parametrize(
+    ("artefact", "read", "mutations"), CASES, ids=[name for name, _, _ in CASES], indirect=["artefact"]
+)
+def test_rubbish_is_refused_by_name_or_harmless(
+    artefact: Path, read: Callable[[Path], Any], mutations: list[Mutation]
+) -> None:
+    whole, rng = artefact.read_bytes(), random.Random(0)
+    read(artefact)
+    refused = 0
+    for number in range(MUTATIONS):
+        mutation = rng.choice(mutations)
+        for left in artefact.parent.glob("run.db-*"):
+            left.unlink()
+        artefact.write_bytes(mutation(whole, rng))
+        with hanging_after(HANGS_S):
+            try:
+                read(artefact)
+            except HwnasError as error:
+                refused += 1
+                message = str(error)
+                assert artefact.name in message or str(artefact.parent) in message, (number, mutation)
+                assert "\n" not in message, (number, mutation)
+    assert refused > 0
+
+
+@contextlib.contextmanager
+def hanging_after(seconds: int) -> Iterator[None]:
+    """AssertionError for what is not done by then."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise AssertionError(f"not done after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
