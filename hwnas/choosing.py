@@ -88,6 +88,7 @@ def _facts(run: Run, evaluation: Evaluation, entry: Mapping[str, Any]) -> dict[s
         **further,
         "macs": int(metrics["macs"]),
         "params": int(metrics["params"]),
+        "int8": entry.get("int8"),
         "status": entry.get("status", "searched"),
         "model": str(run.directory / "models" / name / "model.onnx") if entry else None,
     }

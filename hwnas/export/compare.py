@@ -1,32 +1,31 @@
 """Whether one version of a model is faster than another, which a busy machine does not hide.
 
 What slows a machine down for longer than a round slows both versions in the same rounds, and what interrupts
-single runs moves no median. So the median over rounds of the ratio of the visits' medians is known much
-better than either latency: beside other work on all cores to ±3 %, where latencies were to ±20 %. As
-sessions differ by their memory layout, two campaigns with fresh sessions must agree; see
-`hwnas.export.verify`.
+single runs moves no median. So the median over the rounds of a pass of the ratio of the visits' medians is
+known much better than either latency. Passes have fresh sessions and are what is independent, as everywhere:
+see `hwnas.latency.together`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from hwnas.latency.measure import BOOTSTRAPS, CONFIDENCE, Device, Plan, shuffled_rounds, timings
+from hwnas.latency.measure import Device, Plan, shuffled_rounds, trimmed_mean
+from hwnas.latency.together import PASSES, student_interval
 from hwnas.progress import Progress, silent
-
-CAMPAIGNS = 2  # each with sessions of its own
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The latencies, in milliseconds, of a model and of another version of it, and how much faster that is.
 
-    `ci_ms` are (low, high), the union of the campaigns' 95 % intervals. `speedup` is the old latency over
-    the new one, the mean of the campaigns' medians over rounds, and `speedup_ci` the union of their 95 %
-    intervals; it is not the ratio of the two latencies, which disturbances move.
+    `ci_ms` are 95 % intervals (low, high) over passes. `speedup` is the old latency over the new one, the
+    geometric mean of what passes say, with its 95 % interval; it is not the ratio of the two latencies, which
+    disturbances move.
     """
 
     old_ms: float
@@ -38,7 +37,7 @@ class Comparison:
 
     @property
     def faster(self) -> bool:
-        """Whether the new version is faster beyond doubt: by the interval of each campaign."""
+        """Whether the new version is faster beyond doubt."""
         return self.speedup_ci[0] > 1
 
 
@@ -49,36 +48,33 @@ def compare(
     seed: int = 0,
     progress: Progress = silent,
 ) -> dict[str, Comparison]:
-    """Time pairs of serialised ONNX models, (old, new), all together in shuffled rounds; by the pairs' names.
+    """Time pairs of serialised ONNX models, (old, new), all together; by the pairs' names.
 
-    `rounds` are those of one campaign. DeviceError if a model cannot be timed.
+    They are visited in six passes that share `rounds` shuffled rounds, four at least in each. DeviceError if
+    a model cannot be timed.
     """
     models = [model for pair in pairs.values() for model in pair]
-    latencies, intervals, speedups, bounds = [], [], [], []  # one row a campaign
-    for campaign in range(CAMPAIGNS):
-        generator = np.random.default_rng([seed, campaign])
-        samples = device.measure(models, Plan(shuffled_rounds(len(models), rounds, generator)), progress)
-        found = timings([samples], len(models), generator)
-        latencies.append([timing.ms for timing in found])
-        intervals.append([timing.ci_ms for timing in found])
-        visits = np.median(samples.time_ns, axis=1)
-        by_round = np.stack([visits[samples.model == i] for i in range(len(models))])  # (models, rounds)
-        ratios = by_round[::2] / by_round[1::2]
-        speedups.append(np.median(ratios, axis=1))
-        resampled = np.median(ratios[:, generator.integers(0, rounds, (BOOTSTRAPS, rounds))], axis=2)
-        tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-        bounds.append(np.quantile(resampled, tails, axis=1).T)
-    ms, speedup = np.mean(latencies, axis=0), np.mean(speedups, axis=0)
-    low, high = np.min(intervals, axis=0)[:, 0], np.max(intervals, axis=0)[:, 1]
-    least, most = np.min(bounds, axis=0)[:, 0], np.max(bounds, axis=0)[:, 1]
-    return {
-        name: Comparison(
-            old_ms=float(ms[2 * i]),
-            old_ci_ms=(float(low[2 * i]), float(high[2 * i])),
-            new_ms=float(ms[2 * i + 1]),
-            new_ci_ms=(float(low[2 * i + 1]), float(high[2 * i + 1])),
-            speedup=float(speedup[i]),
-            speedup_ci=(float(least[i]), float(most[i])),
+    each = max(4, math.ceil(rounds / PASSES))
+    latencies, ratios = [], []  # of each pass: (models,) milliseconds, (pairs,) logarithms
+    for number in range(PASSES):
+        generator = np.random.default_rng((seed, number))
+        samples = device.measure(models, Plan(shuffled_rounds(len(models), each, generator)), progress)
+        # Models of one visit a round, so the visits of each are in the order of the rounds.
+        times = np.stack([samples.time_ns[samples.model == i] for i in range(len(models))])
+        latencies.append(trimmed_mean(times.reshape(len(models), -1) / 1e6))
+        visits = np.log(np.median(times, axis=2))  # (models, rounds)
+        ratios.append(np.median(visits[::2] - visits[1::2], axis=1))
+    ms, logs = np.stack(latencies, axis=1), np.stack(ratios, axis=1)
+    found = {}
+    for i, name in enumerate(pairs):
+        old, new, log = ms[2 * i], ms[2 * i + 1], logs[i]
+        low, high = student_interval(log.tolist())
+        found[name] = Comparison(
+            old_ms=float(old.mean()),
+            old_ci_ms=student_interval(old.tolist()),
+            new_ms=float(new.mean()),
+            new_ci_ms=student_interval(new.tolist()),
+            speedup=math.exp(float(log.mean())),
+            speedup_ci=(math.exp(low), math.exp(high)),
         )
-        for i, name in enumerate(pairs)
-    }
+    return found

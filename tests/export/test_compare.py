@@ -26,10 +26,10 @@ def device(disturb=lambda times: times, kind: type[FakeDevice] = FakeDevice) -> 
 def test_on_a_quiet_machine_all_is_exact() -> None:
     found = compare({"a": (model(0), model(1)), "b": (model(1), model(0))}, device(), rounds=8)
     assert list(found) == ["a", "b"]
-    assert found["a"].speedup == found["a"].speedup_ci[0] == found["a"].speedup_ci[1] == 1.25
+    assert (found["a"].speedup, *found["a"].speedup_ci) == pytest.approx((1.25, 1.25, 1.25))
     assert (found["a"].old_ms, found["a"].new_ms) == (pytest.approx(0.1), pytest.approx(0.08))
     assert found["a"].faster
-    assert found["b"].speedup == 0.8
+    assert found["b"].speedup == pytest.approx(0.8)
     assert not found["b"].faster
 
 
@@ -52,8 +52,8 @@ def test_a_machine_that_is_slow_for_a_while_hides_nothing() -> None:
     assert found.speedup == pytest.approx(100 / 98, rel=0.005)
 
 
-def test_both_campaigns_must_say_so() -> None:
-    """A session that happens to be slow in one of two campaigns."""
+def test_passes_that_do_not_agree_say_nothing() -> None:
+    """One session of six happens to be slow."""
 
     class Moody(FakeDevice):
         def measure(self, models, plan, progress=lambda *_: None):

@@ -13,10 +13,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from typer.testing import CliRunner
 
 import hwnas
 from hwnas import pipeline
-from hwnas.cli import models_table, out
+from hwnas.choosing import choose
+from hwnas.cli import app, models_table, out
 from hwnas.errors import ConfigError, SpaceError
 from hwnas.export import quantize as module
 from hwnas.export.compare import Comparison, compare
@@ -227,6 +229,9 @@ def test_a_run_keeps_what_is_faster_and_says_why_the_rest_is_dropped(
         with out.capture() as captured:
             out.print(models_table(run.models))
         assert ("0.0540" if fast else "dropped") in captured.get()
+        assert {model["int8"]["status"] for model in choose(run, {})["models"]} == {status}
+        shown = CliRunner().invoke(app, ["front", str(copy)]).stdout
+        assert ("0.0540" if fast else "dropped") in shown
     said = onnxruntime.InferenceSession(folder / "model.int8.onnx").get_modelmeta().custom_metadata_map
     assert said["precision"] == "int8"
     assert float(said["test_accuracy"]) == entry["int8"]["test_accuracy"]["int8"]
