@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import hwnas
 from hwnas.errors import ChecksumError, HwnasError, StoreError
@@ -118,6 +120,33 @@ def test_damaged_files(folder: Path, name: str, damage: str) -> None:
     (folder / name).write_bytes(data)
     with pytest.raises(HwnasError, match=rf"{name}.*(restore|export)"):
         load_model(folder)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shared")
+    save_model(network("fused"), folder, {})
+    return folder
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_changed_byte_is_refused_or_means_nothing(shared: Path, data: st.DataObject) -> None:
+    """What means nothing is white space between the parts of model.json."""
+    model = network("fused")
+    images = torch.ones((1, *model.input_shape))
+    name = data.draw(st.sampled_from(["model.json", "model.safetensors"]))
+    whole = (shared / name).read_bytes()
+    changed = bytearray(whole)
+    changed[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        (shared / name).write_bytes(changed)
+        with torch.no_grad():
+            assert torch.equal(load_model(shared)(images), model(images))
+    except HwnasError:
+        assert changed != whole
+    finally:
+        (shared / name).write_bytes(whole)
 
 
 def test_weights_of_another_model(folder: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from hwnas.errors import ConfigError, SpaceError
 from hwnas.export import quantize as module
 from hwnas.export.compare import Comparison, compare
 from hwnas.export.onnx import onnx_logits
+from hwnas.export.predict import Predictor
 from hwnas.export.quantize import METHODS, by_sensitivity, decide, quantize, quantized
 from hwnas.latency.devices import get_device
 from hwnas.networks.blocks import build_network, folded_weights
@@ -236,6 +237,10 @@ def test_a_run_keeps_what_is_faster_and_says_why_the_rest_is_dropped(
     assert said["precision"] == "int8"
     assert float(said["test_accuracy"]) == entry["int8"]["test_accuracy"]["int8"]
     assert float(said["latency_ms"]) == entry["int8"]["latency_ms"]["int8"] == pytest.approx(0.054)
+    assert "predicted_latency_ms" not in said
+    predictors = [Predictor(folder / name) for name in ("model.onnx", "model.int8.onnx")]
+    assert predictors[0].preparation == predictors[1].preparation
+    assert predictors[0].classes == predictors[1].classes
     # Without it nothing of it is left.
     hwnas.run(copy / "config.yaml", run_dir=copy, overrides={"export.int8": False}, restart="export")
     assert not list(copy.glob("**/*int8*.onnx"))
