@@ -79,8 +79,8 @@ class MissingExtraError(HwnasError):
         super().__init__(f"{package} is not installed; run: pip install 'hwnas[{extra}]'")
 
 
-def known_names(name: str, names: Iterable[str]) -> str:
+def known_names(name: object, names: Iterable[str]) -> str:
     """What may be named instead of an unknown name, and which of it was probably meant."""
     every = list(names)
-    near = get_close_matches(name, every, 1)
+    near = get_close_matches(str(name), every, 1)
     return f"known: {', '.join(every)}" + (f" (did you mean {near[0]!r}?)" if near else "")

@@ -38,7 +38,9 @@ def get_space(name: str, **parameters: Any) -> NetworkSpace:
 
 
 def space_of(definition: Mapping[str, Any]) -> NetworkSpace:
-    """The space that `space.definition` was taken from."""
+    """The space that `space.definition` was taken from; SpaceError for anything else."""
+    if not isinstance(definition, Mapping) or not isinstance(definition.get("name"), str):
+        raise SpaceError(f"a space is its name and parameters, got {definition!r:.80}")
     parameters = dict(definition)
     return get_space(parameters.pop("name"), **parameters)
 
