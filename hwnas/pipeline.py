@@ -80,6 +80,7 @@ from hwnas.store import (
 from hwnas.training.strategies import check_strategy as check_training_strategy
 
 if TYPE_CHECKING:  # torch is loaded by the stages that need it
+    from hwnas.networks.blocks import StaticNetwork
     from hwnas.networks.supernet import Supernet
     from hwnas.training.data import Dataset
     from hwnas.training.evaluation import AccuracyEvaluator
@@ -302,7 +303,7 @@ class Run:
             if restart is not None or self.store.stage("train") is None:
                 _train_supernet(self, silent)
             return
-        with _locked(self.directory):
+        with locked(self.directory):
             for name in names:
                 if extend and name == "search" and restart is None:
                     self._extend()
@@ -476,7 +477,7 @@ class Run:
         if source == "predictor":
             return LatencyPredictor.load(path)
         if source == "measured":
-            return MeasuredLatency(self.space, read_json(path), lambda: _device_of_latency(self))
+            return MeasuredLatency(self.space, read_json(path), lambda: own_device(self))
         return self.table
 
     @cached_property
@@ -760,7 +761,7 @@ def _git_commit() -> str | None:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path) -> Iterator[None]:
     """One process at a time in a run's folder; StoreError names the one that is there."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -1024,7 +1025,7 @@ def _search_inputs(run: Run) -> dict[str, Any]:
 
 def _search(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     if isinstance(run.latency, MeasuredLatency):
-        _device_of_latency(run)  # before anything is asked for
+        own_device(run)  # before anything is asked for
     result = run.search("search", run.config.search.strategy, progress)
     if run.config.search.random_baseline:
         run.search("random-baseline", "random", progress)
@@ -1070,9 +1071,15 @@ def int8_candidate(name: str) -> str:
     return f"int8/{name}.onnx"
 
 
-def export_model(run: Run, arch: Architecture) -> None:
+def export_model(
+    run: Run,
+    arch: Architecture,
+    network: StaticNetwork | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> None:
     """models/<id>/ of one architecture: its network, plain and as ONNX, and its entry, not yet measured.
 
+    `network` is another one of it than that of inherited weights, `changes` what its entry says otherwise.
     ExportError if ONNX Runtime's outputs on images of the test split or its test accuracy are not torch's.
     """
     from hwnas.export.checks import accuracy_by, check_accuracy, check_outputs
@@ -1084,9 +1091,10 @@ def export_model(run: Run, arch: Architecture) -> None:
     from hwnas.training.data import resize
     from hwnas.training.evaluation import EVALUATION_BATCH, accuracy_of
 
-    test = run.data("test")
+    test, name = run.data("test"), arch.id if changes is None else str(changes["id"])
     resolution = run.space.resolution(arch)
-    network = run.supernet.extract(arch, run.evaluator.statistics(arch))
+    if network is None:
+        network = run.supernet.extract(arch, run.evaluator.statistics(arch))
     batch_size = run.config.latency.batch_size
     data = onnx_model(network.operators, folded_weights(network), batch_size).SerializeToString()
     images, _ = next(test.stream([np.arange(min(CHECKED_IMAGES, len(test)))]))
@@ -1094,7 +1102,7 @@ def export_model(run: Run, arch: Architecture) -> None:
     difference = check_onnx(data, network, images)
     accuracy = onnx_accuracy(data, test.batches(EVALUATION_BATCH, resolution))
     expected = accuracy_of(network, test)
-    check_accuracy(accuracy, expected, len(test), f"ONNX Runtime, model {arch.id},")
+    check_accuracy(accuracy, expected, len(test), f"ONNX Runtime, model {name},")
     metrics = next(e.metrics for e in run.searched.evaluations if e.architecture == arch)
     predicted = run.predicted_accuracy[arch.id]
     checks: dict[str, Any] = {
@@ -1103,7 +1111,7 @@ def export_model(run: Run, arch: Architecture) -> None:
         "torch_test_accuracy": expected,
     }
     entry = {
-        "id": arch.id,
+        "id": name,
         "architecture": arch.values,
         "validation_accuracy": metrics["accuracy"],
         "test_accuracy": accuracy,
@@ -1119,26 +1127,27 @@ def export_model(run: Run, arch: Architecture) -> None:
         "checks": checks,
         "int8": None,
         "status": "exported",
+        **(changes or {}),
     }
-    folder, inputs = run.directory / "models" / arch.id, input_facts(test, network.input_shape)
-    facts = {"id": arch.id, "architecture": arch.values, "input": inputs, "classes": list(test.classes)}
+    folder, inputs = run.directory / "models" / name, input_facts(test, network.input_shape)
+    facts = {"id": name, "architecture": arch.values, "input": inputs, "classes": list(test.classes)}
     save_model(network, folder, facts)
     said = properties(entry, inputs, test.classes, run.latency.device, run.latency.runtime)
     data = with_metadata(data, said)
     write_bytes(folder / "model.onnx", data)
-    for stale in (int8_candidate(arch.id), *(f"models/{arch.id}/{name}" for name in OPTIONAL)):
+    for stale in (int8_candidate(name), *(f"models/{name}/{file}" for file in OPTIONAL)):
         (run.directory / stale).unlink(missing_ok=True)
     if run.config.export.openvino:
         from hwnas.export.openvino import export_openvino, openvino_logits
 
         export_openvino(data, folder)
-        logits, runtime = openvino_logits(folder), f"OpenVINO, model {arch.id},"
+        logits, runtime = openvino_logits(folder), f"OpenVINO, model {name},"
         found = accuracy_by(logits, test.batches(EVALUATION_BATCH, resolution))
         check_accuracy(found, expected, len(test), runtime)
         difference = check_outputs(logits, network, images, runtime)
         checks["openvino"] = {"difference": difference, "test_accuracy": found}
     if run.config.export.int8:
-        entry["int8"] = _quantize(run, arch.id, data, resolution)
+        entry["int8"] = _quantize(run, name, data, resolution)
     write_entry(run, entry)
 
 
@@ -1196,23 +1205,25 @@ def _verify_inputs(run: Run) -> dict[str, Any]:
 
 def _verify(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     budgets_ms = run.config.latency.budgets_ms
-    device = _device_of_latency(run)
-    entries = _measured(run, run.outputs("search")["front"], device, progress)
+    device = own_device(run)
+    tuned = finetuned_models(run)
+    names = [*run.outputs("search")["front"], *tuned]
+    entries = measure_entries(run, names, device, progress)
     for budget_ms in budgets_ms:
         promised = most_accurate(entries, budget_ms, "predicted")
         if promised is not None and _verdict(_entry(entries, promised), budget_ms) != "met":
             spares = _spares(run, entries, budget_ms)
             for arch in spares:
                 export_model(run, arch)
-            entries += _measured(run, [arch.id for arch in spares], device, progress)
-    chosen = {most_accurate(entries, budget_ms, "measured") for budget_ms in budgets_ms}
-    front = {
-        evaluation.architecture.id
-        for evaluation in ParetoFront.of([_evaluation(run, entry) for entry in entries], run.objectives)
-    }
-    for entry in entries:
+            entries += measure_entries(run, [arch.id for arch in spares], device, progress)
+    kept = {most_accurate(entries, budget_ms, "measured") for budget_ms in budgets_ms}
+    kept |= {*tuned, *tuned.values()}  # a model stays beside what it was made into
+    evaluations = [_evaluation(run, entry) for entry in entries]
+    front = ParetoFront.of(evaluations, run.objectives)
+    for entry, evaluation in zip(entries, evaluations, strict=True):
         judge_entry(entry, budgets_ms)
-        if entry["status"] in ("verified", "unstable") and entry["id"] not in front | chosen:
+        kept_apart = entry["id"] in kept or evaluation in front
+        if entry["status"] in ("verified", "unstable") and not kept_apart:
             entry["status"] = "dominated"
         write_entry(run, entry)
     _warn_of_drift(entries)
@@ -1226,6 +1237,16 @@ def _verify(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         for budget_ms in budgets_ms
     ]
     return {"budgets": budgets}, _write_front(run, [e for e in entries if e["status"] != "dominated"])
+
+
+def finetuned_models(run: Run) -> dict[str, str]:
+    """The ids of models that were fine-tuned from this supernet, each with that of the model it was."""
+    found, checksum = {}, run.outputs("train")["checksum"]
+    for path in sorted((run.directory / "models").glob("*-ft*/architecture.json")):
+        made = read_json(path)["finetuned"]
+        if made["supernet"] == checksum:
+            found[path.parent.name] = str(made["from"])
+    return found
 
 
 def judge_entry(entry: dict[str, Any], budgets_ms: Sequence[float]) -> None:
@@ -1248,29 +1269,30 @@ def _write_front(run: Run, entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def amend(run: Run, entries: Sequence[Mapping[str, Any]]) -> None:
-    """Write entries that changed, or are new, into a run; what is verified stays so, the report does not.
+    """Write entries that changed, or are new, into a `locked` run; the report is then to be made anew.
 
-    StoreError if another process is at work in the folder.
+    What is verified stays so.
     """
-    with _locked(run.directory):
-        for entry in entries:
-            write_entry(run, entry)
-        done = run.store.stage("verify")
-        if done is None:
-            return
-        models = {entry["id"]: entry for entry in (*run.models, *entries)}
-        files = _write_front(run, list(models.values()))
-        budgets = [
-            {**row, "model": most_accurate(list(models.values()), row["budget_ms"], "measured")}
-            for row in done["outputs"]["budgets"]
-        ]
-        digests = {file: file_digest(run.directory / file) for file in files}
-        outputs = {**done["outputs"], "budgets": budgets, "files": digests}
-        run.store.finish_stage("verify", done["inputs"], outputs)
-        run.store.reopen_stages(["report"])
+    for entry in entries:
+        write_entry(run, entry)
+    done = run.store.stage("verify")
+    if done is None:
+        return
+    models = {entry["id"]: entry for entry in (*run.models, *entries)}
+    files = _write_front(run, list(models.values()))
+    budgets = [
+        {**row, "model": most_accurate(list(models.values()), row["budget_ms"], "measured")}
+        for row in done["outputs"]["budgets"]
+    ]
+    digests = {file: file_digest(run.directory / file) for file in files}
+    outputs = {**done["outputs"], "budgets": budgets, "files": digests}
+    run.store.finish_stage("verify", done["inputs"], outputs)
+    run.store.reopen_stages(["report"])
 
 
-def _measured(run: Run, names: Sequence[str], device: Device, progress: Progress) -> list[dict[str, Any]]:
+def measure_entries(
+    run: Run, names: Sequence[str], device: Device, progress: Progress
+) -> list[dict[str, Any]]:
     """The entries of exported models with their latency on the run's device, and whether it repeats."""
     latency = run.config.latency
     models = {name: read_bytes(run.directory / "models" / name / "model.onnx") for name in names}
@@ -1344,7 +1366,7 @@ def _warn_of_drift(entries: Sequence[Mapping[str, Any]]) -> None:
         log.warning("verify: all models have moved, by %+.1f %% in the median: the device has", 100 * median)
 
 
-def _device_of_latency(run: Run) -> Device:
+def own_device(run: Run) -> Device:
     """The device that the run's latencies are of; DeviceError, naming both, if that is not within reach."""
     runtime, asked, configured = run.latency.runtime, run.latency.device, run.config.latency.device
     here = runtime["name"] in DEVICES and not configured.startswith("ssh://")

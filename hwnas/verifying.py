@@ -8,7 +8,7 @@ from hwnas.errors import StoreError
 from hwnas.export.verify import added, measure_models, same_device
 from hwnas.latency.devices import get_device
 from hwnas.latency.measure import Device
-from hwnas.pipeline import Run, amend, read_entry
+from hwnas.pipeline import Run, amend, locked, read_entry
 from hwnas.progress import Progress, silent
 from hwnas.store import read_bytes
 
@@ -24,8 +24,13 @@ def verify_elsewhere(run: Run, name: str, device: Device, progress: Progress = s
 
     Each entry gets it as `measured["latency_ms@DEVICE"]` and `measured["latency_ci_ms@DEVICE"]`, and as one
     more of its `verifications`. DEVICE is `name`, or for one over ssh what the board calls itself. Plain data
-    on what was found is returned. StoreError if no models are exported.
+    on what was found is returned. StoreError if no models are exported, or another process is at work here.
     """
+    with locked(run.directory):
+        return _verified(run, name, device, progress)
+
+
+def _verified(run: Run, name: str, device: Device, progress: Progress) -> dict[str, Any]:
     verified = run.store.stage("verify") is not None
     if run.store.stage("export") is None:
         raise StoreError(f"{run.directory} has no exported models yet; run: hwnas export {run.directory}")

@@ -29,6 +29,7 @@ def test_all_commands_exist() -> None:
         "benchmark",
         "doctor",
         "export",
+        "finetune",
         "front",
         "list",
         "predict",

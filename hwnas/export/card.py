@@ -39,7 +39,9 @@ def model_card(
     if measured["latency_ms"] is not None:
         low, high = measured["latency_ci_ms"]
         latency = f"{measured['latency_ms']:.4g} ms (95 %: {low:.4g} to {high:.4g})"
+    made = entry.get("finetuned")
     rows = [
+        *([("Fine-tuned", _finetuned(made))] if made else []),
         ("Validation accuracy", f"{entry['validation_accuracy']:.2f} %"),
         ("Test accuracy", f"{entry['test_accuracy']:.2f} %"),
         (f"Measured latency, batch {batch_size}", latency),
@@ -127,4 +129,12 @@ def _int8(int8: Mapping[str, Any]) -> str:
         f"{name}; {int8['reason']}. Validation accuracy {validation['int8']:.2f} % (in single precision "
         f"{validation['fp32']:.2f} %), test {test['int8']:.2f} % ({test['fp32']:.2f} %); calibrated by "
         f"{int8['calibration']}{excluded}"
+    )
+
+
+def _finetuned(made: Mapping[str, Any]) -> str:
+    low, high = made["gain_ci"]
+    return (
+        f"from model {made['from']} for {made['epochs']} epochs: {made['gain']:+.2f} points of validation "
+        f"accuracy (95 %: {low:+.2f} to {high:+.2f})"
     )

@@ -110,6 +110,7 @@ def train(
     progress: Progress = silent,
     report_every: int = 200,
     teacher: nn.Module | None = None,
+    strategy: Strategy | None = None,
 ) -> TrainingResult:
     """Train a supernet in place, and leave it in eval mode on the CPU.
 
@@ -120,7 +121,8 @@ def train(
     KeyboardInterrupt that it raises leaves a checkpoint of that step.
 
     `teacher`, otherwise that of the settings, is another supernet, whose largest subnet teaches, or any
-    network that makes logits of images as the data has them.
+    network that makes logits of images as the data has them. `strategy` takes the place of the one that the
+    settings name; that name is still what a checkpoint is told apart by.
 
     In one of several processes of torchrun this computes its part of each batch; the first one judges,
     reports and writes, into a folder that all of them can read.
@@ -150,7 +152,7 @@ def train(
     path = Path(directory) / CHECKPOINT_FILE
     with _threads(settings.threads):
         connect(device)
-        plan = _plan(net, train_data, settings, seed, teacher, device)
+        plan = _plan(net, train_data, settings, seed, teacher, device, strategy)
         net.to(device).train()
         net.has_statistics = False  # those of imported weights are not those of trained ones
         optimizer = _optimizer(net, settings)
@@ -257,6 +259,7 @@ def _plan(
     seed: int,
     teacher: nn.Module | None,
     device: torch.device,
+    strategy: Strategy | None = None,
 ) -> Plan:
     of = world_size() * settings.accumulate
     if settings.batch_size % of or settings.batch_size // of < 2:
@@ -265,7 +268,9 @@ def _plan(
             f"or more ({world_size()} processes, training.accumulate {settings.accumulate}); change one"
         )
     named = settings.strategy
-    strategy = get_strategy(named.name, net.space, settings.steps, settings.random_subnets, named.parameters)
+    if strategy is None:
+        subnets = settings.random_subnets
+        strategy = get_strategy(named.name, net.space, settings.steps, subnets, named.parameters)
     if teacher is not None and not strategy.taught:
         raise TrainingError(f"strategy {named.name} learns from labels alone; leave out training.teacher")
     first = rank() * settings.accumulate

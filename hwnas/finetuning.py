@@ -1,0 +1,166 @@
+"""A model of a run trained on, as one more model beside it: what it inherits is where it starts from."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwnas.errors import ConfigError
+from hwnas.pipeline import (
+    Display,
+    Run,
+    amend,
+    export_model,
+    judge_entry,
+    locked,
+    measure_entries,
+    no_display,
+    own_device,
+    read_entry,
+)
+from hwnas.store import read_json
+
+if TYPE_CHECKING:
+    from hwnas.networks.blocks import StaticNetwork
+    from hwnas.training.data import Dataset
+
+Z = 1.96  # standard errors in half a 95 % interval
+
+
+def finetune_model(
+    run: Run,
+    model: str,
+    epochs: int,
+    learning_rate: float | None = None,
+    again: bool = False,
+    display: Display = no_display,
+) -> dict[str, Any]:
+    """Fine-tune an exported model of a run; the entry of the new one, `<model>-ft<epochs>`.
+
+    It is trained by the run's own settings for training (learning rate: a tenth of theirs, unless given), on
+    labels and on what the supernet's largest subnet says, then exported and, in a verified run, verified.
+    `finetuned` of its entry says from what it was made, and its gain in validation accuracy over that in
+    points, with a 95 % interval over the images. The old entry stays as it is. An interrupted training goes
+    on from its checkpoint; one that is finished is not done again, unless `again`.
+
+    ConfigError for a model that the run has not exported, or that is fine-tuned itself, and for one that was
+    fine-tuned otherwise for as many epochs. StoreError if another process is at work in the folder.
+    """
+    with locked(run.directory):
+        parent = _parent(run, model)
+        name = f"{model}-ft{epochs}"
+        wanted = _made_from(run, parent, epochs, learning_rate)
+        path = run.directory / "models" / name / "architecture.json"
+        if again:
+            shutil.rmtree(_folder(run, name), ignore_errors=True)
+        elif path.exists():
+            _check_same(name, read_json(path)["finetuned"], wanted)
+        train = again or not path.exists()
+        verified = run.store.stage("verify") is not None
+        measure = verified and (train or name not in {entry["id"] for entry in run.models})
+        device = own_device(run) if measure else None  # what is out of reach is said before the training
+        if train:
+            _train(run, parent, name, wanted, display)
+        if device is not None:
+            (entry,) = measure_entries(run, [name], device, display("verify"))
+            judge_entry(entry, run.config.latency.budgets_ms)
+            amend(run, [entry])
+        shutil.rmtree(_folder(run, name), ignore_errors=True)
+        with suppress(OSError):  # others are unfinished, or there is none
+            _folder(run, name).parent.rmdir()
+        return read_entry(run, name)
+
+
+def _parent(run: Run, model: str) -> dict[str, Any]:
+    """The entry of the model to be fine-tuned; ConfigError if there is none of this id."""
+    run.outputs("export")
+    known = dict.fromkeys(run.outputs("search")["front"])
+    if run.store.stage("verify") is not None:
+        known |= dict.fromkeys(entry["id"] for entry in run.models if "finetuned" not in entry)
+    if model not in known:
+        raise ConfigError(
+            f"{model!r} is no model of {run.directory} that can be fine-tuned; known: {', '.join(known)}"
+        )
+    return read_entry(run, model)
+
+
+def _check_same(name: str, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """ConfigError, with what differs, if a model was made from something else."""
+    differ = [f"{key} was {made.get(key)}, is {v}" for key, v in wanted.items() if made.get(key) != v]
+    if differ:
+        raise ConfigError(
+            f"{name} was made from something else: {'; '.join(differ)}; to make it again: --restart"
+        )
+
+
+def _made_from(
+    run: Run, parent: Mapping[str, Any], epochs: int, learning_rate: float | None
+) -> dict[str, Any]:
+    """What a fine-tuned model is made from, as its entry says."""
+    from hwnas.training.finetune import finetuning
+
+    settings = finetuning(run.config.training, epochs, len(run.data("train")), learning_rate)
+    return {
+        "from": parent["id"],
+        "epochs": epochs,
+        "steps": settings.steps,
+        "learning_rate": settings.learning_rate,
+        "supernet": run.outputs("train")["checksum"],
+    }
+
+
+def _train(run: Run, parent: Mapping[str, Any], name: str, made: Mapping[str, Any], display: Display) -> None:
+    """Train, judge and export a model."""
+    from hwnas.networks.supernet import load_supernet
+    from hwnas.training.evaluation import AccuracyEvaluator
+    from hwnas.training.finetune import finetune, finetuning, inherited
+
+    arch = run.space.architecture(parent["architecture"])
+    train, validation = run.data("train"), run.data("validation")
+    settings = finetuning(run.config.training, made["epochs"], len(train), made["learning_rate"])
+    net = inherited(run.supernet, arch)
+    teacher = load_supernet(run.directory / "supernet")  # a copy: a teacher is put into another mode
+    folder = _folder(run, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    finetune(net, teacher, train, validation, settings, folder, run.config.seed, display("finetune"))
+    images = run.config.search.calibration_images
+    evaluator = AccuracyEvaluator(net, train, validation, images, run.config.seed)
+    own = net.space.architecture(arch.values)
+    network = net.extract(own, evaluator.statistics(own))
+    before = _right(run.supernet.extract(arch, run.evaluator.statistics(arch)), validation)
+    after = _right(network, validation)
+    gain, half = _difference(before, after)
+    facts = {
+        "id": name,
+        "validation_accuracy": 100 * float(after.mean()),
+        "predicted": {**parent["predicted"], "accuracy": None},
+        "finetuned": {**made, "gain": gain, "gain_ci": [gain - half, gain + half]},
+    }
+    export_model(run, arch, network, facts)
+
+
+def _right(network: StaticNetwork, data: Dataset) -> NDArray[np.bool_]:
+    """Which images of a dataset a network classifies rightly, (n,)."""
+    from hwnas.training.evaluation import EVALUATION_BATCH, evaluating
+
+    with evaluating(network):
+        batches = data.batches(EVALUATION_BATCH, network.input_shape[1])
+        return np.concatenate([(network(x).argmax(1) == labels).numpy() for x, labels in batches])
+
+
+def _difference(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[float, float]:
+    """The gain in accuracy on the same images, in points, and half its 95 % interval."""
+    paired = 100 * (after.astype(float) - before)
+    return float(paired.mean()), Z * float(paired.std(ddof=1)) / math.sqrt(len(paired))
+
+
+def _folder(run: Run, name: str) -> Path:
+    """Where the checkpoint of an unfinished training is."""
+    return run.directory / "finetune" / name

@@ -1,0 +1,31 @@
+"""The space of one architecture, all of whose choices are made: what is trained there is a plain network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hwnas.spaces.base import Architecture, Choice, NetworkSpace, Slot
+from hwnas.spaces.operators import Operator
+
+
+class FixedSpace(NetworkSpace):
+    """One architecture of another space, with the slots that it has and its values as the only ones."""
+
+    def __init__(self, space: NetworkSpace, arch: Architecture) -> None:
+        """SpaceError if the architecture is of another space."""
+        self._space, self._arch = space, arch
+        self.slots = tuple(Slot(name, ()) for name in space.lower(arch))
+        super().__init__(f"{space.name}-fixed", [Choice(name, (v,)) for name, v in arch.values.items()])
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        return {"name": self.name, "space": self._space.definition, "architecture": self._arch.values}
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self._space.operators(self._arch)[0].in_shape
+        return channels, height, width
+
+    def operator(self, slot: str, values: Mapping[str, Any], precision: str = "fp32") -> Operator | None:
+        return self._space.lower(self._arch, precision)[slot]

@@ -1,0 +1,78 @@
+"""One architecture trained on from the weights that it inherits, on labels and on what the largest says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hwnas.config import Named, Training
+from hwnas.networks.supernet import Supernet
+from hwnas.progress import Progress, silent
+from hwnas.spaces import Architecture
+from hwnas.spaces.fixed import FixedSpace
+from hwnas.training.data import Dataset
+from hwnas.training.loop import TrainingResult, train
+from hwnas.training.sampling import largest
+from hwnas.training.strategies import BatchLoss, Strategy, Subnet
+
+
+class Alone(Strategy):
+    """The one architecture of a space in every step, on labels and on what a teacher says."""
+
+    def subnets(self, step: int, rng: np.random.Generator, batch_loss: BatchLoss) -> list[Subnet]:
+        return [Subnet(largest(self.space), labels=1, teacher=1)]
+
+
+def finetuning(settings: Training, epochs: int, images: int, learning_rate: float | None = None) -> Training:
+    """The settings of a supernet's training, for so many epochs of so many images of one of its subnets.
+
+    The warm-up keeps its share of the steps; the peak learning rate is a tenth, unless it is given.
+    """
+    steps = epochs * (images // settings.batch_size)
+    changes = {
+        "strategy": Named(name="alone"),
+        "teacher": None,
+        "steps": steps,
+        "warmup_steps": round(settings.warmup_steps * steps / settings.steps),
+        "learning_rate": settings.learning_rate / 10 if learning_rate is None else learning_rate,
+    }
+    return settings.model_copy(update=changes)
+
+
+def inherited(net: Supernet, arch: Architecture) -> Supernet:
+    """A supernet of one architecture, with a copy of the weights that it has in another."""
+    space = FixedSpace(net.space, arch)
+    made = Supernet(space)
+    with torch.no_grad():
+        for slot, operator in net.space.lower(arch).items():
+            for layer in operator.layers:
+                parts = net.layer(slot, layer.name).sliced(layer)
+                for name, part in made.layer(slot, layer.name).sliced(layer).items():
+                    part.copy_(parts[name])
+    return made
+
+
+def finetune(
+    net: Supernet,
+    teacher: Supernet,
+    train_data: Dataset,
+    validation_data: Dataset,
+    settings: Training,
+    directory: str | Path,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> TrainingResult:
+    """Train a supernet of one architecture as `train` does; the largest subnet of `teacher` teaches."""
+    return train(
+        net,
+        train_data,
+        validation_data,
+        settings,
+        directory,
+        seed,
+        progress,
+        teacher=teacher,
+        strategy=Alone(net.space, settings.steps),
+    )
