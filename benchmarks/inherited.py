@@ -28,7 +28,7 @@ from hwnas.store import read_json, write_json
 from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.loop import train
 from hwnas.training.sampling import largest, smallest
-from hwnas.training.strategies import STRATEGIES, BatchLoss, Strategy, Subnet
+from hwnas.training.strategies import BatchLoss, Strategy, Subnet
 
 CANDIDATES = 2000  # random architectures that those to be trained alone are chosen from
 
@@ -65,11 +65,18 @@ def trained_alone(run: Run, arch: Architecture, epochs: int) -> list[float]:
     warmup = settings.warmup_steps * steps // settings.steps
     named = settings.strategy.model_copy(update={"name": "alone"})
     settings = settings.model_copy(update={"strategy": named, "steps": steps, "warmup_steps": warmup})
-    STRATEGIES["alone"] = lambda space, steps: Alone(space, steps, arch)
+    strategy = Alone(run.space, steps, arch)
     net = Supernet(run.space, run.config.seed)
     folder.mkdir(parents=True, exist_ok=True)
     train(
-        net, run.data("train"), run.data("validation"), settings, folder, run.config.seed, report_every=1000
+        net,
+        run.data("train"),
+        run.data("validation"),
+        settings,
+        folder,
+        run.config.seed,
+        report_every=1000,
+        strategy=strategy,
     )
     found = [float(judge([arch])[0]) for judge in evaluators(run, net)]
     write_json(folder / "accuracy.json", {"accuracy": found})

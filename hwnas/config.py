@@ -108,7 +108,7 @@ class Latency(Section):
     allow_noisy: bool = False  # keep a table that other work disturbed, flagged as noisy
     calibration_networks: int = Field(48, ge=3)  # whole networks a resolution that calibrate the table
     held_out_networks: int = Field(12, ge=3)  # further ones that judge it
-    verify_rounds: int = Field(48, ge=8)  # shuffled rounds of the final campaign over the front's models
+    verify_rounds: int = Field(48, ge=8)  # over the front's models, in six passes; more if a budget is open
 
     @model_validator(mode="after")
     def _one_source(self) -> Latency:

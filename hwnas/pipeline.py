@@ -1222,8 +1222,8 @@ def _verify(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     front = ParetoFront.of(evaluations, run.objectives)
     for entry, evaluation in zip(entries, evaluations, strict=True):
         judge_entry(entry, budgets_ms)
-        kept_apart = entry["id"] in kept or evaluation in front
-        if entry["status"] in ("verified", "unstable") and not kept_apart:
+        stays = entry["id"] in kept or evaluation in front
+        if entry["status"] in ("verified", "unstable") and not stays:
             entry["status"] = "dominated"
         write_entry(run, entry)
     _warn_of_drift(entries)
@@ -1243,8 +1243,8 @@ def finetuned_models(run: Run) -> dict[str, str]:
     """The ids of models that were fine-tuned from this supernet, each with that of the model it was."""
     found, checksum = {}, run.outputs("train")["checksum"]
     for path in sorted((run.directory / "models").glob("*-ft*/architecture.json")):
-        made = read_json(path)["finetuned"]
-        if made["supernet"] == checksum:
+        made = read_json(path).get("finetuned")
+        if made is not None and made["supernet"] == checksum:
             found[path.parent.name] = str(made["from"])
     return found
 

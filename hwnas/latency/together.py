@@ -71,6 +71,8 @@ def time_together(
     Models whose latency has not `decided` what it is wanted for, by index, are timed in as many passes again,
     up to 24. `seed` draws the order of visits. DeviceError if a model cannot be timed.
     """
+    if not models:
+        return Together((), ())
     each, passes = max(2, math.ceil(rounds / PASSES)), list[Samples]()
     left, wanted = list(range(len(models))), PASSES
     while True:

@@ -79,6 +79,12 @@ def test_what_is_undecided_is_timed_for_longer_alone() -> None:
     assert len(device.plans) == MOST_PASSES
 
 
+def test_no_models_take_no_time() -> None:
+    device = FakeDevice(cost)
+    assert time_together([], device).latencies == ()
+    assert not device.plans
+
+
 def test_what_disturbs_is_said() -> None:
     found = time_together(MODELS, Shifting(1.0, 1.5), 12)
     (reason,) = found.noise
