@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hwnas.errors import ConfigError, InfeasibleError
+from hwnas.errors import ConfigError, InfeasibleError, known_names
 from hwnas.pipeline import Run, read_entry
 from hwnas.searching.objectives import Evaluation
 from hwnas.searching.pareto import ParetoFront
@@ -24,7 +24,7 @@ def choose(run: Run, bounds: Mapping[str, float], sort: str = "accuracy") -> dic
     `sort`; StoreError if the search is not finished.
     """
     if sort not in SORTS:
-        raise ConfigError(f"cannot sort by {sort!r}; known: {', '.join(SORTS)}")
+        raise ConfigError(f"cannot sort by {sort!r}; {known_names(sort, SORTS)}")
     front, facts = _front(run)
     if not front:
         fastest = min(model["measured"]["latency_ms"] for model in run.models)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.errors import ConfigError
+from hwnas.errors import ConfigError, known_names
 from hwnas.pipeline import (
     Display,
     Run,
@@ -86,7 +86,7 @@ def _parent(run: Run, model: str) -> dict[str, Any]:
         known |= dict.fromkeys(entry["id"] for entry in run.models if "finetuned" not in entry)
     if model not in known:
         raise ConfigError(
-            f"{model!r} is no model of {run.directory} that can be fine-tuned; known: {', '.join(known)}"
+            f"{model!r} is no model of {run.directory} that can be fine-tuned; {known_names(model, known)}"
         )
     return read_entry(run, model)
 

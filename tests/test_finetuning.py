@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import hwnas
 from hwnas import finetuning
 from hwnas.cli import main
 from hwnas.errors import ConfigError
 from hwnas.finetuning import _difference, finetune_model
+from hwnas.networks.supernet import tensors_digest
 from hwnas.pipeline import load_run
 from hwnas.progress import Progress
 from hwnas.store import read_json
@@ -59,6 +61,8 @@ def test_a_new_model_stands_beside_the_old_one(
     assert low <= made["gain"] <= high
     assert entry["measured"]["latency_ms"] > 0
     assert entry["status"] in ("verified", "unstable")
+    plain = [hwnas.load_model(copy / "models" / name).state_dict() for name in (model, f"{model}-ft2")]
+    assert tensors_digest(plain[0]) != tensors_digest(plain[1])
     new = files(copy / "models" / f"{model}-ft2")
     assert new["model.onnx"] != old["model.onnx"]
     assert f"| Fine-tuned | from model {model} for 2 epochs" in new["README.md"].decode()
