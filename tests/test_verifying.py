@@ -16,6 +16,7 @@ from hwnas.latency.devices import DEVICES
 from hwnas.pipeline import load_run
 from hwnas.store import read_json
 from hwnas.verifying import device_of, verify_elsewhere
+from tests.latency.devices.board import running_board
 from tests.latency.fakes import FakeDevice
 
 
@@ -94,3 +95,20 @@ def test_the_runs_own_device_is_measured_as_such(copy: Path, monkeypatch: pytest
     models = load_run(copy).models
     assert all("@" not in key for model in models for key in model["measured"])
     assert all(len(model["verifications"]) == 2 for model in models)
+
+
+def test_the_runs_own_device_by_its_address(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The board is this machine, so what is measured over ssh is the run's own latency."""
+    (tmp_path / "board").mkdir()
+    with running_board(tmp_path / "board", monkeypatch) as board:
+        address = f"ssh://{board.address()}"
+        assert command(monkeypatch, "verify", copy, "--device", address, "--restart") == 0
+        assert list((board.cache / "pieces").iterdir())
+    for model in load_run(copy).models:
+        assert model["measured"].keys() == {"latency_ms", "latency_ci_ms"}
+        own, there = model["verifications"]
+        assert (there["device"], there["runtime"]) == (own["device"], own["runtime"])
+        assert there["passes"] >= 6
+        assert there["latency_ms"] == model["measured"]["latency_ms"]
