@@ -503,7 +503,9 @@ def finetune(
         typer.Option("--learning-rate", help="Peak; by default a tenth of that of the run's training."),
     ] = None,
     resume: Resume = True,
-    restart: Restart = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Train anew what is finished, or was made otherwise.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Train a model of the front on, from the weights that it inherits, into a new model beside it.
@@ -522,7 +524,7 @@ def finetune(
     job = load_run(run)
     try:
         with _warnings_shown(), StageDisplay() as display:
-            entry = finetune_model(job, model, epochs, learning_rate, restart is not None, display)
+            entry = finetune_model(job, model, epochs, learning_rate, restart, display)
     except KeyboardInterrupt:
         sys.stderr.write(f"{GOES_ON}\n")
         raise typer.Exit(130) from None
@@ -1197,8 +1199,11 @@ def main() -> None:
 
 
 def _with_stage(arguments: list[str]) -> list[str]:
-    """`--restart` without a stage, before an option, a file or nothing, means all of them."""
-    if "--restart" not in arguments:
+    """`--restart` without a stage, before an option, a file or nothing, means all of them.
+
+    Fine-tuning has no stages.
+    """
+    if "--restart" not in arguments or arguments[0] == "finetune":
         return arguments
     from hwnas.pipeline import STAGES
 

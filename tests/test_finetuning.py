@@ -123,9 +123,21 @@ def test_a_run_that_is_not_verified_gets_an_exported_model(copy: Path) -> None:
     entry = finetune_model(run, model, 1, learning_rate=0.02)
     assert entry["finetuned"]["learning_rate"] == 0.02
     assert (entry["status"], entry["measured"]["latency_ms"]) == ("exported", None)
+    anew = finetune_model(run, model, 1, again=True)["finetuned"]
+    assert anew["learning_rate"] == 0.01
+    assert anew["gain"] != entry["finetuned"]["gain"] or anew["gain_ci"] != entry["finetuned"]["gain_ci"]
     run.make(["verify"])
     models: dict[str, Any] = {row["id"]: row for row in run.models}
     assert models[f"{model}-ft1"]["measured"]["latency_ms"] > 0
+
+
+def test_to_restart_takes_no_stage_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    arguments = ["finetune", str(tmp_path), "--model", "x", "--restart", "--epochs", "1"]
+    monkeypatch.setattr(sys, "argv", ["hwnas", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    assert "is not the folder of a run" in capsys.readouterr().err
 
 
 def test_a_gain_is_that_on_the_same_images() -> None:
