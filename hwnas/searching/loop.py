@@ -300,7 +300,7 @@ class SearchSession:
         self._front = ParetoFront((), self.problem.objectives)  # of all finished
         predictions = self._store.predictions(name)
         for number, values in enumerate(self._store.rounds(name)):
-            batch = _architectures(space, values, name)
+            batch = _architectures(space, values, f"{name!r} in {self._store.path or 'memory'}")
             if limit is not None:
                 batch = batch[: limit - self.asked]
             if len(batch):
@@ -501,7 +501,7 @@ def _architectures(space: SearchSpace, batch: Sequence[dict[str, Any]], name: st
     try:
         return space.architectures(np.array([space.architecture(values).genotype for values in batch]))
     except SpaceError as error:
-        raise SearchError(f"the stored search {name!r} does not fit this space: {error}") from None
+        raise SearchError(f"the stored search {name} does not fit this space: {error}") from None
 
 
 def _worst(problem: Problem, evaluations: Sequence[Evaluation]) -> Values:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from hwnas.pipeline import _locked
+from hwnas.pipeline import locked
 from tests.conftest import TINY, Command, write_config
 
 
@@ -298,7 +298,7 @@ def test_damaged_weights(copy: Path, hwnas_command: Command) -> None:
 
 
 def test_a_run_in_use(copy: Path, hwnas_command: Command) -> None:
-    with _locked(copy):
+    with locked(copy):
         code, _, err = hwnas_command("report", copy, "--restart")
     assert code == 1
     assert err == (
