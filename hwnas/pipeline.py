@@ -57,7 +57,7 @@ from hwnas.latency.profiling import profile
 from hwnas.latency.table import LatencyTable
 from hwnas.predictors import get_predictor
 from hwnas.progress import Progress, silent
-from hwnas.report.data import ReportData
+from hwnas.report.data import ReportData, operator_times
 from hwnas.report.html import write_report
 from hwnas.searching.executors import Executor, SerialExecutor, get_executor
 from hwnas.searching.feasible import check_feasible, extreme
@@ -1434,6 +1434,8 @@ def _report(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     if run.config.search.random_baseline:
         random = run.search("random-baseline", "random")
         hypervolume["random"] = random.hypervolume_trace(reference).tolist()
+    models = {entry["id"]: run.space.architecture(entry["architecture"]) for entry in run.models}
+    table = run.latency if isinstance(run.latency, LatencyTable) else None
     data = ReportData(
         name=run.config.name,
         config=run.config.model_dump(mode="json"),
@@ -1441,6 +1443,14 @@ def _report(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         objectives=run.config.search.objectives,
         evaluations=evaluations,
         models=run.models,
+        architectures={
+            **{e.architecture.id: e.architecture.values for e in run.searched.evaluations},
+            **{name: arch.values for name, arch in models.items()},
+        },
+        operators={name: operator_times(run.space, arch, table) for name, arch in models.items()},
+        files={
+            name: sorted(path.name for path in (run.directory / "models" / name).iterdir()) for name in models
+        },
         budgets_ms={b["budget_ms"]: b["model"] for b in run.outputs("verify")["budgets"]},
         hypervolume=hypervolume,
         reference=", ".join(
@@ -1448,6 +1458,15 @@ def _report(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         ),
         training=run.outputs("train")["reports"],
         table=read_json(run.directory / run.latency_file),
+        verdict="" if table is None else table.verdict(),
+        dataset={
+            "classes": run.data("test").classes,
+            "images": {
+                "train": len(run.data("train")),
+                "validation": len(run.data("validation")),
+                "test": len(run.data("test")),
+            },
+        },
         seconds={name: run.outputs(name)["seconds"] for name in STAGES if name != "report"},
     )
     path = write_report(data, run.directory)

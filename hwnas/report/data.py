@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,43 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
+
+from hwnas.latency.table import LatencyTable
+from hwnas.spaces import Architecture, NetworkSpace
+
+ALIKE = 5  # models at least, before it is said what grows along a front
+GROWS = 0.5  # Kendall's tau with latency from which a trait is said to grow, or to shrink
+
+Trait = tuple[str, str]  # the stage, "" for the whole network, and what of it is chosen
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """An operator of a network: where it is, what it does, and what it costs.
+
+    `shape` is that of its output, (channels, height, width) or (features,); `attributes` as in
+    `hwnas.spaces.Operator`; `ms` what the latency table says of it, before calibration; None without one.
+    """
+
+    slot: str
+    kind: str
+    shape: tuple[int, ...]
+    attributes: Mapping[str, int | str]
+    macs: int
+    params: int
+    ms: float | None
+
+
+def operator_times(space: NetworkSpace, arch: Architecture, table: LatencyTable | None) -> list[OperatorTime]:
+    """The operators of an architecture in the order in which they run, with their times by a table."""
+    precision = "fp32" if table is None else table.runtime["precisions"][0]
+    return [
+        OperatorTime(
+            slot, op.kind, op.out_shape, dict(op.attributes), op.macs, op.params,
+            None if table is None else table.operators[op.key].ms,
+        )
+        for slot, op in space.lower(arch, precision).items()
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -29,13 +67,20 @@ class ReportData:
     # predictor says that has not seen it; NaN where there are too few to ask one).
     evaluations: pd.DataFrame
     models: Sequence[Mapping[str, Any]]  # the models of pareto.json
+    # What was chosen in each evaluated architecture and each model, by id: values by choice name.
+    architectures: Mapping[str, Mapping[str, Any]]
+    operators: Mapping[str, Sequence[OperatorTime]]  # of each model by id, in the order in which they run
+    files: Mapping[str, Sequence[str]]  # names in the folder of each model, by id
     budgets_ms: Mapping[float, str | None]  # the id of the model chosen for each budget; None: none fits
     hypervolume: Mapping[str, Sequence[float]]  # after each evaluation, by strategy; "random": the baseline
     reference: str  # the reference point of the hypervolume, in words
     # Rows with step and loss, and now and then largest_accuracy and smallest_accuracy.
     training: Sequence[Mapping[str, float]]
     table: Mapping[str, Any]  # latency_table.json
+    verdict: str  # on that table, in a sentence; empty if latencies are not from a table
+    dataset: Mapping[str, Any]  # classes (names), and the number of images of each split by name
     seconds: Mapping[str, float]  # by stage, in order
+    knee: str | None = None  # the id of the model where the front bends most, where that is known
 
 
 @dataclass(frozen=True)
@@ -115,3 +160,80 @@ def evaluations_to_match_random(data: ReportData) -> int | None:
     traces = [trace for strategy, trace in data.hypervolume.items() if strategy != "random"]
     reached = [n for trace in traces for n, value in enumerate(trace, 1) if value >= goal]
     return min(reached, default=None)
+
+
+def chosen_model(data: ReportData) -> str | None:
+    """The id of the model of the loosest budget met, or else of the most accurate; None without models."""
+    chosen = [key for _, key in sorted(data.budgets_ms.items()) if key is not None]
+    frame = models_frame(data.models)
+    if chosen or frame.empty:
+        return chosen[-1] if chosen else None
+    return str(frame.sort_values("validation", kind="stable")["id"].iloc[-1])
+
+
+# ---- what architectures are like ------------------------------------------------------------------
+
+
+def split_name(choice: str) -> Trait:
+    """The stage that a choice belongs to, and what of it is chosen.
+
+    ``stage1.layer2.kernel`` gives stage1 and kernel, ``stage1.depth`` stage1 and depth, and a name without a
+    dot, which is of no stage, "" and itself.
+    """
+    stage, _, trait = choice.rpartition(".")
+    return re.sub(r"\.layer\d+$", "", stage), trait
+
+
+def by_stage(values: Mapping[str, Any]) -> dict[Trait, list[Any]]:
+    """What an architecture has of each (stage, trait), in the order of its layers."""
+    found: dict[Trait, list[Any]] = {}
+    for name, value in values.items():
+        found.setdefault(split_name(name), []).append(value)
+    return found
+
+
+def traits_of_models(data: ReportData) -> dict[Trait, pd.Series[Any]]:
+    """What the models are like: of each (stage, trait) a series over the models' ids, fastest first.
+
+    Of several layers it is the mean of what is a number, otherwise text; what a model does not have is NaN.
+    """
+    ids = list(models_frame(data.models)["id"])
+    rows = [by_stage(data.architectures[key]) for key in ids]
+    traits = dict.fromkeys(trait for row in rows for trait in row)
+    return {
+        trait: pd.Series([_mean(row[trait]) if trait in row else np.nan for row in rows], index=ids)
+        for trait in traits
+    }
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return float(np.mean(values))
+    return ", ".join(str(value) for value in values)
+
+
+@dataclass(frozen=True)
+class InCommon:
+    """What the models of a front have in common."""
+
+    same: Mapping[Trait, Any]  # what all of them have, and its value
+    grows: Mapping[Trait, float]  # with latency: Kendall's tau, strongest first
+    shrinks: Mapping[Trait, float]
+
+
+def in_common(data: ReportData) -> InCommon:
+    """What all models have, and what grows or shrinks with their latency (of `ALIKE` models or more)."""
+    latency = models_frame(data.models)["latency_ms"].to_numpy(float)
+    same: dict[Trait, Any] = {}
+    tau: dict[Trait, float] = {}
+    for trait, values in traits_of_models(data).items():
+        if values.notna().all() and values.nunique() == 1:
+            same[trait] = values.iloc[0]
+        elif pd.api.types.is_numeric_dtype(values) and len(values) >= ALIKE:
+            tau[trait] = float(stats.kendalltau(latency, values, nan_policy="omit").statistic)
+    ranked = sorted((item for item in tau.items() if abs(item[1]) >= GROWS), key=lambda item: -abs(item[1]))
+    return InCommon(
+        same,
+        {trait: value for trait, value in ranked if value > 0},
+        {trait: value for trait, value in ranked if value < 0},
+    )

@@ -1,16 +1,21 @@
 """The figures of a report. Each takes the data and returns a figure, or None where there is nothing to show.
 
 Colours come from `PALETTE` only (after Okabe and Ito, https://jfly.uni-koeln.de/color/, safe for the colour
-blind), so that a page which inlines the SVG can put its own, light or dark, in their place. No text of the
-user is drawn, but the strategies' names.
+blind), so that a page which inlines the SVG can put its own, light or dark, in their place. What stands for
+an architecture is a **mark**, which the page explains: the gid of an artist is ``marks:`` and the ids of what
+it draws, in order, as JSON.
 """
 
 from __future__ import annotations
 
-import html
 import io
+import json
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -19,14 +24,18 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from hwnas.report.data import (
     Agreement,
     ReportData,
     accuracy_agreement,
+    chosen_model,
     latency_agreement,
     models_frame,
+    traits_of_models,
 )
 
 PALETTE = {
@@ -40,9 +49,14 @@ PALETTE = {
     "budget": "#d55e00",
     "second": "#e69f00",
 }
-SIZE = (5.4, 3.6)  # inches
+SIZE = (5.0, 3.55)  # inches
+PANEL = (1.2, 0.95)  # inches, of one of many
+BAR = 0.2  # inches, of one of many
 DPI = 200
-_HOVER = "hover: "  # marks the gid of an artist whose remainder becomes a tooltip
+_MARKS = "marks:"
+_DRAWN = ("use", "path")  # what matplotlib makes of a marker
+# How matplotlib says the font of a text; older versions in the short form.
+FONT = r"font: (?:(\d+) )?([\d.]+)px [^;\"]*|font-size: ([\d.]+)px; font-family: [^;\"]*"
 
 
 def front(data: ReportData) -> Figure | None:
@@ -51,15 +65,13 @@ def front(data: ReportData) -> Figure | None:
     if seen.empty and models.empty:
         return None
     figure, (axes,) = _figure("Accuracy against latency", "latency, ms", "validation accuracy, %")
-    feasible = seen["feasible"].astype(bool)
+    shown = seen[~seen["id"].isin(models["id"])]
+    feasible = shown["feasible"].astype(bool)
     for part, colour, label in (
-        (seen[~feasible], "faint", "over budget"),
-        (seen[feasible], "cloud", "evaluated"),
+        (shown[~feasible], "faint", "over budget"),
+        (shown[feasible], "cloud", "evaluated"),
     ):
-        if not part.empty:
-            axes.scatter(
-                part["latency_ms"], part["accuracy"], 13, PALETTE[colour], alpha=0.65, lw=0, label=label
-            )
+        _marks(axes, part, "latency_ms", "accuracy", PALETTE[colour], label)
     if not models.empty:
         better = models[models["validation"] > models["validation"].cummax().shift(fill_value=-np.inf)]
         axes.plot(better["latency_ms"], better["validation"], color=PALETTE["front"], lw=1.6, zorder=3)
@@ -68,13 +80,15 @@ def front(data: ReportData) -> Figure | None:
         points = seen.sort_values("macs")[["latency_ms", "accuracy"]].to_numpy(float)
         _note(axes, points[0], "smallest")
         _note(axes, points[-1], "largest")
+    for knee in models[models["id"] == data.knee].to_dict("records"):
+        _note(axes, np.array([knee["latency_ms"], knee["validation"]]), "knee")
     low, high = axes.get_xlim()
     near = [b for b in data.budgets_ms if low - (high - low) / 4 < b < high + (high - low) / 4]
     for budget in near:
         axes.axvline(budget, color=PALETTE["budget"], lw=1.1, ls=(0, (5, 3)), zorder=1)
         axes.annotate(
             f"{budget:g} ms", (budget, 0), (-3, 5), xycoords=axes.get_xaxis_transform(), rotation=90,
-            textcoords="offset points", ha="right", va="bottom", color=PALETTE["budget"], fontsize=8.5,
+            textcoords="offset points", ha="right", va="bottom", color=PALETTE["budget"], fontsize=9,
         )  # fmt: skip
     _legend(axes)
     return figure
@@ -106,7 +120,7 @@ def accuracy(data: ReportData) -> Figure | None:
     seen = data.evaluations.dropna(subset=["predicted_accuracy", "accuracy"])
     figure, (axes,) = _figure("Is the predictor right?", "accuracy predicted, %", "accuracy evaluated, %")
     _diagonal(axes, seen["predicted_accuracy"], seen["accuracy"])
-    axes.scatter(seen["predicted_accuracy"], seen["accuracy"], 16, PALETTE["front"], alpha=0.7, lw=0)
+    _marks(axes, seen, "predicted_accuracy", "accuracy", PALETTE["front"])
     _agreement(axes, found, "median error {0.median_error:.2f} points\nmean {0.mean_error:.2f} points")
     return figure
 
@@ -140,7 +154,7 @@ def training(data: ReportData) -> Figure | None:
     history = pd.DataFrame(list(data.training)).reindex(
         columns=["step", "loss", "largest_accuracy", "smallest_accuracy"]
     )
-    if history.empty:
+    if len(history) < 2:
         return None
     has_accuracy = history["largest_accuracy"].notna().any()
     figure, axes = _figure(
@@ -159,50 +173,204 @@ def training(data: ReportData) -> Figure | None:
     return figure
 
 
+def time(data: ReportData) -> Figure | None:
+    """The operators of the chosen model, in order: their share of its time, and of its MACs."""
+    key = chosen_model(data)
+    operators = [] if key is None else data.operators[key]
+    if not operators or any(operator.ms is None for operator in operators):
+        return None
+    ms, macs = (np.array([getattr(o, name) for o in operators], float) for name in ("ms", "macs"))
+    of_time, of_macs = 100 * ms / ms.sum(), 100 * macs / max(macs.sum(), 1)
+    figure, (axes,) = _figure("Where the time goes", "share of the model, %", "")
+    figure.set_size_inches(SIZE[0], 1.2 + BAR * len(operators))
+    stages = [operator.slot.partition(".")[0] for operator in operators]
+    turns = np.cumsum([stage != before for before, stage in pairwise([stages[0], *stages])]) % 2
+    colours = [PALETTE["cloud" if turn else "front"] for turn in turns]
+    place = np.arange(len(operators))
+    axes.barh(place, of_time, 0.72, color=colours, label=["time", *["_"] * (len(operators) - 1)])
+    axes.plot(
+        of_macs,
+        place,
+        "D",
+        ms=4,
+        mfc=PALETTE["paper"],
+        mec=PALETTE["budget"],
+        mew=1.2,
+        zorder=3,
+        label="MACs",
+    )
+    ends = np.maximum(of_time, of_macs)
+    for y, end in enumerate(ends):
+        axes.annotate(
+            f"{ms[y]:.3g} ms", (end, y), (6, 0), textcoords="offset points", va="center", fontsize=8.5,
+            color=PALETTE["muted"],
+        )  # fmt: skip
+    axes.set_yticks(place, [operator.slot for operator in operators])
+    axes.set_ylim(len(operators) - 0.4, -0.6)
+    axes.set_xlim(0, 1.25 * ends.max())
+    axes.grid(visible=False, axis="y")
+    _legend(axes)
+    return figure
+
+
+def traits(data: ReportData) -> Figure | None:
+    """What the models are like, against their latency: a panel a choice, those of a kind in a row by stage.
+
+    Kinds of which all models have the same are left out.
+    """
+    models, found = models_frame(data.models), traits_of_models(data)
+    differs = {kind for (_, kind), values in found.items() if values.astype(str).nunique() > 1}
+    shown = [trait for trait in found if trait[1] in differs]
+    if len(models) < 2 or not shown:
+        return None
+    kinds = [kind for _, kind in shown]
+    several = [kind for kind in dict.fromkeys(kinds) if kinds.count(kind) > 1]
+    single = [trait for trait in shown if trait[1] not in several]
+    stages = list(dict.fromkeys(stage for stage, kind in shown if kind in several))
+    across = len(stages) or min(4, len(shown))
+    rows = [[(stage, kind) for stage in stages] for kind in several]
+    rows += [single[i : i + across] for i in range(0, len(single), across)]
+
+    figure = Figure(figsize=(max(SIZE[0], PANEL[0] * across), PANEL[1] * len(rows) + 0.9))
+    figure.set_layout_engine("constrained", w_pad=0.05, h_pad=0.06)
+    title = {"color": PALETTE["ink"], "fontsize": 11.5, "fontweight": "bold"}
+    figure.suptitle("What the models are like", x=0.01, ha="left", **title)
+    grid = figure.subplots(len(rows), across, sharex=True, squeeze=False)
+    for row, panels in zip(rows, grid, strict=True):
+        of_one_kind = [found[trait] for trait in row if trait in found and trait not in single]
+        limits = _limits(of_one_kind)
+        for axes in panels[len(row) :]:
+            axes.set_visible(False)
+        for trait, axes in zip(row, panels, strict=False):
+            axes.set_visible(trait in found)
+            if trait in found:
+                _panel(axes, found[trait], models, limits)
+                name = " ".join(trait).strip()
+                axes.set_title(name, loc="left", fontsize=8.5, color=PALETTE["ink"], pad=4)
+    for column in grid.T:
+        [*_, lowest] = [axes for axes in column if axes.get_visible()]
+        lowest.tick_params(labelbottom=True)
+    figure.supxlabel("latency, ms", color=PALETTE["ink"], fontsize=9.5)
+    return figure
+
+
+def _limits(traits: Sequence[pd.Series[Any]]) -> tuple[float, float] | None:
+    """The range of several traits, with a margin; None without any, or if they are not all numbers."""
+    if not traits or not all(map(pd.api.types.is_numeric_dtype, traits)):
+        return None
+    low, high = min(values.min() for values in traits), max(values.max() for values in traits)
+    margin = 0.15 * (high - low)
+    return low - margin, high + margin
+
+
+def _panel(
+    axes: Axes, values: pd.Series[Any], models: pd.DataFrame, limits: tuple[float, float] | None
+) -> None:
+    """One trait of the models against their latency; text is placed by its order of appearance."""
+    _plain(axes)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(2, prune="both", min_n_ticks=1))
+    if pd.api.types.is_numeric_dtype(values):
+        heights = values.to_numpy(float)
+        low, high = limits or (np.nanmin(heights), np.nanmax(heights))
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=bool(high - low > 1), min_n_ticks=2))
+    else:
+        codes, names = pd.factorize(values)
+        heights = np.where(codes < 0, np.nan, codes)
+        axes.set_yticks(range(len(names)), [str(name)[:10] for name in names])
+        axes.set_ylim(-0.5, len(names) - 0.5)
+    if limits is not None:
+        axes.set_ylim(*limits)
+    shown = pd.DataFrame({"id": models["id"], "x": models["latency_ms"], "y": heights}).dropna()
+    smooth = shown["y"].rolling(max(3, len(shown) // 4), min_periods=1, center=True).mean()
+    axes.plot(shown["x"], smooth, color=PALETTE["cloud"], lw=1.6, zorder=2)
+    _marks(axes, shown, "x", "y", PALETTE["front"], size=3)
+
+
 FIGURES: dict[str, Callable[[ReportData], Figure | None]] = {
     "front": front,
+    "time": time,
     "latency": latency,
     "accuracy": accuracy,
     "hypervolume": hypervolume,
+    "traits": traits,
     "training": training,
 }
 
 
 def to_png(figure: Figure) -> bytes:
-    """The figure on white, SIZE × DPI pixels."""
+    """The figure on white, its size × DPI pixels."""
     file = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(file, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    _save(figure, file, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return file.getvalue()
 
 
-def to_svg(figure: Figure, name: str) -> str:
+def to_svg(figure: Figure, name: str, tips: Mapping[str, str], links: Mapping[str, str]) -> str:
     """The figure as an `<svg>` for the inside of an HTML page: no background, the same bytes every time.
 
-    Colours are `var(--ink)` and so on, by the names in PALETTE; `name` keeps the ids of several figures on
-    one page apart; the artists that have details show them as tooltips.
+    Colours are `var(--ink)` and so on, by the names in PALETTE, and sizes of text are multiplied by
+    `var(--text)`; `name` keeps the ids of several figures on one page apart. Marks have the class "mark",
+    their id as `data-id`, the tip of that id as tooltip, and are links if there is one.
     """
-    file = io.StringIO()
+    file = io.BytesIO()
     FigureCanvasSVG(figure)
     unset = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(file, format="svg", transparent=True, metadata=unset)
-    text = file.getvalue()
-    opening, body = text[text.index("<svg") :].split(">", 1)
-    box = re.search(r'viewBox="[^"]*"', opening)
-    assert box is not None
-    body = re.sub(r'<g id="([^"]*)"([^>]*)>', _without_id, body).replace("xlink:href=", "href=")
+        _save(figure, file, format="svg", transparent=True, metadata=unset)
+    drawn = ElementTree.fromstring(file.getvalue())
+    title = next(text for text in figure.findobj(Text) if text.get_fontweight() == "bold").get_text()
+    root = ElementTree.Element(
+        "svg", {"viewBox": drawn.attrib["viewBox"], "role": "group", "aria-label": title}
+    )
+    root.set("stroke-linejoin", "round")
+    root.set("style", f"--width: {figure.get_figwidth() * 72:.0f}px")
+    root.extend(drawn)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            child.tag = child.tag.partition("}")[2]
+            if child.tag == "style" or (child.tag == "defs" and not len(child)):
+                parent.remove(child)
+    for element in list(root.iter()):
+        attributes = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
+        found = attributes.pop("id", "") if element.tag == "g" else ""
+        element.attrib.clear()
+        element.attrib.update(attributes)
+        if found.startswith(_MARKS):
+            drawings = [(p, c) for p in element.iter() if p.tag != "defs" for c in p if c.tag in _DRAWN]
+            for key, (parent, child) in zip(json.loads(found.removeprefix(_MARKS)), drawings, strict=True):
+                parent.remove(child)
+                parent.append(_mark(key, child, tips.get(key), links.get(key)))
+    text = ElementTree.tostring(root, encoding="unicode")
+    text = re.sub(FONT, _font, text)
     for colour, value in PALETTE.items():
-        body = body.replace(value, f"var(--{colour})")
-    label = html.escape(figure.axes[0].get_title("left"))
-    return f'<svg {box[0]} role="img" aria-label="{label}">{body}'
+        text = text.replace(value, f"var(--{colour})")
+    return text
 
 
-def _without_id(group: re.Match[str]) -> str:
-    """A group of the SVG without its id, which is either of no use or a tooltip in disguise."""
-    name, rest = group.groups()
-    title = f"<title>{name.removeprefix(_HOVER)}</title>" if name.startswith(_HOVER) else ""
-    return f"<g{rest}>{title}"
+def _mark(key: str, drawn: ElementTree.Element, tip: str | None, link: str | None) -> ElementTree.Element:
+    """What is drawn of an architecture, named, explained and linked."""
+    mark = ElementTree.Element("g" if link is None else "a", {"class": "mark", "data-id": key})
+    if link is not None:
+        mark.set("href", link)
+    if tip is not None:
+        ElementTree.SubElement(mark, "title").text = tip
+    mark.append(drawn)
+    return mark
+
+
+def _font(found: re.Match[str]) -> str:
+    weight, short, size = found.groups()
+    return f"font-size: calc({short or size}px * var(--text)){f'; font-weight: {weight}' if weight else ''}"
+
+
+def _save(figure: Figure, file: io.BytesIO, **options: Any) -> None:
+    """Figures show names of choices: text, never mathematics, whatever letters a font lacks."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(file, **options)
 
 
 def _figure(title: str, x: str, *ys: str) -> tuple[Figure, list[Axes]]:
@@ -211,11 +379,7 @@ def _figure(title: str, x: str, *ys: str) -> tuple[Figure, list[Axes]]:
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     panels = figure.subplots(len(ys), 1, sharex=True, squeeze=False)[:, 0].tolist()
     for axes, y in zip(panels, ys, strict=True):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(PALETTE["faint"])
-        axes.tick_params(color=PALETTE["faint"], labelcolor=PALETTE["muted"], labelsize=9, length=3)
-        axes.grid(color=PALETTE["line"], lw=0.6)
-        axes.set_axisbelow(True)
+        _plain(axes)
         axes.set_ylabel(y, color=PALETTE["ink"], fontsize=9.5)
         axes.margins(0.06, 0.11)
         axes.ticklabel_format(useOffset=False)
@@ -224,16 +388,38 @@ def _figure(title: str, x: str, *ys: str) -> tuple[Figure, list[Axes]]:
     return figure, panels
 
 
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(PALETTE["faint"])
+    axes.tick_params(color=PALETTE["faint"], labelcolor=PALETTE["muted"], labelsize=9, length=3)
+    axes.grid(color=PALETTE["line"], lw=0.6)
+    axes.set_axisbelow(True)
+
+
+def _marks(
+    axes: Axes, points: pd.DataFrame, x: str, y: str, colour: str, label: str | None = None, size: float = 3.8
+) -> None:
+    """A mark for each row, by its id."""
+    points = points.dropna(subset=[x, y])
+    if len(points):
+        axes.scatter(
+            points[x], points[y], size**2, colour, lw=0, alpha=0.7, label=label, gid=_ids(points["id"])
+        )
+
+
+def _ids(keys: Iterable[str]) -> str:
+    return _MARKS + json.dumps(list(keys))
+
+
 def _models(axes: Axes, models: pd.DataFrame, x: str, y: str) -> None:
-    """A marker for each model, with its details as a tooltip; hollow where it was not measured."""
+    """A mark for each model; hollow where it was not measured."""
     labels = {True: "model", False: "not measured"}
     for model in models.to_dict("records"):
         measured = bool(np.isfinite(model["measured_ms"]))
         axes.plot(
             model[x], model[y], "o", ms=6.5, zorder=4, mew=1.2, mec=PALETTE["paper" if measured else "front"],
             mfc=PALETTE["front" if measured else "paper"], label=labels.pop(measured, None),
-            gid=f"{_HOVER}{model['id']}: {model['validation']:.2f} %, {model['latency_ms']:.3g} ms"
-            + ("" if measured else " predicted"),
+            gid=_ids([model["id"]]),
         )  # fmt: skip
 
 
@@ -272,5 +458,3 @@ def _legend(axes: Axes) -> None:
         frameon=False, borderpad=0.3, handletextpad=0.5, columnspacing=1.4,
     )  # fmt: skip
     legend.set_in_layout(False)
-    for text in legend.get_texts():
-        text.set_parse_math(False)

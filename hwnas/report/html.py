@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pandas as pd
 import yaml
@@ -13,14 +18,29 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hwnas.report.data import (
+    OperatorTime,
     ReportData,
     accuracy_agreement,
+    by_stage,
+    chosen_model,
     evaluations_to_match_random,
+    in_common,
     latency_agreement,
     models_frame,
 )
+from hwnas.report.drawing import cost, describe, draw_network
 from hwnas.report.figures import FIGURES, to_png, to_svg
 from hwnas.store import write_bytes, write_text
+
+HERE = Path(__file__).parent
+SHOWN_CLASSES = 30
+# Control characters, those that turn the direction of text, and what XML and UTF-8 cannot hold.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+# Of an entry of pareto.json, what has a place of its own on the page.
+PLACED = {
+    "id", "architecture", "validation_accuracy", "test_accuracy", "predicted", "measured", "macs", "params",
+    "budget_ms", "status",
+}  # fmt: skip
 
 
 def write_report(data: ReportData, directory: str | Path) -> Path:
@@ -29,7 +49,7 @@ def write_report(data: ReportData, directory: str | Path) -> Path:
     Each file is written whole or not at all; the picture of a figure that the run does not have is removed.
     StoreError if something cannot be written.
     """
-    directory = Path(directory)
+    directory, data = Path(directory), printable(data)
     for name, draw in FIGURES.items():
         figure, path = draw(data), directory / "figures" / f"{name}.png"
         if figure is None:
@@ -40,36 +60,181 @@ def write_report(data: ReportData, directory: str | Path) -> Path:
     return directory / "report.html"
 
 
+def printable(data: ReportData) -> ReportData:
+    """The data with a replacement character for each that is not to be printed, in all of its text."""
+    cleaned = {f.name: _printable(getattr(data, f.name)) for f in fields(data)}
+    return replace(data, **cleaned)
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return UNPRINTABLE.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_printable, value))
+    if isinstance(value, OperatorTime):
+        return OperatorTime(**_printable(vars(value)))
+    if isinstance(value, pd.DataFrame):
+        return value.map(_printable).rename(columns=_printable)
+    return value
+
+
 def render(data: ReportData) -> str:
-    """The page as HTML: one file without scripts or references, light and dark; all text is escaped."""
-    models = models_frame(data.models)
-    by_id = {row["id"]: row for row in models.to_dict("records")}
-    for model in data.models:
-        found = {metric.partition("@")[2]: ms for metric, ms in model["predicted"].items() if "@" in metric}
-        by_id[model["id"]]["further"] = found
+    """The page as HTML: one file without references to others but the models', light and dark.
+
+    All text is escaped. Without its script the page shows everything.
+    """
+    data = printable(data)
+    rows = models_frame(data.models).to_dict("records")
+    models = [_model(data, {str(name): value for name, value in row.items()}) for row in rows]
+    by_id = {model["id"]: model for model in models}
+    evaluated = {row["id"]: row for row in data.evaluations.to_dict("records")}
+    tips = {
+        key: _tip(key, values, by_id.get(key), evaluated.get(key))
+        for key, values in data.architectures.items()
+    }
+    links = {model["id"]: model["link"] for model in models}
     drawn = {name: draw(data) for name, draw in FIGURES.items()}
+    key = chosen_model(data)
     return _ENVIRONMENT.get_template("report.html.j2").render(
         data=data,
-        models=list(by_id.values()),
+        models=models,
+        chosen=None if key is None else by_id[key],
         choices=[(b, None if key is None else by_id[key]) for b, key in sorted(data.budgets_ms.items())],
-        measured=int(models["measured_ms"].notna().sum()),
-        example=_example(data, models),
-        figures={name: Markup(to_svg(f, name)) for name, f in drawn.items() if f is not None},
+        measured=sum(_known(model["measured_ms"]) for model in models),
+        figures={name: Markup(to_svg(f, name, tips, links)) for name, f in drawn.items() if f is not None},
         latency=latency_agreement(data),
         accuracy=accuracy_agreement(data),
+        common=in_common(data) if models else None,
         matched=evaluations_to_match_random(data),
         failed=int((data.evaluations["status"] == "failed").sum()),
+        sections=_sections(data),
         facts=_flat(data.environment),
         config=yaml.safe_dump(_plain(data.config), sort_keys=False, allow_unicode=True),
+        drawing_key="Higher: more pixels. Wider: more channels. Fuller: more of the "
+        + ("time." if data.verdict else "MACs."),
+        style=Markup(_STYLE),
+        script=Markup(_SCRIPT),
+        script_digest=Markup(_DIGEST),
     )
 
 
-def _example(data: ReportData, models: pd.DataFrame) -> str | None:
-    """The model of the code example: that of the loosest budget met, or else the most accurate."""
-    chosen = [key for _, key in sorted(data.budgets_ms.items()) if key is not None]
-    if chosen or models.empty:
-        return chosen[-1] if chosen else None
-    return str(models.sort_values("validation")["id"].iloc[-1])
+def _model(data: ReportData, row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page says of a model: its row of `models_frame`, and all that is shown on its card."""
+    key = row["id"]
+    entry = next(model for model in data.models if model["id"] == key)
+    operators = data.operators[key]
+    time, macs = sum(cost(o) for o in operators), sum(o.macs for o in operators)
+    grid: dict[str, dict[str, list[Any]]] = {}
+    for (stage, trait), values in by_stage(data.architectures[key]).items():
+        grid.setdefault(stage, {})[trait] = values
+    whole = grid.pop("", {})
+    predicted = entry["predicted"]
+    return {
+        **row,
+        "link": f"#model-{quote(key)}",
+        "knee": key == data.knee,
+        "int8": entry.get("int8"),
+        "further": {metric.partition("@")[2]: ms for metric, ms in predicted.items() if "@" in metric},
+        "whole": whole,
+        "stages": grid,
+        "traits": list(dict.fromkeys(trait for cells in grid.values() for trait in cells)),
+        "sum_ms": time if operators and all(o.ms is not None for o in operators) else None,
+        "operators": [
+            {
+                **asdict(o),
+                "what": describe(o),
+                "share": 100 * cost(o) / (time or 1),
+                "macs_share": 100 * o.macs / (macs or 1),
+            }
+            for o in operators
+        ],
+        "drawing": Markup(draw_network(operators)) if operators else "",
+        "more": _flat({name: value for name, value in entry.items() if name not in PLACED}),
+        "files": data.files[key],
+    }
+
+
+def _tip(
+    key: str,
+    values: Mapping[str, Any],
+    model: Mapping[str, Any] | None,
+    evaluated: Mapping[Any, Any] | None,
+) -> str:
+    """What a point of a figure stands for, in a few lines."""
+    lines = [key]
+    if model is not None:
+        how = "measured" if _known(model["measured_ms"]) else "predicted"
+        lines.append(f"{_number(model['validation'], 2, ' %')}, {_ms(model['latency_ms'])} {how}")
+        lines.append(f"{model['status']}{', knee' if model['knee'] else ''}")
+    elif evaluated is not None:
+        over = "" if evaluated["feasible"] else ", over budget"
+        accuracy = _number(evaluated["accuracy"], 2, " %")
+        lines.append(f"{accuracy}, {_ms(evaluated['latency_ms'])} predicted{over}")
+    kinds: dict[str, list[str]] = {}
+    for (_, trait), chosen in by_stage(values).items():
+        kinds.setdefault(trait, []).append(" ".join(map(_value, chosen)))
+    lines += [f"{trait} {' · '.join(chosen)}" for trait, chosen in kinds.items()]
+    return "\n".join(lines[:12])
+
+
+def _sections(data: ReportData) -> dict[str, dict[str, str]]:
+    """The facts of the run by title; a fact that it does not have is left out."""
+    device, runtime, protocol = data.table["device"], data.table["runtime"], data.table["protocol"]
+    training, search = data.config.get("training", {}), data.config.get("search", {})
+    images, classes = data.dataset["images"], list(data.dataset["classes"])
+    names = ", ".join(map(str, classes[:SHOWN_CLASSES]))
+    more = f" and {len(classes) - SHOWN_CLASSES} more" if len(classes) > SHOWN_CLASSES else ""
+
+    def share(name: str) -> str | None:
+        return f"{100 * protocol[name]:.1f} %" if name in protocol else None
+
+    found: dict[str, dict[str, Any]] = {
+        "Device": {
+            "device": device.get("name"),
+            "processor": device.get("cpu"),
+            "cores": device.get("cores"),
+            "runtime": f"{runtime['name']} {runtime['version']}",
+            "provider": runtime.get("provider"),
+            "threads": runtime.get("threads"),
+            "batch size": runtime.get("batch_size"),
+            "precision": runtime.get("precisions"),
+        },
+        "Latency": {
+            "statistic": protocol.get("statistic"),
+            "rounds": protocol.get("rounds"),
+            "runs of a visit": f"{protocol['kept_runs']} kept after {protocol['warmup_runs']} discarded"
+            if "kept_runs" in protocol
+            else None,
+            "first, cold run": f"takes {protocol['cold_ratio']:.3g} times as long"
+            if protocol.get("cold_ratio")
+            else None,
+            "runs preempted": share("preempted"),
+            "core taken by other work": share("taken"),
+            "noise": protocol.get("noise") or ("none seen" if "noisy" in protocol else None),
+            "time to measure": _duration(protocol["seconds"]) if protocol.get("seconds") else None,
+            "verdict": data.verdict or None,
+        },
+        "Data": {
+            **data.config.get("data", {}),
+            "images": ", ".join(f"{n} {split}" for split, n in images.items()),
+            f"{len(classes)} classes": names + more,
+        },
+        "Training": {
+            name.replace("_", " "): value.get("name") if isinstance(value, Mapping) else value
+            for name, value in training.items()
+        },
+        "Search": {
+            **{name.replace("_", " "): value for name, value in search.items() if value != {}},
+            "seed of the run": data.config.get("seed"),
+        },
+    }
+    return {title: _flat(_without_none(facts)) for title, facts in found.items()}
+
+
+def _without_none(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:
@@ -82,14 +247,16 @@ def _plain(value: Any) -> Any:
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested mappings as one, by dotted key; lists as text."""
+    """Nested mappings, and lists of them, as one, by dotted key; other lists as text."""
     flat: dict[str, str] = {}
     for key, value in data.items():
+        items = value if isinstance(value, list | tuple) else [value]
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}.")
+        elif items and all(isinstance(item, Mapping) for item in items):
+            flat |= _flat({str(n): item for n, item in enumerate(items, 1)}, f"{prefix}{key}.")
         else:
-            items = value if isinstance(value, list | tuple) else [value]
-            flat[f"{prefix}{key}"] = ", ".join("—" if item is None else str(item) for item in items)
+            flat[f"{prefix}{key}"] = ", ".join(map(_value, items))
     return flat
 
 
@@ -100,8 +267,13 @@ def _known(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
+def _unbroken(text: str) -> str:
+    """No line ends between a number and its unit."""
+    return re.sub(r"(?<=\d) (?=%|px\b|ms\b|[KMG]\b|points)", "\u00a0", text)
+
+
 def _number(value: float | None, decimals: int = 1, unit: str = "") -> str:
-    return f"{value:.{decimals}f}{unit}" if value is not None and _known(value) else "—"
+    return _unbroken(f"{value:.{decimals}f}{unit}") if value is not None and _known(value) else "—"
 
 
 def _digits(value: float) -> str:
@@ -110,15 +282,24 @@ def _digits(value: float) -> str:
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}" if value else "0"
 
 
+def _value(value: Any) -> str:
+    """A value of a choice, a setting or a fact."""
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def _ms(value: float) -> str:
-    return f"{_digits(value)} ms" if _known(value) else "—"
+    return _unbroken(f"{_digits(value)} ms") if _known(value) else "—"
 
 
 def _count(value: float) -> str:
     """Three significant digits with K, M or G."""
     for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " K")):
         if value >= factor:
-            return f"{_digits(value / factor)}{unit}"
+            return _unbroken(f"{_digits(value / factor)}{unit}")
     return f"{value:.0f}"
 
 
@@ -131,7 +312,7 @@ def _duration(seconds: float) -> str:
 
 
 _ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parent),
+    loader=FileSystemLoader(HERE),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
@@ -142,6 +323,12 @@ _ENVIRONMENT.filters |= {
     "digits": _digits,
     "ms": _ms,
     "count": _count,
+    "unbroken": _unbroken,
+    "value": _value,
     "duration": _duration,
 }
 _ENVIRONMENT.tests["known"] = _known
+
+_STYLE = (HERE / "report.css").read_text(encoding="utf-8")
+_SCRIPT = (HERE / "report.js").read_text(encoding="utf-8")
+_DIGEST = "sha256-" + base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()

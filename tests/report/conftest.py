@@ -4,34 +4,70 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hwnas.report.data import ReportData
+from hwnas.latency.table import Entry, LatencyTable
+from hwnas.report.data import ReportData, operator_times
+from hwnas.report.html import render
+from hwnas.spaces import NetworkSpace, get_space
+
+KINDS = {"kernel": [3, 5], "expand": [2, 3]}
+STAGES = [
+    {"block": "fused", "width": [8, 16], "depth": [1, 2], "kernel": 3, "expand": [1, 2, 3]},
+    {"block": "mbconv", "width": [16, 24, 32], "depth": [1, 2, 3], "stride": 2, **KINDS},
+    {"block": "mbconv", "width": [32, 48], "depth": [1, 2], "stride": 2, "se": True, **KINDS},
+]
+
+
+def make_space() -> NetworkSpace:
+    return get_space(
+        "mobilenetv3", resolutions=[32, 48], stem={"width": 16}, stages=STAGES, head={"width": 96}, classes=10
+    )
+
+
+def make_table(space: NetworkSpace) -> LatencyTable:
+    """Each operator takes a while to start and then its MACs."""
+    quality = {"networks": 12, "mape": 2.1, "kendall_tau": 0.88, "within_10pct": 100.0}
+    calibration = [
+        {"space": space.id, "resolution": r, "precision": "fp32", "slope": 0.9, "intercept_ms": 0.02,
+         "networks": 12, "held_out": quality, "macs_baseline": {"mape": mape, "kendall_tau": 0.7},
+         "repeatability_cv": 1.9}
+        for r, mape in ((32, 6.8), (48, 2.2))
+    ]  # fmt: skip
+    return LatencyTable(
+        {"name": "xeon-8480", "cpu": "Intel(R) Xeon(R) Platinum 8480+", "cores": 2},
+        {"name": "onnxruntime", "version": "1.31.0", "threads": 1, "batch_size": 1, "precisions": ["fp32"]},
+        {"statistic": "cpu-trimmed-mean", "rounds": 48, "warmup_runs": 5, "kept_runs": 5, "noisy": False,
+         "preempted": 0.004, "taken": 0.02, "cold_ratio": 7.9, "seconds": 61.2},
+        calibration,
+        {op.key: Entry(0.015 + op.macs / 2.5e7, 0.001, 48) for op in space.all_operators()},
+    )  # fmt: skip
 
 
 def make_data(
-    seed: int = 0, evaluations: int = 200, budgets: tuple[float, ...] = (0.5, 0.8, 1.2)
+    seed: int = 0, evaluations: int = 100, budgets: tuple[float, ...] = (0.2, 0.3, 0.5)
 ) -> ReportData:
     rng = np.random.default_rng(seed)
-    macs = np.sort(rng.uniform(4e6, 30e6, evaluations)).round()
-    latency = macs / 2.1e7 * rng.normal(1, 0.06, evaluations) + 0.1
-    accuracy = 97 - 9 * np.exp(-latency / 0.35) - rng.gamma(1.5, 0.35, evaluations)
-    predicted = accuracy + rng.normal(0, 0.25, evaluations)
-    order = rng.permutation(evaluations)
+    space = make_space()
+    table = make_table(space)
+    genotypes = np.unique(space.sample(2 * evaluations, rng).genotypes, axis=0)
+    archs = space.architectures(rng.permutation(genotypes)[:evaluations])
+    latency, macs = table.latency_ms(archs), space.macs(archs)
+    accuracy = 97 - 25 * np.exp(-latency / 0.11) - rng.gamma(1.5, 0.6, evaluations)
     frame = pd.DataFrame(
         {
-            "id": [f"{n:012x}" for n in rng.integers(2**47, size=evaluations)],
+            "id": [arch.id for arch in archs],
             "accuracy": accuracy,
             "latency_ms": latency,
             "macs": macs,
-            "params": (macs / 15).round(),
+            "params": space.params(archs),
             "status": "ok",
             "feasible": latency <= max(budgets, default=np.inf),
-            "predicted_accuracy": predicted,
+            "predicted_accuracy": accuracy + rng.normal(0, 0.4, evaluations),
         }
-    ).iloc[order]
-    frame = frame.reset_index(drop=True)
+    )
     frame.loc[: evaluations // 8, "predicted_accuracy"] = np.nan
     frame.loc[evaluations // 2, ["status", "accuracy"]] = ["failed", np.nan]
 
+    by_id = {arch.id: arch for arch in archs}
     models, best = [], -np.inf
     for row in frame[frame["feasible"]].dropna(subset=["accuracy"]).sort_values("latency_ms").itertuples():
         if row.accuracy <= best:
@@ -41,7 +77,7 @@ def make_data(
         models.append(
             {
                 "id": row.id,
-                "architecture": {"stage1.depth": 2},
+                "architecture": by_id[row.id].values,
                 "validation_accuracy": row.accuracy,
                 "test_accuracy": row.accuracy - 0.4 + rng.normal(0, 0.1),
                 "predicted": {"accuracy": row.predicted_accuracy, "latency_ms": row.latency_ms},
@@ -62,18 +98,17 @@ def make_data(
     for row in training[49::50]:
         row["largest_accuracy"] = 97 - 60 * np.exp(-row["step"] / 120)
         row["smallest_accuracy"] = 93 - 65 * np.exp(-row["step"] / 140)
-    quality = {"networks": 12, "mape": 2.1, "kendall_tau": 0.88, "within_10pct": 100.0}
-    calibration = [
-        {"space": "mobilenetv3-1a2b3c", "resolution": r, "precision": "fp32", "slope": 0.58,
-         "intercept_ms": 0.02, "networks": 12, "held_out": quality,
-         "macs_baseline": {"mape": mape, "kendall_tau": 0.7},
-         "repeatability_cv": 1.9}
-        for r, mape in ((32, 6.8), (48, 2.2))
-    ]  # fmt: skip
     return ReportData(
         name="digits",
         objectives=("accuracy", "latency_ms"),
-        config={"name": "digits", "seed": 0, "latency": {"budgets_ms": list(budgets)}},
+        config={
+            "name": "digits",
+            "seed": 0,
+            "data": {"name": "cluttered-digits"},
+            "training": {"strategy": {"name": "sandwich"}, "loss": "kd", "steps": 600, "learning_rate": 0.2},
+            "latency": {"budgets_ms": list(budgets)},
+            "search": {"strategy": "linas", "evaluations": evaluations, "predictor": None},
+        },
         environment={
             "date": "2026-03-14 15:09 UTC",
             "cpu": "Intel(R) Xeon(R) Platinum 8480+",
@@ -83,24 +118,33 @@ def make_data(
         },
         evaluations=frame,
         models=models,
+        architectures={arch.id: arch.values for arch in archs},
+        operators={m["id"]: operator_times(space, by_id[m["id"]], table) for m in models},
+        files={m["id"]: ["README.md", "architecture.json", "model.onnx"] for m in models},
+        knee=models[len(models) // 3]["id"],
         budgets_ms=chosen,
         hypervolume={
             "linas": np.maximum.accumulate(20 - 14 * np.exp(-n / 12) - 2 / n).tolist(),
             "random": np.maximum.accumulate(18.6 - 9 * np.exp(-n / 40)).tolist(),
         },
-        reference="accuracy 80 %, latency 1.2 ms",
+        reference="accuracy 0, latency_ms 0.5",
         training=training,
-        table={
-            "device": {"name": "xeon-8480", "cpu": "Intel(R) Xeon(R) Platinum 8480+", "cores": 2},
-            "runtime": {"name": "onnxruntime", "version": "1.31.0", "threads": 1, "batch_size": 1},
-            "protocol": {"statistic": "cpu-trimmed-mean", "rounds": 48, "warmup_runs": 5, "kept_runs": 5},
-            "calibration": calibration,
-            "operators": [{"key": f"conv-{n}", "ms": 0.01, "std_ms": 0.001, "count": 48} for n in range(93)],
+        table=table.to_dict(),
+        verdict=table.verdict(),
+        dataset={
+            "classes": [f"digit {n}" for n in range(10)],
+            "images": {"train": 6000, "validation": 2000, "test": 4000},
         },
         seconds={"train": 1412.0, "profile": 38.2, "search": 214.0, "export": 17.5, "verify": 41.0},
     )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def data() -> ReportData:
     return make_data()
+
+
+@pytest.fixture(scope="session")
+def html(data: ReportData) -> str:
+    """The page of `data`."""
+    return render(data)

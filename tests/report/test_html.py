@@ -1,15 +1,21 @@
+import base64
+import hashlib
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from hwnas.report.data import ReportData
+from hwnas.report.data import OperatorTime, ReportData, operator_times
 from hwnas.report.figures import FIGURES
-from hwnas.report.html import render, write_report
+from hwnas.report.html import printable, render, write_report
+from hwnas.spaces import get_space
+from tests.report.conftest import make_data, make_table
 
 HOSTILE = """<script>alert("1")</script>'&amp;$x^{$ {{ 7*7 }}"""
 VOID = {"meta", "br", "link", "img"}
@@ -39,7 +45,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += f" {data}"
 
 
@@ -47,8 +53,12 @@ def page(data: ReportData) -> Page:
     return Page(render(data))
 
 
+def words(html: str) -> str:
+    return " ".join(Page(html).text.split())
+
+
 def text(data: ReportData) -> str:
-    return " ".join(page(data).text.split())
+    return words(render(data))
 
 
 def first(data: ReportData, **changes: Any) -> ReportData:
@@ -56,59 +66,102 @@ def first(data: ReportData, **changes: Any) -> ReportData:
     return replace(data, models=[{**data.models[0], **changes}, *data.models[1:]])
 
 
-def test_the_page_loads_nothing(data: ReportData) -> None:
-    html = render(data)
+def test_the_page_loads_nothing(html: str) -> None:
     found = Page(html)
-    assert not {tag for tag, _ in found.elements} & {"script", "link", "iframe", "object", "embed", "base"}
+    assert not {tag for tag, _ in found.elements} & {
+        "link",
+        "iframe",
+        "object",
+        "embed",
+        "base",
+        "form",
+        "img",
+    }
     for tag, attributes in found.elements:
         for name, value in attributes.items():
             assert not name.startswith("on"), (tag, name)
             if name in ("src", "href", "xlink:href", "action", "srcset"):
                 assert value is not None
-                assert value.startswith(("#", "data:", "models/")), (tag, value)
-    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", html)
+                assert value.startswith(("#", "models/")), (tag, value)
+    svg = "http://www.w3.org/2000/svg"  # a name that the script needs, no address
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", html.replace(svg, ""))
 
 
-def test_links_lead_somewhere(data: ReportData) -> None:
-    elements = page(data).elements
+def test_only_the_script_of_the_page_may_run(html: str) -> None:
+    (script,) = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [a["content"] for tag, a in Page(html).elements if a.get("http-equiv")]
+    assert policy is not None
+    assert policy.startswith("default-src 'none';")
+    assert f"script-src 'sha256-{digest}';" in policy
+
+
+def test_links_lead_somewhere(data: ReportData, html: str) -> None:
+    elements = Page(html).elements
     ids = [attributes["id"] for _, attributes in elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     targets = [a["href"] for _, a in elements if (a.get("href") or "").startswith("#")]
-    assert targets
-    assert {target[1:] for target in targets if target} <= set(ids)
-    for reference in re.findall(r"url\(#([^)]*)\)", render(data)):
+    assert {f"#model-{model['id']}" for model in data.models} <= set(targets)
+    assert {unquote(target[1:]) for target in targets if target} <= set(ids)
+    for reference in re.findall(r"url\(#([^)]*)\)", html):
         assert reference in ids
 
 
-def test_hostile_text_stays_text(data: ReportData) -> None:
-    model = {**data.models[0], "id": HOSTILE, "status": HOSTILE}
-    hostile = replace(
+def hostile_run(data: ReportData, text: str) -> ReportData:
+    """The same run, and all text that can be another's is `text`."""
+    key, operator = data.models[0]["id"], OperatorTime(text, text, (8, 4, 4), {text: text}, 10, 10, 0.1)
+    model = {**data.models[0], "id": text, "status": text, "note": [{text: text}]}
+    model["predicted"] = {**model["predicted"], f"latency_ms@{text}": 1.0}
+    others = [{**m, "predicted": {**m["predicted"], f"latency_ms@{text}": 2.0}} for m in data.models[1:]]
+    values = {f"stage1.{text}": text, text: text}
+    ids = [text if evaluated == key else evaluated for evaluated in data.evaluations["id"]]
+    return replace(
         data,
-        name=HOSTILE,
-        config={HOSTILE: [HOSTILE, {"a": HOSTILE}]},
-        environment={HOSTILE: {HOSTILE: HOSTILE}, "date": HOSTILE},
-        models=[model, *data.models[1:]],
-        budgets_ms={0.5: HOSTILE},
-        hypervolume={HOSTILE: [1.0, 2.0], "random": [1.0, 1.5]},
-        reference=HOSTILE,
+        name=text,
+        config={text: [text, {"a": text}], "data": {"name": text}, "search": {text: text}},
+        environment={text: {text: text}, "date": text},
+        evaluations=data.evaluations.assign(id=pd.Series(ids, dtype=object)),
+        models=[model, *others],
+        architectures={**data.architectures, text: values},
+        operators={**data.operators, text: [operator]},
+        files={**data.files, text: [text]},
+        budgets_ms={0.5: text},
+        hypervolume={text: [1.0, 2.0], "random": [1.0, 1.5]},
+        reference=text,
         table={
             **data.table,
-            "device": {"name": HOSTILE},
-            "runtime": {**data.table["runtime"], "name": HOSTILE, "version": HOSTILE},
-            "calibration": [{**data.table["calibration"][0], "precision": HOSTILE}],
+            "device": {"name": text},
+            "runtime": {**data.table["runtime"], "name": text, "version": text},
+            "calibration": [{**data.table["calibration"][0], "precision": text}],
         },
-        seconds={HOSTILE: 1.0},
-    )
-    html = render(hostile)
-    found = Page(html)
-    assert "<script" not in html
-    assert "script" not in {tag for tag, _ in found.elements}
-    assert found.text.count(HOSTILE) >= 14
-    assert all(set(a) <= {"href"} for tag, a in found.elements if tag == "a")
+        verdict=text,
+        dataset={"classes": [text, "b"], "images": {text: 3}},
+        seconds={text: 1.0},
+        knee=text,
+    )  # fmt: skip
 
 
-def test_what_the_page_says(data: ReportData) -> None:
-    said = text(data)
+def test_hostile_text_stays_text(data: ReportData) -> None:
+    harmless = {(tag, *sorted(a)) for tag, a in page(hostile_run(data, "harmless")).elements}
+    found = page(hostile_run(data, HOSTILE))
+    assert {(tag, *sorted(a)) for tag, a in found.elements} == harmless
+    assert [tag for tag, _ in found.elements].count("script") == 1
+    assert found.text.count(HOSTILE) >= 40
+    assert all(set(a) <= {"href", "class", "data-id"} for tag, a in found.elements if tag == "a")
+
+
+def test_what_is_not_to_be_printed_is_replaced(data: ReportData, tmp_path: Path) -> None:
+    html = render(hostile_run(data, "\x1b]0;gone\x07\x1b[31mred\x9b0m\u202egnp.\x00\ud800"))
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", html)
+    assert "\ufffd]0;gone\ufffd\ufffd[31mred\ufffd0m\ufffdgnp.\ufffd\ufffd" in html
+    write_report(hostile_run(data, "\x1b[31m\ud800"), tmp_path)
+    same = printable(data)
+    assert same.evaluations.equals(data.evaluations)
+    assert replace(same, evaluations=data.evaluations) == data
+
+
+def test_what_the_page_says(data: ReportData, html: str) -> None:
+    said = words(html)
     models = sorted(data.models, key=lambda m: m["measured"]["latency_ms"])
     for model in models:
         assert f"{model['id']} {model['validation_accuracy']:.2f} % {model['test_accuracy']:.2f} %" in said
@@ -118,16 +171,89 @@ def test_what_the_page_says(data: ReportData) -> None:
         assert f"{budget:g} ms {key}" in said
     assert "error 3.2× smaller than MACs’" in said
     assert "MACs alone would do" in said
-    assert "93 operators, each timed in 48 shuffled rounds" in said
+    operators = len(data.table["operators"])
+    assert "Verdict: good: 2.1 % error on unseen networks" in said
+    assert f"{operators} operators, each timed in 48 shuffled rounds" in said
     assert "train 23 min 32 s" in said
-    assert "200 architectures truly evaluated, 1 of them failed" in said
-    assert f'InferenceSession("models/{data.budgets_ms[1.2]}/model.onnx"' in said
+    assert "100 architectures truly evaluated, 1 of them failed" in said
+    assert f'InferenceSession("models/{data.budgets_ms[0.5]}/model.onnx"' in said
+    assert "images 6000 train, 2000 validation, 4000 test" in said
+    assert "10 classes digit 0, digit 1" in said
+    assert "first, cold run takes 7.9 times as long" in said
+
+
+def test_every_model_has_a_card(data: ReportData, html: str) -> None:
+    cards = re.findall(r'<article class="model" id="model-([0-9a-f]{12})">(.*?)</article>', html, re.DOTALL)
+    models = sorted(data.models, key=lambda m: m["measured"]["latency_ms"])
+    assert [key for key, _ in cards] == [model["id"] for model in models]
+    for model, (key, card) in zip(models, cards, strict=True):
+        said = " ".join(Page(card).text.split())
+        assert f"Test accuracy {model['test_accuracy']:.2f} %" in said
+        assert f"resolution {model['architecture']['resolution']}" in said
+        assert f"{len(data.operators[key])} operators" in said
+        assert card.count("<rect") == len(data.operators[key])
+        for file in data.files[key]:
+            assert f'href="models/{key}/{file}"' in card
+        width = model["architecture"]["stage2.width"]
+        kernels = [v for name, v in model["architecture"].items() if re.match(r"stage2.*kernel", name)]
+        row = re.search(r"<tr><th>stage2</th>(.*?)</tr>", card)
+        assert row is not None
+        cells = re.findall(r"<td>([^<]*)</td>", row[1])
+        assert {str(width), ", ".join(map(str, kernels))} <= set(cells)
+
+
+def test_what_else_an_entry_says_is_shown(data: ReportData, html: str) -> None:
+    assert "What else is known" not in words(html)
+    int8 = {"status": "kept", "reason": "1.8 times as fast", "latency_ms": {"fp32": 1.0, "int8": 0.55555555}}
+    history = [{"date": "2026-01-01", "latency_ms": 1.25}, {"date": "2026-01-02", "latency_ms": 1.5}]
+    said = text(first(data, int8=int8, verifications=history, finetuned=True, status="undecidable"))
+    assert "In 8 bits kept 1.8 times as fast" in said
+    assert "int8.latency_ms.int8 0.555556" in said
+    assert "verifications.1.date 2026-01-01 verifications.1.latency_ms 1.25 verifications.2.date" in said
+    assert "finetuned yes" in said
+    assert "undecidable" in said
+
+
+def test_the_knee_is_named(data: ReportData, html: str) -> None:
+    assert "verified knee" in words(html)
+    assert "knee" not in text(replace(data, knee=None))
+
+
+def test_what_the_models_have_in_common(data: ReportData) -> None:
+    same = {key: {**values, "stage2.width": 24} for key, values in data.architectures.items()}
+    latency = {m["id"]: m["measured"]["latency_ms"] for m in data.models}
+    fastest_first = sorted(latency, key=lambda key: latency[key])
+    for place, key in enumerate(fastest_first):
+        same[key] = {**same[key], "stage1.width": 8 + place, "stage3.width": -place}
+    said = text(replace(data, architectures=same))
+    assert f"All {len(data.models)} have stage2 width 24." in said
+    assert re.search(r"What grows with latency, strongest first: [^.]*stage1 width", said)
+    assert re.search(r"What shrinks: [^.]*stage3 width", said)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "proxyless"])
+def test_other_spaces(name: str) -> None:
+    data, space = make_data(evaluations=30), get_space(name, resolutions=(64, 96))
+    archs = dict(zip(data.architectures, space.sample(len(data.architectures), 0), strict=True))
+    ids = [model["id"] for model in data.models]
+    table = make_table(space)
+    said = text(
+        replace(
+            data,
+            architectures={key: arch.values for key, arch in archs.items()},
+            operators={key: operator_times(space, archs[key], table) for key in ids},
+        )
+    )
+    assert "Where the time goes" in said
+    assert "What the models are like" in said
+    assert "resolution" in said
 
 
 def test_a_budget_that_nothing_meets(data: ReportData) -> None:
     fastest = min(model["measured"]["latency_ms"] for model in data.models)
     said = text(replace(data, budgets_ms={0.01: None}))
     assert f"0.01 ms no model fits; the fastest takes {fastest:.3f} ms" in said
+    assert "the most accurate model" in said  # what is looked into, where no budget chooses
 
 
 def test_without_budgets_the_example_is_the_most_accurate(data: ReportData) -> None:
@@ -148,7 +274,9 @@ def test_models_that_were_not_measured(data: ReportData, measured: Any) -> None:
 
 
 def test_one_model(data: ReportData) -> None:
-    said = text(replace(data, models=data.models[:1], budgets_ms={}, evaluations=data.evaluations[:1]))
+    one = replace(data, models=data.models[:1], budgets_ms={}, evaluations=data.evaluations[:1])
+    said = text(one)
+    assert "The model has" in said
     assert "predicted for the one measured model is off by" in said
     assert "nan" not in said.lower()
 
@@ -161,15 +289,19 @@ def test_a_run_with_hardly_anything(data: ReportData) -> None:
         environment={},
         evaluations=evaluations,
         models=[],
+        architectures={},
+        operators={},
         budgets_ms={},
         hypervolume={},
         training=[],
         table={**data.table, "calibration": []},
+        dataset={"classes": [], "images": {}},
         seconds={},
+        knee=None,
     )
     said = text(bare)
     assert "The search ended without a model" in said
-    assert "200 of them failed" in said
+    assert "100 of them failed" in said
     assert "was not calibrated" in said
     assert "<svg" not in render(bare)
 
@@ -193,10 +325,22 @@ def test_unknown_numbers_are_dashes(data: ReportData) -> None:
     assert "nan" not in said.lower()
 
 
-def test_write_report_leaves_whole_files_and_no_old_picture(data: ReportData, tmp_path: Path) -> None:
+def test_latency_without_a_table_shows_macs(data: ReportData) -> None:
+    operators = {key: [replace(o, ms=None) for o in found] for key, found in data.operators.items()}
+    table = {name: value for name, value in data.table.items() if name not in ("operators", "calibration")}
+    said = text(replace(data, operators=operators, table=table, verdict=""))
+    assert "Where the time goes" not in said
+    assert "Share of MACs" in said
+    assert "more of the MACs" in said
+    assert "Each evaluated network was built and timed" in said
+
+
+def test_write_report_leaves_whole_files_and_no_old_picture(
+    data: ReportData, html: str, tmp_path: Path
+) -> None:
     path = write_report(data, tmp_path)
     assert path == tmp_path / "report.html"
-    assert path.read_text(encoding="utf-8") == render(data)
+    assert path.read_text(encoding="utf-8") == html
     pictures = tmp_path / "figures"
     assert {p.name for p in pictures.iterdir()} == {f"{name}.png" for name in FIGURES}
     write_report(replace(data, training=[]), tmp_path)
