@@ -303,6 +303,11 @@ def _count(value: float) -> str:
     return f"{value:.0f}"
 
 
+def _moment(text: str) -> str:
+    """A date and time of ISO 8601, easier to read; any other text as it is."""
+    return re.sub(r"^([\d-]{10})T([\d:]{5,8})\+00:00$", r"\1 \2 UTC", str(text))
+
+
 def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
@@ -323,6 +328,7 @@ _ENVIRONMENT.filters |= {
     "digits": _digits,
     "ms": _ms,
     "count": _count,
+    "moment": _moment,
     "unbroken": _unbroken,
     "value": _value,
     "duration": _duration,

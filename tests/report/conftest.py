@@ -110,7 +110,7 @@ def make_data(
             "search": {"strategy": "linas", "evaluations": evaluations, "predictor": None},
         },
         environment={
-            "date": "2026-03-14 15:09 UTC",
+            "date": "2026-03-14T15:09:26+00:00",
             "cpu": "Intel(R) Xeon(R) Platinum 8480+",
             "cores": 2,
             "versions": {"python": "3.11.2", "torch": "2.9.0", "onnxruntime": "1.31.0", "hwnas": "0.1.0"},

@@ -9,10 +9,17 @@ from hwnas.report.data import (
     ReportData,
     accuracy_agreement,
     agreement,
+    by_stage,
+    chosen_model,
     evaluations_to_match_random,
+    in_common,
     latency_agreement,
     models_frame,
+    operator_times,
+    split_name,
+    traits_of_models,
 )
+from tests.report.conftest import make_space, make_table
 
 
 def test_agreement_by_hand() -> None:
@@ -75,3 +82,62 @@ def test_evaluations_to_match_random(data: ReportData) -> None:
     assert evaluations_to_match_random(replace(data, hypervolume=traces)) == 3
     assert evaluations_to_match_random(replace(data, hypervolume={**traces, "linas": [1.0, 2.0]})) is None
     assert evaluations_to_match_random(replace(data, hypervolume={"linas": [1.0]})) is None
+
+
+def test_the_chosen_model_is_that_of_the_loosest_budget_met(data: ReportData) -> None:
+    tight, loose = data.models[0]["id"], data.models[1]["id"]
+    assert chosen_model(replace(data, budgets_ms={1.0: loose, 0.5: tight, 2.0: None})) == loose
+    best = max(data.models, key=lambda model: model["validation_accuracy"])["id"]
+    assert chosen_model(replace(data, budgets_ms={0.1: None})) == best
+    assert chosen_model(replace(data, budgets_ms={}, models=[])) is None
+
+
+def test_operator_times_are_those_of_the_table() -> None:
+    space = make_space()
+    table, arch = make_table(space), space.sample(1, 0)[0]
+    found = operator_times(space, arch, table)
+    assert sum(o.ms or 0.0 for o in found) == pytest.approx(table.sum_ms(space, [arch])[0])
+    assert sum(o.macs for o in found) == space.macs([arch])[0]
+    assert [o.slot for o in found] == list(space.lower(arch))
+    assert {o.ms for o in operator_times(space, arch, None)} == {None}
+
+
+def test_names_of_choices_say_stage_and_trait() -> None:
+    assert split_name("stage1.layer2.kernel") == ("stage1", "kernel")
+    assert split_name("stage1.depth") == ("stage1", "depth")
+    assert split_name("resolution") == ("", "resolution")
+    assert split_name("layer3") == ("", "layer3")
+    values = {"s.depth": 2, "s.layer1.kernel": 3, "s.layer2.kernel": 5, "resolution": 24}
+    assert by_stage(values) == {("s", "depth"): [2], ("s", "kernel"): [3, 5], ("", "resolution"): [24]}
+
+
+def test_traits_are_means_of_layers_fastest_model_first(data: ReportData) -> None:
+    slow, fast = data.models[-1]["id"], data.models[0]["id"]
+    architectures = {
+        slow: {"s.layer1.kernel": 3, "s.layer2.kernel": 5, "se": True, "op": "a"},
+        fast: {"s.layer1.kernel": 3, "se": False, "op": "b", "more": 1},
+    }
+    found = traits_of_models(
+        replace(data, models=[data.models[-1], data.models[0]], architectures=architectures)
+    )
+    assert found["s", "kernel"].to_dict() == {fast: 3.0, slow: 4.0}
+    assert list(found["s", "kernel"].index) == [fast, slow]
+    assert found["", "se"].tolist() == ["False", "True"]
+    assert found["", "op"].tolist() == ["b", "a"]
+    assert found["", "more"].isna().tolist() == [False, True]
+
+
+def test_what_is_in_common(data: ReportData) -> None:
+    models = sorted(data.models, key=lambda m: m["measured"]["latency_ms"])[:6]
+    architectures = {
+        model["id"]: {"same": 24, "text": "k5", "up": i, "down": -i, "mixed": (-1) ** i, "deep": 0}
+        for i, model in enumerate(models)
+    }
+    del architectures[models[0]["id"]]["deep"]  # what one does not have, not all have
+    found = in_common(replace(data, models=models, architectures=architectures))
+    assert found.same == {("", "same"): 24, ("", "text"): "k5"}
+    assert found.grows == {("", "up"): pytest.approx(1)}
+    assert found.shrinks == {("", "down"): pytest.approx(-1)}
+    few = in_common(replace(data, models=models[:3], architectures=architectures))
+    assert not few.grows
+    assert not few.shrinks

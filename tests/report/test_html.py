@@ -174,6 +174,7 @@ def test_what_the_page_says(data: ReportData, html: str) -> None:
     operators = len(data.table["operators"])
     assert "Verdict: good: 2.1 % error on unseen networks" in said
     assert f"{operators} operators, each timed in 48 shuffled rounds" in said
+    assert "batch 1 · 2026-03-14 15:09:26 UTC" in said
     assert "train 23 min 32 s" in said
     assert "100 architectures truly evaluated, 1 of them failed" in said
     assert f'InferenceSession("models/{data.budgets_ms[0.5]}/model.onnx"' in said
