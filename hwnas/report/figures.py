@@ -50,7 +50,8 @@ PALETTE = {
     "second": "#e69f00",
 }
 SIZE = (5.0, 3.55)  # inches
-PANEL = (1.2, 0.95)  # inches, of one of many
+PANEL = (1.4, 0.95)  # inches, of one of many
+COMPARABLE = 8  # times the smallest value is the largest, at most, where panels share a scale
 BAR = 0.2  # inches, of one of many
 DPI = 200
 _MARKS = "marks:"
@@ -255,10 +256,12 @@ def traits(data: ReportData) -> Figure | None:
 
 
 def _limits(traits: Sequence[pd.Series[Any]]) -> tuple[float, float] | None:
-    """The range of several traits, with a margin; None without any, or if they are not all numbers."""
+    """The range of several traits, with a margin; None where they have none that suits them all."""
     if not traits or not all(map(pd.api.types.is_numeric_dtype, traits)):
         return None
     low, high = min(values.min() for values in traits), max(values.max() for values in traits)
+    if high > COMPARABLE * low:
+        return None
     margin = 0.15 * (high - low)
     return low - margin, high + margin
 
@@ -269,7 +272,6 @@ def _panel(
     """One trait of the models against their latency; text is placed by its order of appearance."""
     _plain(axes)
     axes.tick_params(labelsize=8)
-    axes.xaxis.set_major_locator(MaxNLocator(2, prune="both", min_n_ticks=1))
     if pd.api.types.is_numeric_dtype(values):
         heights = values.to_numpy(float)
         low, high = limits or (np.nanmin(heights), np.nanmax(heights))
@@ -282,9 +284,15 @@ def _panel(
     if limits is not None:
         axes.set_ylim(*limits)
     shown = pd.DataFrame({"id": models["id"], "x": models["latency_ms"], "y": heights}).dropna()
-    smooth = shown["y"].rolling(max(3, len(shown) // 4), min_periods=1, center=True).mean()
-    axes.plot(shown["x"], smooth, color=PALETTE["cloud"], lw=1.6, zorder=2)
+    if pd.api.types.is_numeric_dtype(values):
+        smooth = shown["y"].rolling(max(3, len(shown) // 4), min_periods=1, center=True).mean()
+        axes.plot(shown["x"], smooth, color=PALETTE["cloud"], lw=1.6, zorder=2)
     _marks(axes, shown, "x", "y", PALETTE["front"], size=3)
+    ends = (models["latency_ms"].min(), models["latency_ms"].max())
+    axes.set_xticks(ends, [f"{end:.2g}" for end in ends])
+    first, last = axes.xaxis.get_major_ticks()
+    first.label1.set_horizontalalignment("left")
+    last.label1.set_horizontalalignment("right")
 
 
 FIGURES: dict[str, Callable[[ReportData], Figure | None]] = {

@@ -151,7 +151,7 @@ def _model(data: ReportData, row: Mapping[str, Any]) -> dict[str, Any]:
             for o in operators
         ],
         "drawing": Markup(draw_network(operators)) if operators else "",
-        "more": _flat({name: value for name, value in entry.items() if name not in PLACED}),
+        "more": _flat(_without_none({name: v for name, v in entry.items() if name not in PLACED})),
         "files": data.files[key],
     }
 

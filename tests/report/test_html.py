@@ -207,6 +207,7 @@ def test_what_else_an_entry_says_is_shown(data: ReportData, html: str) -> None:
     assert "What else is known" not in words(html)
     int8 = {"status": "kept", "reason": "1.8 times as fast", "latency_ms": {"fp32": 1.0, "int8": 0.55555555}}
     history = [{"date": "2026-01-01", "latency_ms": 1.25}, {"date": "2026-01-02", "latency_ms": 1.5}]
+    assert "What else is known" not in text(first(data, int8=None))
     said = text(first(data, int8=int8, verifications=history, finetuned=True, status="undecidable"))
     assert "In 8 bits kept 1.8 times as fast" in said
     assert "int8.latency_ms.int8 0.555556" in said
