@@ -1436,6 +1436,7 @@ def _report(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         hypervolume["random"] = random.hypervolume_trace(reference).tolist()
     models = {entry["id"]: run.space.architecture(entry["architecture"]) for entry in run.models}
     table = run.latency if isinstance(run.latency, LatencyTable) else None
+    knee = run.front.knee
     data = ReportData(
         name=run.config.name,
         config=run.config.model_dump(mode="json"),
@@ -1468,6 +1469,7 @@ def _report(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
             },
         },
         seconds={name: run.outputs(name)["seconds"] for name in STAGES if name != "report"},
+        knee=next((entry["id"] for entry, evaluation in run.measured if evaluation == knee), None),
     )
     path = write_report(data, run.directory)
     progress(1, 1, str(path))

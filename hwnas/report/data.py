@@ -80,7 +80,7 @@ class ReportData:
     verdict: str  # on that table, in a sentence; empty if latencies are not from a table
     dataset: Mapping[str, Any]  # classes (names), and the number of images of each split by name
     seconds: Mapping[str, float]  # by stage, in order
-    knee: str | None = None  # the id of the model where the front bends most, where that is known
+    knee: str | None  # the id of the model where the front bends most; None where it does not
 
 
 @dataclass(frozen=True)
