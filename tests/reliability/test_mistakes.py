@@ -89,8 +89,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "a misspelt section": (
         with_settings("serach.evaluations=5"),
-        "FOLDER/tiny.yaml: serach: unknown key; known: name, seed, data, space, training, latency, search "
-        "(did you mean 'search'?)",
+        "FOLDER/tiny.yaml: serach: unknown key; known: name, seed, data, space, training, latency, search, "
+        "export (did you mean 'search'?)",
     ),
     "words for a number": (
         with_settings("training.steps=many"),
