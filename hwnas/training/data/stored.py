@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import psutil
@@ -130,11 +132,11 @@ class Streamed(Stored):
             generator=torch.Generator(),  # otherwise it draws from torch's global one
         )
         try:
-            for images in loader:
+            for images in _iterated(loader):
                 if isinstance(images, DataError):
                     raise images
                 yield images
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:  # by where it was when it ended
             raise DataError(
                 f"a process that decodes images ended ({' '.join(str(error).split())}); make memory "
                 "free, or use a smaller training.batch_size"
@@ -165,6 +167,19 @@ def held_or_streamed(items: Files, chosen: Indices, memory_mb: int) -> Stored:
 def processors() -> int:
     """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _iterated(loader: torch.utils.data.DataLoader[Any]) -> Iterator[Any]:
+    """The batches of a loader, without torch's handler of SIGCHLD.
+
+    That raises an error for a lost worker wherever this process is at that moment; without it the loader
+    finds out when it waits for the next batch.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, before)
+    return batches
 
 
 def _uninterrupted(worker: int) -> None:
