@@ -215,7 +215,7 @@ def test_a_run_keeps_what_is_faster_and_says_why_the_rest_is_dropped(
     overrides = {"export.int8": True, "export.max_accuracy_loss": 100.0}
     for fast, stage in ((False, "export"), (True, "verify")):
         device = a_device(fast)
-        monkeypatch.setattr(pipeline, "_device_of_latency", lambda run, device=device: device)
+        monkeypatch.setattr(pipeline, "own_device", lambda run, device=device: device)
         run = hwnas.run(copy / "config.yaml", run_dir=copy, overrides=overrides, restart=stage)
         status = "kept" if fast else "dropped"
         for name in front:
