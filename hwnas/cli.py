@@ -717,7 +717,7 @@ def models_table(models: Sequence[dict[str, Any]]) -> Table:
     numbers = ("val %", "test %", "predicted ms", "measured ms", "MMACs", last, "budget ms")
     table.add_column("model", no_wrap=True)
     for column in numbers:
-        table.add_column(column, justify="right", min_width=6)
+        table.add_column(column, justify="right", min_width=7 if column == "int8 ms" else 6)
     table.add_column("status", no_wrap=True)
     for model in models:
         measured, budget = model["measured"]["latency_ms"], model["budget_ms"]
