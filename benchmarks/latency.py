@@ -61,10 +61,11 @@ def ofa(resolution: int) -> NetworkSpace:
     return get_space("mobilenetv3", resolutions=(resolution,))
 
 
-SPACES: dict[str, tuple[Callable[[], NetworkSpace], int]] = {  # and networks a resolution that calibrate
-    "digits": (digits, 144),
-    **{f"ofa{size}": (partial(ofa, size), CALIBRATION_NETWORKS) for size in (64, 128, 160, 224)},
+SPACES: dict[str, Callable[[], NetworkSpace]] = {
+    "digits": digits,
+    **{f"ofa{size}": partial(ofa, size) for size in (64, 128, 160, 224)},
 }
+CALIBRATING = {name: 144 if name == "digits" else CALIBRATION_NETWORKS for name in SPACES}  # a resolution
 DEFAULT = ["digits", "ofa64", "ofa128", "ofa160"]
 CAMPAIGNS, ROUNDS = 4, 12
 
@@ -169,8 +170,7 @@ def main() -> None:
     machine = f"{identity.device['cpu']}, {identity.device['cores']} cores"
     print(f"{machine}; {identity.runtime}, batch {arguments.batch_size}")
     for name in arguments.spaces:
-        make, calibrating = SPACES[name]
-        space = make()
+        space = SPACES[name]()
         print(f"{name}: {space.id}")
         for seed in arguments.seeds:
             subject = subject_of(space, "fp32", calibrating, arguments.networks, seed, arguments.batch_size)

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from latency import SPACES
+from latency import CALIBRATING, SPACES
 
 from hwnas.latency.profiling import profile
 from hwnas.latency.table import LatencyTable
@@ -58,12 +58,12 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in arguments.spaces:
         space = SPACES[name]()
-        idle = profile(space)
+        idle = profile(space, calibration_networks=CALIBRATING[name])
         print(f"{name}, load {os.getloadavg()[0]:.1f}: {idle.summary()}")
         for hogs in arguments.hogs:
             start = time.perf_counter()
             with busy(hogs):
-                table = profile(space)
+                table = profile(space, calibration_networks=CALIBRATING[name])
             protocol = table.protocol
             print(
                 f"  {hogs} busy loops, {time.perf_counter() - start:.0f} s: {compare(space, idle, table)}; "
