@@ -173,7 +173,9 @@ def main() -> None:
         space = SPACES[name]()
         print(f"{name}: {space.id}")
         for seed in arguments.seeds:
-            subject = subject_of(space, "fp32", calibrating, arguments.networks, seed, arguments.batch_size)
+            subject = subject_of(
+                space, "fp32", CALIBRATING[name], arguments.networks, seed, arguments.batch_size
+            )
             measure(subject, device, seed, arguments.apart)
         if arguments.throughput:
             throughput(space)
