@@ -11,6 +11,9 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, T
 from hwnas.errors import DataError
 from hwnas.training.data import from_loader
 
+# What torch says of two workers where there is one core.
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+
 CLASSES = ("cat", "dog", "bird")
 IMAGES = torch.randn(20, 3, 8, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(20) % 3
