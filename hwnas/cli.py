@@ -522,12 +522,8 @@ def finetune(
     if learning_rate is not None and not 0 < learning_rate < math.inf:
         raise ConfigError(f"--learning-rate is {learning_rate:g}; give a positive number")
     job = load_run(run)
-    try:
-        with _warnings_shown(), StageDisplay() as display:
-            entry = finetune_model(job, model, epochs, learning_rate, restart, display)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{GOES_ON}\n")
-        raise typer.Exit(130) from None
+    with _interruptible(GOES_ON) as display:
+        entry = finetune_model(job, model, epochs, learning_rate, restart, display)
     if as_json:
         _print_json({"run": str(run), "model": entry})
         return
@@ -667,13 +663,9 @@ def _make(
     interrupted: str = GOES_ON,
 ) -> None:
     """Make stages of a run under a progress display."""
-    try:
-        with _warnings_shown(), StageDisplay() as display:
-            job.watch = display.watch
-            job.make(stages, display, restart, extend)
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{interrupted}\n")
-        raise typer.Exit(130) from None
+    with _interruptible(interrupted) as display:
+        job.watch = display.watch
+        job.make(stages, display, restart, extend)
 
 
 def _finish(job: Run, as_json: bool) -> None:
@@ -1174,6 +1166,17 @@ def _warnings_shown() -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(screen)
+
+
+@contextmanager
+def _interruptible(interrupted: str) -> Iterator[StageDisplay]:
+    """A display of work that can be gone on with; an interruption says how, and exits with 130."""
+    try:
+        with _warnings_shown(), StageDisplay() as display:
+            yield display
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{interrupted}\n")
+        raise typer.Exit(130) from None
 
 
 def _say(text: str) -> None:

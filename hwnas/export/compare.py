@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hwnas.latency.measure import Device, Plan, shuffled_rounds, trimmed_mean
-from hwnas.latency.together import PASSES, student_interval
+from hwnas.latency.together import PASSES, geometric_mean, student_interval
 from hwnas.progress import Progress, silent
 
 
@@ -68,13 +68,13 @@ def compare(
     found = {}
     for i, name in enumerate(pairs):
         old, new, log = ms[2 * i], ms[2 * i + 1], logs[i]
-        low, high = student_interval(log.tolist())
+        speedup, speedup_ci = geometric_mean(log.tolist())
         found[name] = Comparison(
             old_ms=float(old.mean()),
             old_ci_ms=student_interval(old.tolist()),
             new_ms=float(new.mean()),
             new_ci_ms=student_interval(new.tolist()),
-            speedup=math.exp(float(log.mean())),
-            speedup_ci=(math.exp(low), math.exp(high)),
+            speedup=speedup,
+            speedup_ci=speedup_ci,
         )
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from hwnas.errors import ConfigError
 from hwnas.latency.measure import Device
-from hwnas.latency.together import student_interval, time_together
+from hwnas.latency.together import geometric_mean, time_together
 from hwnas.progress import Progress, silent
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -44,7 +43,7 @@ def benchmark(
     found = time_together([data for data, _, _ in read], device, rounds, seed, progress=progress)
     first, rows = found.latencies[0], []
     for file, (_, _, notes), latency in zip(files, read, found.latencies, strict=True):
-        ratios = np.log(np.array(latency.passes_ms) / np.array(first.passes_ms))
+        ratio, ratio_ci = geometric_mean(np.log(np.divide(latency.passes_ms, first.passes_ms)).tolist())
         rows.append(
             {
                 "file": str(file),
@@ -54,8 +53,8 @@ def benchmark(
                 "stable": latency.stable,
                 "cold_ms": latency.cold_ms,
                 "preempted": latency.preempted,
-                "ratio": math.exp(float(ratios.mean())),
-                "ratio_ci": [math.exp(bound) for bound in student_interval(ratios)],
+                "ratio": ratio,
+                "ratio_ci": list(ratio_ci),
                 "notes": notes,
             }
         )

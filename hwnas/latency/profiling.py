@@ -22,6 +22,7 @@ import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ from hwnas.spaces.base import Rng
 CALIBRATION_NETWORKS = 48
 CANDIDATES = 2000  # architectures that networks are chosen from
 DRAWS = 8  # architectures tried for one that holds an operator
-DIFFERENCE = np.array([0.5, -0.5, 0.5, -0.5])  # an entry of the parts that `_parts` names
+DIFFERENCE = np.array([0.5, -0.5, 0.5, -0.5])  # an entry of the models that `Subject.parts` names
 CONSIDERED = 16  # chains that compete for each visit
 FLOOR = 0.01  # of an empty call: what an operator that cannot be told from one is taken to cost
 PATIENCE_S = 20.0  # a resolution, for timings that are not precise yet
@@ -204,6 +205,13 @@ class Subject:
     def first_network(self) -> int:
         """The first model of a network."""
         return self.empty + 1
+
+    @cached_property
+    def parts(self) -> NDArray[np.int64]:
+        """The models of operators alone, an empty call, operators behind another, that alone, (n, 4)."""
+        n = len(self.operators)
+        others = [self.empty if other is None else other for other in self.before]
+        return np.array([[i, self.empty, n + i, other] for i, other in enumerate(others)])
 
     def models_of(self, resolution: int) -> tuple[slice, slice]:
         """The models of the calibrating and of the held-out networks of a resolution."""
@@ -374,7 +382,7 @@ def _choose_networks(
 
 def _entries(subject: Subject, found: Sequence[Timing]) -> dict[str, Entry]:
     """An entry for each operator by key: the mean of both differences, corrected; see the module."""
-    parts = _parts(subject)
+    parts = subject.parts
     ms = np.array([timing.ms for timing in found])
     if len(unresolved := _unresolved(subject, found)) > len(parts) / 2:
         raise DeviceError(
@@ -395,22 +403,15 @@ def _entries(subject: Subject, found: Sequence[Timing]) -> dict[str, Entry]:
     return entries
 
 
-def _parts(subject: Subject) -> NDArray[np.int64]:
-    """The models of operators alone, an empty call, operators behind another, that other alone, (n, 4)."""
-    n = len(subject.operators)
-    others = [subject.empty if other is None else other for other in subject.before]
-    return np.array([[i, subject.empty, n + i, other] for i, other in enumerate(others)])
-
-
 def _alone(subject: Subject, ms: NDArray[np.float64]) -> NDArray[np.float64]:
     """Milliseconds of each operator (n,), of those of the models; above zero whatever the noise."""
-    return np.asarray(np.maximum(ms[_parts(subject)] @ DIFFERENCE, FLOOR * ms[subject.empty]))
+    return np.asarray(np.maximum(ms[subject.parts] @ DIFFERENCE, FLOOR * ms[subject.empty]))
 
 
 def _unresolved(subject: Subject, found: Sequence[Timing]) -> NDArray[np.int64]:
     """The operators that cost no more than nothing by what was timed."""
     ms = np.array([timing.ms for timing in found])
-    return np.flatnonzero(ms[_parts(subject)] @ DIFFERENCE <= 0)
+    return np.flatnonzero(ms[subject.parts] @ DIFFERENCE <= 0)
 
 
 def _gain(

@@ -114,6 +114,12 @@ def student_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
+def geometric_mean(logarithms: Sequence[float]) -> tuple[float, tuple[float, float]]:
+    """The mean ratio of n independent ones, given as logarithms, with its 95 % interval (low, high)."""
+    low, high = student_interval(logarithms)
+    return math.exp(float(np.mean(logarithms))), (math.exp(low), math.exp(high))
+
+
 def _by_pass(passes: Sequence[Samples], model: int) -> tuple[float, ...]:
     """The latency of a model in each pass that has it, in milliseconds."""
     rows = [samples.time_ns[samples.model == model] for samples in passes]
