@@ -341,7 +341,7 @@ def measures(monkeypatch: pytest.MonkeyPatch, latency: Callable[[str], tuple[flo
             found[name] = {**about, "latency_ms": ms, "latency_ci_ms": interval, "noise": [], "drift": None}
         return found
 
-    monkeypatch.setattr(pipeline, "measure_models", measure)
+    monkeypatch.setattr(pipeline.verify, "measure_models", measure)
 
 
 def test_a_model_that_misses_its_budget_is_marked_and_replaced(

@@ -215,7 +215,7 @@ def test_a_run_keeps_what_is_faster_and_says_why_the_rest_is_dropped(
     overrides = {"export.int8": True, "export.max_accuracy_loss": 100.0}
     for fast, stage in ((False, "export"), (True, "verify")):
         device = a_device(fast)
-        monkeypatch.setattr(pipeline, "own_device", lambda run, device=device: device)
+        monkeypatch.setattr(pipeline.verify, "own_device", lambda run, device=device: device)
         run = hwnas.run(copy / "config.yaml", run_dir=copy, overrides=overrides, restart=stage)
         status = "kept" if fast else "dropped"
         for name in front:
@@ -281,4 +281,4 @@ def test_a_device_that_runs_no_quantised_models_is_named_before_training(
     job = load_run(copy, {"export.int8": True})
     monkeypatch.setitem(job.table.runtime, "name", "torch")
     with pytest.raises(ConfigError, match="the runtime torch, which runs no quantised ONNX model"):
-        pipeline.check_int8(job)
+        pipeline.profile.check_int8(job)

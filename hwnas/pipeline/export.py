@@ -1,0 +1,143 @@
+"""Export: the searched front as plain networks and as ONNX, equal to torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hwnas.pipeline.entries import write_entry
+from hwnas.pipeline.profile import check_int8
+from hwnas.progress import Progress
+from hwnas.spaces import Architecture
+from hwnas.store import write_bytes, write_text
+
+if TYPE_CHECKING:  # torch is loaded by the stages that need it
+    from hwnas.networks.blocks import StaticNetwork
+    from hwnas.pipeline.job import Run
+
+
+OPTIONAL = ("model.xml", "model.bin", "model.int8.onnx")  # of a model's files, made where they are asked for
+CHECKED_IMAGES = 64  # real images on which every export is compared with torch
+
+
+def inputs(run: Run) -> dict[str, Any]:
+    return {
+        "supernet": run.outputs("train")["checksum"],
+        "front": run.outputs("search")["front"],
+        "export": run.config.export.model_dump(exclude_defaults=True),  # older runs know none of it
+    }
+
+
+def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    check_int8(run)
+    front = [evaluation.architecture for evaluation in run.searched.front]
+    for done, arch in enumerate(front):
+        progress(done, len(front), arch.id)
+        export_model(run, arch)
+    progress(len(front), len(front), "")
+    write_text(run.directory / "evaluations.csv", run.evaluations().to_csv(index=False))
+    names = ("model.onnx", "model.json", "model.safetensors")
+    files = [f"models/{arch.id}/{name}" for arch in front for name in names]
+    optional = [int8_candidate(arch.id) for arch in front]
+    optional += [f"models/{arch.id}/{name}" for arch in front for name in OPTIONAL]
+    files += [name for name in optional if (run.directory / name).exists()]
+    return {}, ["evaluations.csv", *files]
+
+
+def int8_candidate(name: str) -> str:
+    """The file of a model in 8 bits that is accurate enough, until a measurement says if it is kept."""
+    return f"int8/{name}.onnx"
+
+
+def export_model(
+    run: Run,
+    arch: Architecture,
+    network: StaticNetwork | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> None:
+    """models/<id>/ of one architecture: its network, plain and as ONNX, and its entry, not yet measured.
+
+    `network` is another one of it than that of inherited weights, `changes` what its entry says otherwise.
+    ExportError if ONNX Runtime's outputs on images of the test split or its test accuracy are not torch's.
+    """
+    from hwnas.export.checks import accuracy_by, check_accuracy, check_outputs
+    from hwnas.export.folder import save_model
+    from hwnas.export.metadata import input_facts, properties
+    from hwnas.export.onnx import check_onnx, onnx_accuracy, with_metadata
+    from hwnas.networks.blocks import folded_weights
+    from hwnas.networks.onnx_graph import onnx_model
+    from hwnas.training.data import resize
+    from hwnas.training.evaluation import EVALUATION_BATCH, accuracy_of
+
+    test, name = run.data("test"), arch.id if changes is None else str(changes["id"])
+    resolution = run.space.resolution(arch)
+    if network is None:
+        network = run.supernet.extract(arch, run.evaluator.statistics(arch))
+    batch_size = run.config.latency.batch_size
+    data = onnx_model(network.operators, folded_weights(network), batch_size).SerializeToString()
+    images, _ = next(test.stream([np.arange(min(CHECKED_IMAGES, len(test)))]))
+    images = resize(images, resolution)
+    difference = check_onnx(data, network, images)
+    accuracy = onnx_accuracy(data, test.batches(EVALUATION_BATCH, resolution))
+    expected = accuracy_of(network, test)
+    check_accuracy(accuracy, expected, len(test), f"ONNX Runtime, model {name},")
+    metrics = next(e.metrics for e in run.searched.evaluations if e.architecture == arch)
+    predicted = run.predicted_accuracy[arch.id]
+    checks: dict[str, Any] = {
+        "images": len(images),
+        "difference": difference,
+        "torch_test_accuracy": expected,
+    }
+    entry = {
+        "id": name,
+        "architecture": arch.values,
+        "validation_accuracy": metrics["accuracy"],
+        "test_accuracy": accuracy,
+        "predicted": {
+            "accuracy": None if np.isnan(predicted) else predicted,
+            "latency_ms": metrics["latency_ms"],
+            **{metric: float(table.latency_ms([arch])[0]) for metric, table in run.further_tables.items()},
+        },
+        "measured": {"latency_ms": None, "latency_ci_ms": None},
+        "macs": int(run.space.macs([arch])[0]),
+        "params": int(run.space.params([arch])[0]),
+        "budget_ms": None,
+        "checks": checks,
+        "int8": None,
+        "status": "exported",
+        **(changes or {}),
+    }
+    folder, inputs = run.directory / "models" / name, input_facts(test, network.input_shape)
+    facts = {"id": name, "architecture": arch.values, "input": inputs, "classes": list(test.classes)}
+    save_model(network, folder, facts)
+    said = properties(entry, inputs, test.classes, run.latency.device, run.latency.runtime)
+    data = with_metadata(data, said)
+    write_bytes(folder / "model.onnx", data)
+    for stale in (int8_candidate(name), *(f"models/{name}/{file}" for file in OPTIONAL)):
+        (run.directory / stale).unlink(missing_ok=True)
+    if run.config.export.openvino:
+        from hwnas.export.openvino import export_openvino, openvino_logits
+
+        export_openvino(data, folder)
+        logits, runtime = openvino_logits(folder), f"OpenVINO, model {name},"
+        found = accuracy_by(logits, test.batches(EVALUATION_BATCH, resolution))
+        check_accuracy(found, expected, len(test), runtime)
+        difference = check_outputs(logits, network, images, runtime)
+        checks["openvino"] = {"difference": difference, "test_accuracy": found}
+    if run.config.export.int8:
+        entry["int8"] = _quantize(run, name, data, resolution)
+    write_entry(run, entry)
+
+
+def _quantize(run: Run, name: str, data: bytes, resolution: int) -> dict[str, Any]:
+    """The `int8` of the entry of an exported model by accuracy alone, and the file of a candidate."""
+    from hwnas.export.quantize import candidate_of
+
+    splits = run.data("train"), run.data("validation"), run.data("test")
+    allowed = run.config.export.max_accuracy_loss
+    int8, made = candidate_of(data, splits, resolution, allowed, run.config.seed)
+    if int8["status"] == "candidate":
+        write_bytes(run.directory / int8_candidate(name), made)
+    return int8

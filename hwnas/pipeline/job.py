@@ -1,0 +1,643 @@
+"""A run: its experiment, its folder, what the finished stages left there, and how they are made in order."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from hwnas.config import GIVEN_DATA, Experiment, Named, load_config, overridden, parse_config
+from hwnas.errors import ConfigError, DataError, StoreError
+from hwnas.latency.predictor import LatencyPredictor, MeasuredLatency
+from hwnas.latency.table import LatencyTable
+from hwnas.pipeline.entries import evaluation_of, read_entry
+from hwnas.pipeline.folder import environment, locked, logging_to, run_folder
+from hwnas.pipeline.profile import (
+    LATENCY_FILES,
+    TABLE_FILE,
+    check_bounds,
+    check_budgets,
+    check_int8,
+    further_table,
+    own_device,
+)
+from hwnas.pipeline.stages import STAGES
+from hwnas.pipeline.train import train_supernet
+from hwnas.predictors import get_predictor
+from hwnas.progress import Progress, silent
+from hwnas.searching.executors import Executor, SerialExecutor, get_executor
+from hwnas.searching.loop import SearchResult, Status, search
+from hwnas.searching.objectives import Constraint, Evaluate, Evaluation, Objective
+from hwnas.searching.pareto import ParetoFront
+from hwnas.searching.strategies import check_strategy
+from hwnas.searching.tensorboard import TensorBoard
+from hwnas.spaces import Architecture, NetworkSpace, get_space
+from hwnas.store import Store, digest, file_digest, read_json, write_json, write_text
+from hwnas.training.strategies import check_strategy as check_training_strategy
+
+if TYPE_CHECKING:  # torch is loaded by the stages that need it
+    from hwnas.networks.supernet import Supernet
+    from hwnas.training.data import Dataset
+    from hwnas.training.evaluation import AccuracyEvaluator
+
+log = logging.getLogger("hwnas")
+
+SPLITS = ("train", "validation", "test")
+FOLDS = 5  # of the cross-validation behind predicted accuracies
+PREDICTOR = "gp"  # behind predicted accuracies where the search names none
+Display = Callable[[str], Progress]
+Watch = Callable[[Mapping[str, str]], None]  # what there is to know of a running search, by name
+
+
+def no_display(stage: str) -> Progress:
+    """A Display that shows nothing."""
+    return silent
+
+
+def run(
+    config: str | Path | Experiment,
+    *,
+    run_dir: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    data: Mapping[str, Dataset] | None = None,
+    restart: str | None = None,
+    display: Display = no_display,
+) -> Run:
+    """The whole job of an experiment file; goes on where an earlier call stopped.
+
+    `run_dir` is the run's folder, by default the experiment's name; relative ones are under ``runs/``.
+    `overrides` sets fields by dotted key. `data`, in place of what the experiment says of data, are the
+    splits train, validation and test, as `from_loader` makes them; a call that goes on gives them again.
+    `restart` names a stage to make again, with what follows from it, or is "all". HwnasError when something
+    cannot be done; what is finished stays.
+    """
+    job = open_run(config, run_dir=run_dir, overrides=overrides, data=data)
+    job.make(tuple(STAGES), display, restart)
+    return job
+
+
+def open_run(
+    config: str | Path | Experiment,
+    *,
+    run_dir: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    data: Mapping[str, Dataset] | None = None,
+) -> Run:
+    """The run of an experiment file, its folder made if need be; DataError if `data` lacks a split."""
+    if data is not None:
+        if set(data) != set(SPLITS) or len({split.classes for split in data.values()}) > 1:
+            raise DataError(
+                f"data has {', '.join(data) or 'nothing'}; give {', '.join(SPLITS)}, all of the same classes"
+            )
+        overrides = {**(overrides or {}), "data": {"name": GIVEN_DATA}}
+    if isinstance(config, Experiment):
+        experiment = parse_config(overridden(config.model_dump(mode="json"), overrides or {}))
+    else:
+        experiment = load_config(config, overrides)
+    return Run(run_folder(run_dir if run_dir is not None else experiment.name), _absolute(experiment), data)
+
+
+def load_run(run_dir: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
+    """The run in an existing folder; StoreError if there is none."""
+    directory = Path(run_dir) if (Path(run_dir) / "run.db").is_file() else run_folder(run_dir)
+    if not (directory / "config.yaml").is_file():
+        raise StoreError(
+            f"{directory} is not the folder of a run: it has no config.yaml; see hwnas run --help"
+        )
+    return Run(directory, _absolute(load_config(directory / "config.yaml", overrides)))
+
+
+def run_for_device(run: Run, table: str | Path, run_dir: str | Path) -> Run:
+    """The run of another device, that of a latency table, in a folder of its own, for `run`'s supernet.
+
+    It refers to that supernet by checksum, holds no weights, and knows every accuracy that `run` knows.
+    StoreError if `run` has no supernet, or the folder is that of a run with another one.
+    """
+    from hwnas.networks.supernet import refer_to_supernet
+
+    directory = run_folder(run_dir)
+    if directory.resolve() == run.directory.resolve():
+        raise ConfigError(f"{directory} is the run itself; give the other device another --run-dir")
+    trained = run.store.stage("train")
+    if trained is None:
+        raise StoreError(f"{run.directory} has no supernet yet; run: hwnas train {run.directory}/config.yaml")
+    outputs = trained["outputs"]
+    latency = run.config.latency.model_copy(update={"source": "table", "table": str(Path(table).resolve())})
+    job = Run(directory, run.config.model_copy(update={"latency": latency}), run._data)
+    stands = job.store.stage("train")
+    if stands is None:
+        known = job.store.copy_measurements(run.store, "accuracy", run.accuracy_source)
+        refer_to_supernet(directory / "supernet", run.directory / "supernet", outputs["checksum"])
+        files = {"supernet/supernet.json": file_digest(directory / "supernet" / "supernet.json")}
+        outputs |= {"files": files, "accuracies": known}
+        job.store.finish_stage("train", trained["inputs"], outputs)
+    elif stands["outputs"]["checksum"] != outputs["checksum"]:
+        raise StoreError(f"{directory} is of another supernet than {run.directory}; choose another --run-dir")
+    return job
+
+
+def _absolute(experiment: Experiment) -> Experiment:
+    """The experiment with the paths in it absolute, so that it means the same from any folder."""
+    latency, data, training = experiment.latency, experiment.data, experiment.training
+    if training.teacher is not None:
+        training = training.model_copy(update={"teacher": str(Path(training.teacher).resolve())})
+    if latency.table is not None:
+        latency = latency.model_copy(update={"table": str(Path(latency.table).resolve())})
+    further = {name: str(Path(table).resolve()) for name, table in latency.further_tables.items()}
+    latency = latency.model_copy(update={"further_tables": further})
+    if isinstance(path := data.parameters.get("path"), str):
+        data = Named.model_validate({**data.model_dump(), "path": str(Path(path).resolve())})
+    return experiment.model_copy(update={"latency": latency, "data": data, "training": training})
+
+
+# What a Run keeps once it was asked for, and must forget when a stage is made again.
+DERIVED = (
+    "table",
+    "latency",
+    "further_tables",
+    "supernet",
+    "evaluator",
+    "objectives",
+    "searched",
+    "predicted_accuracy",
+)
+
+
+class Run:
+    """A run's folder: its experiment, and what the finished stages left there."""
+
+    def __init__(
+        self, directory: Path, config: Experiment, data: Mapping[str, Dataset] | None = None
+    ) -> None:
+        """`data` are splits that need not be loaded."""
+        self.directory = directory
+        self.config = config
+        self._data = dict(data or {})
+        self.store = Store(directory / "run.db")
+        self.watch: Watch | None = None  # called while a search is running
+        self.device: str | None = None  # where the run's own device is, if not where the experiment says
+
+    # ---- stages ---------------------------------------------------------------------------------
+
+    def make(
+        self,
+        names: Sequence[str],
+        display: Display = no_display,
+        restart: str | None = None,
+        extend: bool = False,
+    ) -> None:
+        """Make stages in order, unless they stand.
+
+        `restart` names one of them that is made again even so, with what follows from it, or is "all" of
+        them. With `extend` a finished search goes on from where it was if the experiment has more evaluations
+        now. StoreError if a stage, or one that it is made from, was made from something else or was
+        changed since, and if another process is at work in the folder.
+        """
+        if restart not in (None, "all", *names):
+            raise ConfigError(f"--restart {restart}: this makes {', '.join(names)}, or all of it, again")
+        section = self.config.search
+        check_strategy(section.strategy, section.objectives, self.bounds, **self._options)
+        if "search" in names:  # what is missing is said before the training
+            get_executor(section.executor, section.workers, section.ray_address)
+        if "export" in names and self.config.export.openvino:
+            from hwnas.export.openvino import load_openvino
+
+            load_openvino()
+        training = self.config.training.strategy
+        check_training_strategy(training.name, training.parameters)
+        if os.environ.get("WORLD_SIZE", "1") != "1" and list(names) != ["train"]:
+            raise ConfigError(
+                f"several processes only train: torchrun … -m hwnas train; {', '.join(names)} in one process"
+            )
+        if self.follows:
+            if restart is not None or self.store.stage("train") is None:
+                train_supernet(self, silent)
+            return
+        with locked(self.directory):
+            for name in names:
+                if extend and name == "search" and restart is None:
+                    self._extend()
+                self._make(name, display, restart in (name, "all"))
+
+    def close(self) -> None:
+        """Close run.db."""
+        self.store.close()
+
+    @property
+    def follows(self) -> bool:
+        """Whether this is one of torchrun's processes, and not the first: it trains along, no more."""
+        return os.environ.get("RANK", "0") != "0"
+
+    def _make(self, name: str, display: Display, again: bool) -> None:
+        stage = STAGES[name]
+        for needed in STAGES:
+            if name in STAGES[needed].followers:
+                self._stands(needed, name)
+        if name in ("train", "search") and self.store.stage("profile") is not None:
+            check_budgets(self)
+            check_bounds(self)
+            check_int8(self)
+        done = self.store.stage(name)
+        if done is not None and not again:
+            self._stands(name, name)
+            log.info("%s: done before", name)
+            return
+        if again:
+            self._reset(name)
+        inputs = self._inputs(name)
+        self._describe()
+        with logging_to(self.directory / "hwnas.log"):
+            log.info("%s: started", name)
+            start = time.perf_counter()
+            outputs, files = stage.make(self, display(name))
+            seconds = time.perf_counter() - start
+            digests = {file: file_digest(self.directory / file) for file in files}
+            self.store.finish_stage(name, inputs, {**outputs, "files": digests, "seconds": seconds})
+            log.info("%s: finished in %.1f s", name, seconds)
+
+    def outputs(self, name: str) -> dict[str, Any]:
+        """What a finished stage made; StoreError if it is not finished."""
+        done = self.store.stage(name)
+        if done is None:
+            raise StoreError(f"{self.directory}: {name} is not finished; run: {self._command}")
+        return dict(done["outputs"])
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each finished stage took, by name."""
+        done = {name: self.store.stage(name) for name in STAGES}
+        return {name: stage["outputs"]["seconds"] for name, stage in done.items() if stage is not None}
+
+    def _reset(self, name: str) -> None:
+        """Forget a stage and what follows from it."""
+        self._reopen(name)
+        for stage in (name, *STAGES[name].followers):
+            STAGES[stage].forget(self)
+
+    def _reopen(self, name: str) -> None:
+        """Mark a stage, and what follows from it, as unfinished."""
+        self.store.reopen_stages([name, *STAGES[name].followers])
+        for derived in DERIVED:
+            self.__dict__.pop(derived, None)
+
+    def _extend(self) -> None:
+        """Reopen a finished search for more evaluations; StoreError if more than their number differs."""
+        done = self.store.stage("search")
+        if done is None:
+            return
+        before, now = done["inputs"]["search"]["evaluations"], self.config.search.evaluations
+        if now < before:
+            raise ConfigError(
+                f"{self.directory}: the search has {before} evaluations, {now} would be fewer; "
+                "they can be taken away by --restart search only"
+            )
+        self._stands("search", "search", but="search.evaluations")
+        if now > before:
+            self._reopen("search")
+
+    def _inputs(self, name: str) -> dict[str, Any]:
+        """What a stage is made from, as it is stored."""
+        inputs: dict[str, Any] = json.loads(json.dumps(STAGES[name].inputs(self)))
+        return inputs
+
+    def _stands(self, name: str, wanted: str, but: str = "") -> None:
+        """StoreError unless a stage is finished, was made from what is there now, and is unchanged.
+
+        `but` names an input that may differ.
+        """
+        again, done = self._command, self.store.stage(name)
+        if done is None:
+            raise StoreError(f"{self.directory}: {wanted} needs {name}, which is not finished; run: {again}")
+        before, now = dict(_flat(done["inputs"])), dict(_flat(self._inputs(name)))
+        differing = [
+            f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key) and key != but
+        ]
+        if differing:
+            key, onward = "search.evaluations", ""
+            if name == "search" and len(differing) == 1 and before[key] < now[key]:
+                onward = f"; or let it go on: hwnas search {self.directory} --evaluations {now[key]}"
+            raise StoreError(
+                f"{self.directory}: {name} was made from something else: {'; '.join(differing[:5])}. "
+                f"Undo that, or choose another --run-dir, or make it again: {again} --restart {name}{onward}"
+            )
+        for file, sha256 in done["outputs"]["files"].items():
+            path = self.directory / file
+            if not path.is_file() or file_digest(path) != sha256:
+                state = "was changed" if path.is_file() else "is gone"
+                raise StoreError(
+                    f"{path} {state} since {name} made it; make it again: {again} --restart {name}"
+                )
+
+    @property
+    def _command(self) -> str:
+        """The command that makes what is missing of the run."""
+        return f"hwnas run {self.directory / 'config.yaml'} --run-dir {self.directory}"
+
+    def _describe(self) -> None:
+        """config.yaml, complete and its paths absolute, and environment.json."""
+        text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        write_text(self.directory / "config.yaml", text)
+        write_json(self.directory / "environment.json", environment())
+
+    # ---- what the experiment names --------------------------------------------------------------
+
+    def data(self, split: Literal["train", "validation", "test"]) -> Dataset:
+        """One split of the experiment's data."""
+        if split not in self._data:
+            from hwnas.training.data import read_dataset
+
+            named = self.config.data
+            self._data[split] = read_dataset(named.name, split, self.config.seed, named.parameters)
+        return self._data[split]
+
+    @cached_property
+    def space(self) -> NetworkSpace:
+        """The search space; classes and channels are those of the data unless the experiment says them."""
+        parameters = dict(self.config.space.parameters)
+        if not {"classes", "channels"} <= parameters.keys():
+            if "train" in self._data:
+                classes, channels = self._data["train"].classes, len(self._data["train"].mean)
+            else:
+                from hwnas.training.data import describe_dataset
+
+                named = self.config.data
+                classes, channels = describe_dataset(named.name, self.config.seed, named.parameters)
+            parameters = {"classes": len(classes), "channels": channels, **parameters}
+        return get_space(self.config.space.name, **parameters)
+
+    @cached_property
+    def table(self) -> LatencyTable:
+        """The latency table that the profile stage left."""
+        return LatencyTable.load(self.directory / TABLE_FILE)
+
+    @cached_property
+    def further_tables(self) -> dict[str, LatencyTable]:
+        """Latency tables of other devices, by metric."""
+        names = self.config.latency.further_tables
+        return {
+            f"latency_ms@{name}": LatencyTable.load(self.directory / further_table(name)) for name in names
+        }
+
+    @property
+    def latency_file(self) -> str:
+        """The artefact of the profile stage."""
+        return LATENCY_FILES[self.config.latency.source]
+
+    @cached_property
+    def latency(self) -> LatencyTable | LatencyPredictor | MeasuredLatency:
+        """Where latencies come from: the table, a predictor, or the device itself."""
+        path, source = self.directory / self.latency_file, self.config.latency.source
+        if source == "predictor":
+            return LatencyPredictor.load(path)
+        if source == "measured":
+            return MeasuredLatency(self.space, read_json(path), lambda: own_device(self))
+        return self.table
+
+    @cached_property
+    def supernet(self) -> Supernet:
+        """The supernet that the train stage left."""
+        from hwnas.networks.supernet import load_supernet
+
+        return load_supernet(self.directory / "supernet")
+
+    @cached_property
+    def evaluator(self) -> AccuracyEvaluator:
+        """Validation accuracy of the supernet's subnets."""
+        from hwnas.training.evaluation import AccuracyEvaluator
+
+        images = self.config.search.calibration_images
+        return AccuracyEvaluator(
+            self.supernet, self.data("train"), self.data("validation"), images, self.config.seed
+        )
+
+    # ---- what was found -------------------------------------------------------------------------
+
+    @property
+    def accuracy_source(self) -> str:
+        """Of all that an accuracy depends on: shared by all searches that evaluate a supernet in one way."""
+        return digest(
+            {
+                "supernet": self.outputs("train")["checksum"],
+                "data": self.config.data.model_dump(),
+                "images": self.data("validation").checksum,
+                "seed": self.config.seed,
+                "calibration_images": self.config.search.calibration_images,
+            }
+        )
+
+    @property
+    def exact(self) -> dict[str, Evaluate]:
+        """The metrics that need no evaluation, by name; latency is one unless each network is timed."""
+        latency = {} if isinstance(self.latency, MeasuredLatency) else {"latency_ms": self.latency.latency_ms}
+        further = {metric: table.latency_ms for metric, table in self.further_tables.items()}
+        return {**latency, **further, "macs": self.space.macs, "params": self.space.params}
+
+    @property
+    def bounds(self) -> list[Constraint]:
+        """The loosest latency budget, and the experiment's bounds on other metrics, all by name."""
+        budgets = self.config.latency.budgets_ms
+        found = [Constraint("latency_ms", upper=max(budgets))] if budgets else []
+        given = self.config.search.constraints.items()
+        return found + [Constraint(name, bound.upper, bound.lower) for name, bound in given]
+
+    @cached_property
+    def objectives(self) -> list[Objective]:
+        """Those of the experiment; accuracy is truly evaluated, latency too where each network is timed."""
+
+        known = {name: Objective(name, "min", evaluate) for name, evaluate in self.exact.items()}
+        known["accuracy"] = Objective(
+            "accuracy", "max", _Accuracy(self), expensive=True, source=self.accuracy_source
+        )
+        if isinstance(self.latency, MeasuredLatency):
+            measure, source = self.latency.latency_ms, self.latency.source
+            known["latency_ms"] = Objective("latency_ms", "min", measure, expensive=True, source=source)
+        return [known[name] for name in self.config.search.objectives]
+
+    def search(self, name: str, strategy: str, progress: Progress = silent) -> SearchResult:
+        """A search of this run's store by name: gone on with, or as it was if it is finished."""
+        section, exact = self.config.search, self.exact
+        executor: Executor = SerialExecutor()
+        watchers: list[Callable[[Status], None]] = []
+        if self.store.stage("search") is None:
+            self.evaluator  # noqa: B018 (what is missing is said before the search, not as its failures)
+            executor = self._executor
+            if section.tensorboard:
+                watchers.append(TensorBoard(self.directory / "tensorboard" / name))
+
+        def watch(status: Status) -> None:
+            if self.watch is not None and name == "search":  # not the baseline
+                self.watch(_standing(status, self.config.latency.budgets_ms))
+            for watcher in watchers:
+                watcher(status)
+
+        return search(
+            self.space,
+            self.objectives,
+            [c if c.name in section.objectives else replace(c, evaluate=exact[c.name]) for c in self.bounds],
+            strategy,
+            section.evaluations,
+            self.config.seed,
+            self.store,
+            name,
+            progress,
+            executor=executor,
+            lag=section.lag,
+            watch=watch,
+            **(self._options if strategy == section.strategy else {}),
+        )
+
+    @property
+    def _executor(self) -> Executor:
+        """What evaluates the search."""
+        section = self.config.search
+        if section.executor != "serial" and isinstance(self.latency, MeasuredLatency):
+            raise ConfigError(
+                f"latency.source: measured times one network at a time on a quiet machine, search.executor: "
+                f"{section.executor} evaluates several; set search.executor: serial, or learn latencies: "
+                "latency.source: predictor"
+            )
+        return get_executor(section.executor, section.workers, section.ray_address)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """The search strategy's options."""
+        section = self.config.search
+        options = {"predictor": section.predictor, "algorithm": section.algorithm}
+        return {name: value for name, value in options.items() if value is not None}
+
+    @cached_property
+    def searched(self) -> SearchResult:
+        """The finished search."""
+        self.outputs("search")
+        return self.search("search", self.config.search.strategy)
+
+    @cached_property
+    def predicted_accuracy(self) -> dict[str, float]:
+        """What a predictor that has not seen an evaluation says of it, by architecture id (5-fold)."""
+        good = [e for e in self.searched.evaluations if e.status == "ok"]
+        archs = [e.architecture for e in good]
+        features = np.column_stack([self.space.features(archs), [e.metrics["latency_ms"] for e in good]])
+        accuracy = np.array([e.metrics["accuracy"] for e in good])
+        predicted = np.full(len(good), np.nan)
+        fold = np.random.default_rng(self.config.seed).permutation(len(good)) % FOLDS
+        for held_out in range(FOLDS) if len(good) >= 2 * FOLDS else ():
+            predictor = get_predictor(self.config.search.predictor or PREDICTOR, self.config.seed)
+            predictor.fit(features[fold != held_out], accuracy[fold != held_out])
+            predicted[fold == held_out] = predictor.predict(features[fold == held_out])[0]
+        return {e.architecture.id: float(p) for e, p in zip(good, predicted, strict=True)}
+
+    def evaluations(self) -> pd.DataFrame:
+        """Every true evaluation of the search in order, one row each, choices as columns of their own."""
+        evaluations = self.searched.evaluations
+        archs = [e.architecture for e in evaluations]
+        facts = pd.DataFrame(
+            {
+                "id": [arch.id for arch in archs],
+                "accuracy": [e.metrics.get("accuracy", np.nan) for e in evaluations],
+                "predicted_accuracy": [self.predicted_accuracy.get(arch.id, np.nan) for arch in archs],
+                "latency_ms": [e.metrics.get("latency_ms", np.nan) for e in evaluations],
+                **{metric: table.latency_ms(archs) for metric, table in self.further_tables.items()},
+                "macs": self.space.macs(archs).astype(np.int64),
+                "params": self.space.params(archs).astype(np.int64),
+                "status": [e.status for e in evaluations],
+                "error": [e.error or "" for e in evaluations],
+                "feasible": [self.keeps_bounds(e) for e in evaluations],
+            }
+        )
+        return pd.concat([facts, pd.DataFrame([arch.values for arch in archs])], axis=1)
+
+    def keeps_bounds(self, evaluation: Evaluation) -> bool:
+        """Whether all metrics that are bounded are known, and are within."""
+        known = evaluation.metrics
+        return all(c.name in known and c.violation(known[c.name]) == 0 for c in self.bounds)
+
+    @property
+    def accuracies(self) -> tuple[int, int]:
+        """How many accuracies this run knows from the run of another device, and how many it added."""
+        known = self.outputs("train").get("accuracies", 0)
+        return known, len(self.store.measurements("accuracy", self.accuracy_source)) - known
+
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """The entries of pareto.json, fastest first."""
+        return list(read_json(self.directory / "pareto.json")["models"])
+
+    @property
+    def front(self) -> ParetoFront:
+        """The front by validation accuracy and measured latency; needs a verified run (else StoreError)."""
+        return ParetoFront.of([evaluation for _, evaluation in self.measured], self.objectives)
+
+    @property
+    def measured(self) -> list[tuple[dict[str, Any], Evaluation]]:
+        """The entries of pareto.json that keep a budget, each also as an evaluation by measured latency."""
+        self.outputs("verify")
+        return [(entry, evaluation_of(self, entry)) for entry in self.models if entry["status"] != "missed"]
+
+    def summary(self) -> dict[str, Any]:
+        """Plain data on what the run has so far: models, budgets, and where the report is."""
+        verified = self.store.stage("verify") is not None
+        report = self.directory / "report.html"
+        models: list[dict[str, Any]] = []
+        if verified:
+            models = self.models
+        elif self.store.stage("export") is not None:
+            models = [read_entry(self, name) for name in self.outputs("search")["front"]]
+        return {
+            "run": str(self.directory),
+            "verified": verified,
+            "models": models,
+            "budgets": self.outputs("verify")["budgets"] if verified else [],
+            "report": str(report) if self.store.stage("report") is not None else None,
+        }
+
+
+class _Accuracy:
+    """A run's accuracies. A worker gets the evaluator, not the run."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __call__(self, archs: Sequence[Architecture]) -> Any:
+        return self.run.evaluator(archs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self.run.evaluator, "__call__")
+
+
+def _standing(status: Status, budgets_ms: Sequence[float]) -> dict[str, str]:
+    """What there is to watch of a search of accuracy, by name, as text."""
+    facts = {"evaluations": f"{status.done} of {status.total}"}
+    if status.failed:
+        facts["failed"] = str(status.failed)
+    if np.isfinite(status.hypervolume):
+        facts["hypervolume"] = f"{status.hypervolume:.5g}"
+    for budget_ms in budgets_ms or (np.inf,):
+        within = [
+            e.metrics["accuracy"] for e in status.front if e.metrics.get("latency_ms", 0.0) <= budget_ms
+        ]
+        name = "best accuracy" if budget_ms == np.inf else f"best within {budget_ms:g} ms"
+        facts[name] = f"{max(within):.2f} %" if within else "none yet"
+    for name, tau in status.kendall_tau.items():
+        facts[f"rank correlation of predicted {name}"] = f"{tau:.2f}"
+    return facts
+
+
+def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as (dotted key, value) pairs."""
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

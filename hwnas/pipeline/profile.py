@@ -1,0 +1,200 @@
+"""Profile: how long each operator takes on this device, and what that says of budgets and bounds."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hwnas.errors import ConfigError, DeviceError, InfeasibleError, TableError
+from hwnas.export.verify import same_device
+from hwnas.latency.devices import DEVICES, get_device
+from hwnas.latency.measure import Device
+from hwnas.latency.predictor import MeasuredLatency, learn_latency, measured_on
+from hwnas.latency.profiling import profile
+from hwnas.latency.table import LatencyTable
+from hwnas.progress import Progress
+from hwnas.searching.feasible import check_feasible, extreme
+from hwnas.searching.objectives import Objective, Problem
+from hwnas.store import file_digest, write_json, write_text
+
+if TYPE_CHECKING:
+    from hwnas.pipeline.job import Run
+
+log = logging.getLogger("hwnas")
+
+TABLE_FILE = "latency_table.json"
+UNFINISHED_TABLE = "latency_table.unfinished"  # folder of an interrupted profile's passes
+# What the profile stage leaves, by latency.source.
+LATENCY_FILES = {
+    "table": TABLE_FILE,
+    "predictor": "latency_predictor.json",
+    "measured": "latency_device.json",
+}
+
+
+def further_table(name: str) -> str:
+    """The file of another device's table in a run's folder."""
+    return f"latency_table@{name}.json"
+
+
+def inputs(run: Run) -> dict[str, Any]:
+    further = run.config.latency.further_tables
+    done = run.store.stage("profile")
+    known = {} if done is None else done["inputs"].get("further_tables", {})
+    digests = {  # a run keeps its own copy
+        name: known[name] if name in known and not Path(path).exists() else file_digest(path)
+        for name, path in further.items()
+    }
+    return {**_latency_inputs(run), "further_tables": digests}
+
+
+def _latency_inputs(run: Run) -> dict[str, Any]:
+    latency = run.config.latency
+    if latency.source != "table":
+        return {
+            "space": run.space.definition,
+            "source": latency.source,
+            "device": latency.device,
+            "threads": latency.threads,
+            "rounds": latency.rounds,
+            "batch_size": latency.batch_size,
+            "networks": latency.predictor_networks if latency.source == "predictor" else 0,
+            "seed": run.config.seed,
+        }
+    if latency.table is not None:
+        done = run.store.stage("profile")
+        if done is not None and not Path(latency.table).exists():  # a run keeps its own copy
+            return {"space": run.space.definition, "table": done["inputs"].get("table")}
+        return {"space": run.space.definition, "table": file_digest(latency.table)}
+    return {
+        "space": run.space.definition,
+        "device": latency.device,
+        "threads": latency.threads,
+        "batch_size": latency.batch_size,
+        "rounds": latency.rounds,
+        "calibration_networks": latency.calibration_networks,
+        "held_out_networks": latency.held_out_networks,
+        "time_limit_s": latency.time_limit_s,
+        "seed": run.config.seed,
+    }
+
+
+def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    further = []
+    for name, source in run.config.latency.further_tables.items():
+        table = _given_table(source, run.config.latency.batch_size)
+        table.latency_ms(run.space.sample(1000, run.config.seed))  # names an operator that it lacks
+        further.append(further_table(name))
+        table.save(run.directory / further[-1])
+    outputs, files = _profile_device(run, progress)
+    digests = {file: file_digest(run.directory / file) for file in further}
+    return {**outputs, "further_tables": digests}, files + further
+
+
+def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    latency = run.config.latency
+    path = run.directory / run.latency_file
+    if latency.source != "table":
+        device, seed = get_device(latency.device, latency.threads), run.config.seed
+        if latency.source == "predictor":
+            networks = latency.predictor_networks
+            predictor = learn_latency(
+                run.space, device, networks, latency.rounds, seed, progress, latency.batch_size
+            )
+            predictor.save(path)
+            log.info("profile: %s", predictor.summary())
+        else:
+            write_json(path, measured_on(device, latency.rounds, seed, latency.batch_size))
+        return {"table": file_digest(path)}, [run.latency_file]
+    if latency.table is not None:
+        table = _given_table(latency.table, latency.batch_size)
+    else:
+        refused = run.directory / UNFINISHED_TABLE / "refused"
+        if refused.exists() and not latency.allow_noisy:
+            forget(run)
+        table = profile(
+            run.space,
+            device=latency.device,
+            threads=latency.threads,
+            batch_size=latency.batch_size,
+            rounds=latency.rounds,
+            calibration_networks=latency.calibration_networks,
+            held_out_networks=latency.held_out_networks,
+            time_limit_s=latency.time_limit_s,
+            checkpoint=run.directory / UNFINISHED_TABLE,
+            rng=run.config.seed,
+            progress=progress,
+        )
+        if table.protocol["noisy"] and not latency.allow_noisy:
+            write_text(refused, "a table of these passes was refused as noisy\n")
+            table.check_quiet("--allow-noisy, or --set latency.allow_noisy=true")
+    table.save(path)
+    forget(run)
+    log.info("profile: %s", table.summary())
+    return {"table": file_digest(path)}, [run.latency_file]
+
+
+def _given_table(path: str, batch_size: int) -> LatencyTable:
+    """A table that somebody measured; TableError if it is of batches of another size."""
+    table = LatencyTable.load(path)
+    measured_at = table.runtime.get("batch_size", 1)
+    if measured_at != batch_size:
+        raise TableError(
+            f"{path} is of batches of {measured_at}, latency.batch_size is "
+            f"{batch_size}; set that to the table's, or profile"
+        )
+    return table
+
+
+def check_budgets(run: Run) -> None:
+    """Warn of budgets that no architecture can keep, as far as is known; InfeasibleError if none can."""
+    if isinstance(run.latency, MeasuredLatency):
+        return
+    budgets = run.config.latency.budgets_ms
+    _, smallest = extreme(run.space, run.latency.latency_ms)
+    unreachable = [budget for budget in budgets if budget < smallest]
+    if budgets and len(unreachable) == len(budgets):
+        raise InfeasibleError(
+            f"no architecture keeps the latency budget of {max(budgets):g} ms: the fastest one takes "
+            f"{smallest:.4g} ms on this device; raise latency.budgets_ms or choose a smaller space"
+        )
+    for budget in unreachable:
+        log.warning("no architecture keeps the budget of %g ms; the fastest takes %.4g ms", budget, smallest)
+
+
+def check_bounds(run: Run) -> None:
+    """InfeasibleError if no architecture keeps all bounds together on what is known without evaluation."""
+    exact = tuple(Objective(name, "min", evaluate) for name, evaluate in run.exact.items())
+    bounds = tuple(bound for bound in run.bounds if bound.name in run.exact)
+    check_feasible(Problem(run.space, exact, bounds), run.config.seed)
+
+
+def check_int8(run: Run) -> None:
+    """ConfigError if models in 8 bits are asked for and the device cannot run them."""
+    runtime = run.latency.runtime["name"]
+    if run.config.export.int8 and runtime.startswith("torch"):
+        raise ConfigError(
+            f"export.int8: the latency is of the runtime {runtime}, which runs no quantised ONNX model; "
+            "set export.int8: false, or latency.device: onnxruntime"
+        )
+
+
+def own_device(run: Run) -> Device:
+    """The device that the run's latencies are of; DeviceError, naming both, if that is not within reach."""
+    runtime, asked, configured = run.latency.runtime, run.latency.device, run.config.latency.device
+    here = runtime["name"] in DEVICES and not configured.startswith("ssh://")
+    name = run.device or (runtime["name"] if here else configured)
+    device = get_device(name, runtime["threads"] or 1)
+    if not same_device(device.identity, asked, runtime):
+        raise DeviceError(
+            f"the latency is of {asked['name']} with {runtime['name']}, but what would be measured on is "
+            f"{device.identity.device['name']} with {device.identity.runtime['name']}; it is verified on its "
+            f"own device: verify {run.directory} there, or say where it is: --device ssh://user@host"
+        )
+    return device
+
+
+def forget(run: Run) -> None:
+    shutil.rmtree(run.directory / UNFINISHED_TABLE, ignore_errors=True)

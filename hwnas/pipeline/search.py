@@ -1,0 +1,62 @@
+"""Search: the front of accuracy against latency, and what else is asked for."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from hwnas.errors import ConfigError, InfeasibleError
+from hwnas.latency.predictor import MeasuredLatency
+from hwnas.pipeline.profile import own_device
+from hwnas.progress import Progress
+
+if TYPE_CHECKING:
+    from hwnas.pipeline.job import Run
+
+log = logging.getLogger("hwnas")
+
+NO_MATTER = {"executor", "workers", "ray_address", "tensorboard"}  # of the search's settings, to its result
+
+
+def more_evaluations(run: Run, more: int) -> int:
+    """The number of evaluations of a finished search, and so many more; ConfigError if it is not finished."""
+    done = run.store.stage("search")
+    if done is None:
+        raise ConfigError(
+            f"{run.directory}: +{more} evaluations go on from a finished search, and this one is not; "
+            f"finish it: hwnas search {run.directory}"
+        )
+    return int(done["inputs"]["search"]["evaluations"]) + more
+
+
+def inputs(run: Run) -> dict[str, Any]:
+    lag, profiled = run.config.search.lag, run.outputs("profile")
+    return {
+        "supernet": run.outputs("train")["checksum"],
+        "table": profiled["table"],
+        "further_tables": profiled.get("further_tables", {}),
+        "budgets_ms": list(run.config.latency.budgets_ms),
+        "search": run.config.search.model_dump(exclude=NO_MATTER if lag else {*NO_MATTER, "lag"}),
+        "seed": run.config.seed,
+    }
+
+
+def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    if isinstance(run.latency, MeasuredLatency):
+        own_device(run)  # before anything is asked for
+    result = run.search("search", run.config.search.strategy, progress)
+    if run.config.search.random_baseline:
+        run.search("random-baseline", "random", progress)
+    front = [evaluation.architecture.id for evaluation in result.front]
+    if not front:
+        raise InfeasibleError("the search found no model within the budgets; see evaluations in run.db")
+    failed = sum(evaluation.status == "failed" for evaluation in result.evaluations)
+    if "accuracies" in run.outputs("train"):
+        known, new = run.accuracies
+        log.info("search: %d accuracies were known from the other run, %d were evaluated anew", known, new)
+    return {"front": front, "evaluations": len(result.evaluations), "failed": failed}, []
+
+
+def forget(run: Run) -> None:
+    for name in ("search", "random-baseline"):
+        run.store.forget_search(name)

@@ -1,0 +1,62 @@
+"""Train: one supernet for all architectures."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from hwnas.progress import Progress
+
+if TYPE_CHECKING:  # torch is loaded by the stages that need it
+    from hwnas.networks.supernet import Supernet
+    from hwnas.pipeline.job import Run
+    from hwnas.training.loop import TrainingResult
+
+log = logging.getLogger("hwnas")
+
+
+def inputs(run: Run) -> dict[str, Any]:
+    return {
+        "space": run.space.definition,
+        "data": run.config.data.model_dump(),
+        "images": {split: run.data(split).checksum for split in ("train", "validation")},
+        "training": run.config.training.model_dump(),
+        "seed": run.config.seed,
+    }
+
+
+def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    net, result = train_supernet(run, progress)
+    layout = "channels last" if result.arithmetic.channels_last else "channels first"
+    log.info("train: computed in %s, %s", result.arithmetic.precision, layout)
+    net.metadata = {"arithmetic": asdict(result.arithmetic), "training": run.config.training.model_dump()}
+    net.save(run.directory / "supernet")
+    outputs = {
+        "checksum": net.checksum,
+        "arithmetic": asdict(result.arithmetic),
+        "reports": [asdict(report) for report in result.reports],
+    }
+    return outputs, ["supernet/model.safetensors", "supernet/supernet.json"]
+
+
+def train_supernet(run: Run, progress: Progress) -> tuple[Supernet, TrainingResult]:
+    from hwnas.networks.supernet import Supernet
+    from hwnas.training.loop import train
+
+    net = Supernet(run.space, run.config.seed, run.config.training.kernel_transform)
+    result = train(
+        net,
+        run.data("train"),
+        run.data("validation"),
+        run.config.training,
+        run.directory / "supernet",
+        run.config.seed,
+        progress,
+    )
+    return net, result
+
+
+def forget(run: Run) -> None:
+    shutil.rmtree(run.directory / "supernet", ignore_errors=True)
