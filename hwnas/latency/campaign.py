@@ -30,9 +30,9 @@ from hwnas.store import digest, write_bytes
 OPEN_MODELS = 1000  # above about 1200 open sessions timings of small models drift by up to 8 %
 OPEN_BYTES = 2 << 30  # of serialised models; a session keeps its own copy of the weights, often repacked
 FIRST_ROUNDS = 4
-PASS_SECONDS = 3.0  # a later pass lasts about this long, or as long as opening its models took
+PASS_SECONDS = 3.0  # a later pass measures about this long, or twice as long as opening its models took
 MIN_SWEEPS = 2  # so that two halves of the passes can be compared
-ROUNDS = (12, 16)  # at least, and at most once patience ends, where the campaign chooses
+LEAST_ROUNDS = 12  # where the campaign chooses
 ENOUGH = 0.0125  # relative half-width of the confidence interval at which it stops
 
 
@@ -89,14 +89,14 @@ def measure_in_passes(
     """Sweep over the chunks, a pass each, until `rounds`; without these until `half_width` is within 1.25 %.
 
     `half_width` says of all passes so far how uncertain the result is, as a share; it decides after 12
-    rounds, until 16 rounds and `patience_s` seconds of passes are done. No pass begins or goes on after
+    rounds, until `patience_s` seconds of passes are done. No pass begins or goes on after
     `time_limit_s` seconds of passes. `checkpoint` is a folder of finished passes: those of the same models,
     device and seed are taken over, others are removed. DeviceError if the limit ends before all models were
     visited.
     """
     kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), _key(models, chunks, device, seed))
     passes = [] if kept is None else kept.load(len(models))
-    least, most = (max(rounds, 2),) * 2 if rounds is not None else ROUNDS
+    least = max(rounds, 2) if rounds is not None else LEAST_ROUNDS
     start = time.monotonic() - sum(p.seconds for p in passes)
     sweep_rounds, width = FIRST_ROUNDS, math.inf
     while True:
@@ -105,19 +105,20 @@ def measure_in_passes(
             done = sum(p.rounds for p in passes[:: len(chunks)])
             sweeps = len(passes) // len(chunks)
             left = time_limit_s - (time.monotonic() - start)
-            impatient = rounds is not None or sum(p.seconds for p in passes) >= patience_s
-            if done >= most and sweeps >= MIN_SWEEPS and impatient:
-                return Campaign(tuple(passes), len(chunks), "rounds" if rounds else "most rounds")
+            enough = done >= least and sweeps >= MIN_SWEEPS
+            if enough and rounds is not None:
+                return Campaign(tuple(passes), len(chunks), "rounds")
             if passes and rounds is None:
                 width = half_width([p.samples for p in passes])
-                if done >= least and sweeps >= MIN_SWEEPS and width <= ENOUGH:
+                if enough and width <= ENOUGH:
                     return Campaign(tuple(passes), len(chunks), "precision")
+                if enough and sum(p.seconds for p in passes) >= patience_s:
+                    return Campaign(tuple(passes), len(chunks), "patience")
             last = passes[len(passes) - len(chunks) :]
             if passes and left < 1.5 * sum(p.opening_seconds for p in last):
                 _check_visited(passes, len(models), time_limit_s)
                 return Campaign(tuple(passes), len(chunks), "time limit")
-            aim = next((rounds for rounds in (least, most) if done < rounds), done + least)
-            sweep_rounds = _next_rounds(last, aim - done, sweeps)
+            sweep_rounds = _next_rounds(last, least - done if done < least else least)
         else:
             sweep_rounds = passes[-1].rounds
         number = len(passes)
@@ -133,14 +134,14 @@ def measure_in_passes(
             kept.add(number, found)
 
 
-def _next_rounds(last: Sequence[Pass], left: int, sweeps: int) -> int:
+def _next_rounds(last: Sequence[Pass], left: int) -> int:
     """Rounds of the next sweep: a first one is short, a later one is worth opening its models."""
     if not last:
         # Two sweeps at least, so the first leaves something to the second.
         return max(1, min(FIRST_ROUNDS, left // MIN_SWEEPS))
     opening = max(p.opening_seconds for p in last)
     one_round = max(1e-9, max((p.seconds - p.opening_seconds) / p.rounds for p in last))
-    return max(1, min(math.ceil(max(PASS_SECONDS, opening) / one_round), left))
+    return max(1, min(math.ceil(max(PASS_SECONDS, 2 * opening) / one_round), left))
 
 
 def _check_visited(passes: Sequence[Pass], models: int, time_limit_s: float) -> None:
