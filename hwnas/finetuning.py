@@ -128,7 +128,6 @@ def _train(run: Run, parent: Mapping[str, Any], name: str, made: Mapping[str, An
     net = inherited(run.supernet, arch)
     teacher = load_supernet(run.directory / "supernet")  # a copy: a teacher is put into another mode
     folder = _folder(run, name)
-    folder.mkdir(parents=True, exist_ok=True)
     finetune(net, teacher, train, validation, settings, folder, run.config.seed, display("finetune"))
     images = run.config.search.calibration_images
     evaluator = AccuracyEvaluator(net, train, validation, images, run.config.seed)

@@ -33,6 +33,8 @@ from hwnas.errors import ChecksumError, StoreError
 
 SCHEMA = 2  # 1 has no predictions
 REMEDY = "restore it from a copy, delete it to lose its evaluations, or use another run folder (--run-dir)"
+TEMPORARY = ".tmp"  # the end of names of files that are being written
+BUSY_S = 30  # how long one process waits for another to finish a write
 
 
 # ---- artefacts ----------------------------------------------------------------------------------
@@ -42,27 +44,49 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file whole or not at all, and return when it is on the disk. StoreError names what failed."""
     path = Path(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        make_folder(path.parent)
+        descriptor, temporary = tempfile.mkstemp(TEMPORARY, f".{path.name}.", path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
+                os.fchmod(descriptor, 0o644)
+                os.fsync(descriptor)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except OSError as error:
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}; what was there before stands"
         ) from None
+    try:
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path} is written, but not yet safe on the disk: {error.strerror}") from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those that it is in, if need be; they are on the disk then."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        os.makedirs(folder, exist_ok=True)  # another process may make it at the same time
+        _flush_folder(folder.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """What was made or renamed in a folder is on the disk then."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed writers left in and below a folder in which nobody is writing."""
+    for left in folder.rglob(f".*{TEMPORARY}"):
+        left.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -176,9 +200,20 @@ CREATE TABLE IF NOT EXISTS stages (
 """
 
 
+# What to do about an error of SQLite, by its primary code; about any other one: REMEDY.
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: f"another process has been writing it for {BUSY_S} s; wait for it, or stop it",
+    sqlite3.SQLITE_FULL: "make room on its disk, then go on with the same command",
+    sqlite3.SQLITE_IOERR: "is its disk full, or failing? Then go on with the same command",
+    sqlite3.SQLITE_READONLY: "can its folder be written?",
+    sqlite3.SQLITE_CANTOPEN: "can its folder be written?",
+}
+
+
 def _line(error: Exception) -> str:
-    """What SQLite says, in one line: of a damaged schema it gives an excerpt."""
-    return " ".join(str(error).split())
+    """What SQLite says, in one line (of a damaged schema it gives an excerpt), and what to do about it."""
+    said, code = " ".join(str(error).split()), getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return f"{said}; {_REMEDIES.get(code & 0xFF, REMEDY)}"
 
 
 def _opened_for_reading(path: Path) -> sqlite3.Connection:
@@ -202,8 +237,8 @@ class Store:
         self.path = None if path is None else Path(path)
         try:
             if self.path is not None:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(self.path or ":memory:", timeout=30, isolation_level=None)
+                make_folder(self.path.parent)
+            self._db = sqlite3.connect(self.path or ":memory:", timeout=BUSY_S, isolation_level=None)
             writable = True
             try:
                 version = self._version()
@@ -223,7 +258,7 @@ class Store:
                 self._db.executescript(_TABLES)
                 self._db.execute(f"PRAGMA user_version={SCHEMA}")
         except (sqlite3.Error, OSError) as error:
-            raise StoreError(f"cannot open {self.path}: {_line(error)}; {REMEDY}") from None
+            raise StoreError(f"cannot open {self.path}: {_line(error)}") from None
 
     def _parsed(self, text: str) -> Any:
         """Plain data of a row; StoreError if the file was damaged."""
@@ -244,21 +279,21 @@ class Store:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if self._db.in_transaction:  # a full disk may have ended it
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
         except sqlite3.Error as error:
             raise StoreError(
-                f"cannot write {self.path}: {_line(error)}; nothing of this step was stored "
-                "(can its folder be written, is the disk full?)"
+                f"cannot write {self.path}, nothing of this step was stored: {_line(error)}"
             ) from None
 
     def _read(self, query: str, *values: str) -> list[Any]:
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise StoreError(f"cannot read {self.path}: {_line(error)}; {REMEDY}") from None
+            raise StoreError(f"cannot read {self.path}: {_line(error)}") from None
 
     def begin_search(self, search: str, settings: Mapping[str, Any]) -> None:
         """Begin a search, or go on with it; StoreError, naming what differs, if its settings were others."""

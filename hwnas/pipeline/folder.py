@@ -10,7 +10,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import psutil
 
 from hwnas.errors import ConfigError, StoreError
 from hwnas.latency.devices import get_device
+from hwnas.store import make_folder, remove_temporaries
 
 log = logging.getLogger("hwnas")
 
@@ -62,34 +63,70 @@ def _git_commit() -> str | None:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """One process at a time in a run's folder; StoreError names the one that is there."""
+    """One process at a time in a run's folder; StoreError names the one that is there.
+
+    The lock is the kernel's: it ends with the process that holds it, however that ends. Whoever gets it
+    removes what killed writers left.
+    """
+    path = directory / ".lock"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / ".lock").open("a+")
-    except OSError as error:
-        raise StoreError(f"cannot write {directory}: {error.strerror}") from None
-    with file:
+        make_folder(directory)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise StoreError(
-                f"{directory}: process {file.read().strip()} is at work here; wait for it, stop it, "
-                "or choose another --run-dir"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            _lock(directory, descriptor)
+            remove_temporaries(directory)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+    try:
         yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(directory: Path, descriptor: int) -> None:
+    """Lock an open file, and write into it who has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(descriptor, 1000, 0).decode(errors="replace").partition("\n")[0]
+        raise StoreError(
+            f"{directory}: {holder or 'another process'} is at work here; wait for it, or stop it (its lock "
+            "ends with it: there is nothing to remove), or choose another --run-dir"
+        ) from None
+    holder = f"process {os.getpid()} of {platform.node()}\n"
+    os.pwrite(descriptor, holder.encode(), 0)
+    os.ftruncate(descriptor, len(holder.encode()))
+
+
+class _LogFile(logging.Handler):
+    """Lines at the end of a file, on their way to the disk at once; StoreError for one that cannot be."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise StoreError(f"cannot write {path}: {error.strerror}") from None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._file.write(f"{self.format(record)}\n".encode())
+        except OSError as error:
+            raise StoreError(f"cannot write {self._path}: {error.strerror}") from None
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """The log of hwnas, from information on, into a file; an error that ends the work is its last line."""
-    try:
-        handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}") from None
+    handler = _LogFile(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = log.level
     log.addHandler(handler)
@@ -97,7 +134,8 @@ def logging_to(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        log.info("stopped: %s: %s", type(error).__name__, error)
+        with suppress(StoreError):  # the disk may be full: what is said is the error itself
+            log.info("stopped: %s: %s", type(error).__name__, error)
         raise
     finally:
         log.setLevel(level)

@@ -136,11 +136,12 @@ def run_for_device(run: Run, table: str | Path, run_dir: str | Path) -> Run:
     job = Run(directory, run.config.model_copy(update={"latency": latency}), run._data)
     stands = job.store.stage("train")
     if stands is None:
-        known = job.store.copy_measurements(run.store, "accuracy", run.accuracy_source)
-        refer_to_supernet(directory / "supernet", run.directory / "supernet", outputs["checksum"])
-        files = {"supernet/supernet.json": file_digest(directory / "supernet" / "supernet.json")}
-        outputs |= {"files": files, "accuracies": known}
-        job.store.finish_stage("train", trained["inputs"], outputs)
+        with locked(directory):
+            known = job.store.copy_measurements(run.store, "accuracy", run.accuracy_source)
+            refer_to_supernet(directory / "supernet", run.directory / "supernet", outputs["checksum"])
+            files = {"supernet/supernet.json": file_digest(directory / "supernet" / "supernet.json")}
+            outputs |= {"files": files, "accuracies": known}
+            job.store.finish_stage("train", trained["inputs"], outputs)
     elif stands["outputs"]["checksum"] != outputs["checksum"]:
         raise StoreError(f"{directory} is of another supernet than {run.directory}; choose another --run-dir")
     return job
@@ -222,6 +223,10 @@ class Run:
         if self.follows:
             if restart is not None or self.store.stage("train") is None:
                 train_supernet(self, silent)
+            return
+        if restart is None and not extend and all(self.store.stage(name) is not None for name in names):
+            for name in names:  # it is only looked at: in a folder that cannot be written, or beside others
+                self._make(name, display, again=False)
             return
         with locked(self.directory):
             for name in names:

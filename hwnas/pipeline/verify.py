@@ -104,11 +104,12 @@ def _write_front(run: Run, entries: Sequence[Mapping[str, Any]]) -> list[str]:
 def amend(run: Run, entries: Sequence[Mapping[str, Any]]) -> None:
     """Write entries that changed, or are new, into a `locked` run; the report is then to be made anew.
 
-    What is verified stays so.
+    What is verified stays so; if this is killed in the middle, it is verified again.
     """
+    done = run.store.stage("verify")
+    run.store.reopen_stages(["verify", "report"])
     for entry in entries:
         write_entry(run, entry)
-    done = run.store.stage("verify")
     if done is None:
         return
     models = {entry["id"]: entry for entry in (*run.models, *entries)}
@@ -120,7 +121,6 @@ def amend(run: Run, entries: Sequence[Mapping[str, Any]]) -> None:
     digests = {file: file_digest(run.directory / file) for file in files}
     outputs = {**done["outputs"], "budgets": budgets, "files": digests}
     run.store.finish_stage("verify", done["inputs"], outputs)
-    run.store.reopen_stages(["report"])
 
 
 def measure_entries(
