@@ -20,15 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib.figure
 import numpy as np
-import onnxruntime
-import sklearn.datasets
-import torch  # noqa: F401 (loaded once, before the process that this runs in is forked)
 
-import hwnas.networks.supernet
 import hwnas.searching.executors as executors
-import hwnas.training.data
 import hwnas.training.loop as training
 from hwnas.pipeline import open_run
 from hwnas.progress import Progress, silent
@@ -36,7 +30,6 @@ from hwnas.spaces import Architectures
 from hwnas.store import Measurement, Store
 from tests.reliability.faults import layer
 
-__all__ = ["matplotlib", "onnxruntime", "sklearn"]
 REPORT_EVERY = 10  # steps of training between checkpoints
 
 
