@@ -202,7 +202,6 @@ CREATE TABLE IF NOT EXISTS stages (
 
 # What to do about an error of SQLite, by its primary code; about any other one: REMEDY.
 _REMEDIES = {
-    sqlite3.SQLITE_BUSY: f"another process has been writing it for {BUSY_S} s; wait for it, or stop it",
     sqlite3.SQLITE_FULL: "make room on its disk, then go on with the same command",
     sqlite3.SQLITE_IOERR: "is its disk full, or failing? Then go on with the same command",
     sqlite3.SQLITE_READONLY: "can its folder be written?",
@@ -212,8 +211,10 @@ _REMEDIES = {
 
 def _line(error: Exception) -> str:
     """What SQLite says, in one line (of a damaged schema it gives an excerpt), and what to do about it."""
-    said, code = " ".join(str(error).split()), getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
-    return f"{said}; {_REMEDIES.get(code & 0xFF, REMEDY)}"
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if code == sqlite3.SQLITE_BUSY:
+        return f"another process has been writing it for {BUSY_S} s; wait for it, or stop it"
+    return f"{' '.join(str(error).split())}; {_REMEDIES.get(code, REMEDY)}"
 
 
 def _opened_for_reading(path: Path) -> sqlite3.Connection:
@@ -297,11 +298,11 @@ class Store:
 
     def begin_search(self, search: str, settings: Mapping[str, Any]) -> None:
         """Begin a search, or go on with it; StoreError, naming what differs, if its settings were others."""
-        text = json.dumps(settings, sort_keys=True)
-        with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO searches VALUES (?, ?)", (search, text))
-            row = db.execute("SELECT settings FROM searches WHERE name = ?", (search,)).fetchone()
-        before, now = self._parsed(row[0]), json.loads(text)
+        text, query = json.dumps(settings, sort_keys=True), "SELECT settings FROM searches WHERE name = ?"
+        if not self._read(query, search):
+            with self._transaction() as db:
+                db.execute("INSERT OR IGNORE INTO searches VALUES (?, ?)", (search, text))
+        before, now = self._parsed(self._read(query, search)[0][0]), json.loads(text)
         for key in {**before, **now}:
             if before.get(key) != now.get(key):
                 raise StoreError(

@@ -56,11 +56,11 @@ def test_an_artefact_stands_when_the_next_one_cannot_be_written(tmp_path: Path, 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     with layer(failing_at("makedirs", "deep$", errno.EROFS)), pytest.raises(StoreError, match="Read-only"):
         write_bytes(tmp_path / "deep" / "a", b"")
-    with layer(failing_at("fsync", f"{tmp_path.name}$", errno.EIO)):
-        with pytest.raises(
-            StoreError, match=r"/a is written, but not yet safe on the disk: Input/output error"
-        ):
-            write_bytes(tmp_path / "a", b"new")
+    with (
+        layer(failing_at("fsync", f"{tmp_path.name}$", errno.EIO)),
+        pytest.raises(StoreError, match=r"/a is written, but not yet safe on the disk: Input/output error"),
+    ):
+        write_bytes(tmp_path / "a", b"new")
     assert read_bytes(tmp_path / "a") == b"new"
 
 
@@ -95,7 +95,7 @@ def test_a_store_stands_when_no_more_can_be_written(tmp_path: Path, step: str, c
 
 @pytest.mark.skipif(not SEES_SQLITE, reason="SQLite is not a shared library here")
 def test_a_store_that_cannot_be_made_is_said_and_is_made_later(tmp_path: Path) -> None:
-    for number in range(1, 60):
+    for number in range(1, 60, 4):
         left = number
 
         def told(step: str, path: str) -> None:
@@ -105,12 +105,14 @@ def test_a_store_that_cannot_be_made_is_said_and_is_made_later(tmp_path: Path) -
                 raise OSError(errno.ENOSPC, "")
 
         path = tmp_path / str(number) / "run.db"
+        said = ""
         with layer(told):
             try:
                 Store(path).close()
             except StoreError as error:
-                assert re.match(f"cannot (open|write) {path}.*(make room|its disk full)", str(error))
-                assert "delete it" not in str(error)
+                said = str(error)
+        assert not said or re.match(f"cannot open {path}.*(make room|its disk full)", said)
+        assert "delete it" not in said
         with contextlib.closing(Store(path)) as store:
             store.finish_stage("train", {}, {})
             assert store.rounds("search") == []
@@ -149,7 +151,9 @@ def artefacts(folder: Path) -> dict[Path, str]:
     return {
         path: file_digest(path)
         for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith((".", "run.db", "hwnas.log"))
+        if path.is_file()
+        and path.parent.name != "latency_table.unfinished"  # goes when the table is there
+        and not path.name.startswith((".", "run.db", "hwnas.log"))
     }
 
 
@@ -170,7 +174,6 @@ def test_every_kind_of_artefact(
     kinds = {kind(path, reopened) for path in artefacts(reopened)}
     kinds |= {kind(reopened / "supernet" / n, reopened) for n in ("model.safetensors", "supernet.json")}
     kinds |= {kind(reopened / "supernet" / "checkpoint.safetensors", reopened)}
-    kinds -= {kind(reopened / "latency_table.unfinished" / "x", reopened)}
     left = set(kinds)
     while left:
         before, hit = artefacts(reopened), ""
@@ -266,11 +269,13 @@ def test_runs_on_disks_that_are_full_anywhere(
     with small_disk(tmp_path / "disk", 16) as disk:
         folder = disk / "run"
         for number in range(FILLS):
-            if not number % 10:
+            if not number % 5:
                 shutil.rmtree(folder, ignore_errors=True)
-                reopen(Path(shutil.copytree(tiny_run, folder)))
-                (folder / "supernet" / "checkpoint.safetensors").unlink()
-            end = check_full(folder, int(rng.integers(0, 500_000)), hwnas_command)
+                shutil.copytree(
+                    tiny_run, folder, ignore=shutil.ignore_patterns("models", "figures", "report*")
+                )
+                reopen(folder)
+            end = check_full(folder, int(rng.integers(0, 300_000)), hwnas_command)
             ends[end] = ends.get(end, 0) + 1
         code, _, _ = hwnas_command("run", folder / "config.yaml", "--run-dir", folder)
         assert code == 0

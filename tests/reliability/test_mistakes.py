@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -302,6 +303,6 @@ def test_a_run_in_use(copy: Path, hwnas_command: Command) -> None:
         code, _, err = hwnas_command("report", copy, "--restart")
     assert code == 1
     assert err == (
-        f"error: {copy}: process {os.getpid()} is at work here; wait for it, stop it, or choose another "
-        "--run-dir\n"
+        f"error: {copy}: process {os.getpid()} of {platform.node()} is at work here; wait for it, or stop it "
+        "(its lock ends with it: there is nothing to remove), or choose another --run-dir\n"
     )
