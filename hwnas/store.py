@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ def file_digest(path: str | Path) -> str:
 # ---- run.db -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million of them
 class Measurement:
     """One true value of an architecture, or the error that stood in its way."""
 
@@ -290,11 +291,14 @@ class Store:
                 f"cannot write {self.path}, nothing of this step was stored: {_line(error)}"
             ) from None
 
-    def _read(self, query: str, *values: str) -> list[Any]:
+    def _rows(self, query: str, *values: str) -> Iterator[Any]:
         try:
-            return self._db.execute(query, values).fetchall()
+            yield from self._db.execute(query, values)
         except sqlite3.Error as error:
             raise StoreError(f"cannot read {self.path}: {_line(error)}") from None
+
+    def _read(self, query: str, *values: str) -> list[Any]:
+        return list(self._rows(query, *values))
 
     def begin_search(self, search: str, settings: Mapping[str, Any]) -> None:
         """Begin a search, or go on with it; StoreError, naming what differs, if its settings were others."""
@@ -351,23 +355,24 @@ class Store:
 
     def rounds(self, search: str) -> list[list[dict[str, Any]]]:
         """The batches of a search so far: values by choice name, in the order asked."""
-        found: list[list[dict[str, Any]]] = []
-        for number, choices in self._read(
+        return list(self.each_round(search))
+
+    def each_round(self, search: str) -> Iterator[list[dict[str, Any]]]:
+        """`rounds`, one after the other: all together they may be large."""
+        rows = self._rows(
             "SELECT number, choices FROM rounds JOIN architectures ON id = architecture "
             "WHERE search = ? ORDER BY number, position",
             search,
-        ):
-            if number == len(found):
-                found.append([])
-            found[-1].append(self._parsed(choices))
-        return found
+        )
+        for _, batch in groupby(rows, key=lambda row: row[0]):
+            yield [self._parsed(choices) for _, choices in batch]
 
     def predictions(self, search: str) -> dict[int, dict[str, list[float]]]:
         """What was predicted of a search's batches: number → metric → values of the first ones of a batch."""
         found: dict[int, dict[str, list[float]]] = {}
         if self._version() < 2:  # opened for reading, as it is
             return found
-        for number, metric, value in self._read(
+        for number, metric, value in self._rows(
             "SELECT number, metric, value FROM predictions WHERE search = ? "
             "ORDER BY number, metric, position",
             search,
@@ -405,13 +410,12 @@ class Store:
 
     def measurements(self, metric: str, source: str) -> dict[str, Measurement]:
         """All that is known of one metric from one source, by architecture id."""
-        rows = self._read(
-            "SELECT architecture, metric, source, value, error, seconds FROM measurements "
-            "WHERE metric = ? AND source = ?",
+        rows = self._rows(
+            "SELECT architecture, value, error, seconds FROM measurements WHERE metric = ? AND source = ?",
             metric,
             source,
         )
-        return {row[0]: Measurement(*row) for row in rows}
+        return {key: Measurement(key, metric, source, *rest) for key, *rest in rows}
 
     def forget_failures(self, metric: str, source: str, architectures: Iterable[str]) -> None:
         """Drop the failures of one metric from one source, so that they are tried again; values stay."""

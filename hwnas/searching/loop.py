@@ -31,7 +31,7 @@ from hwnas.searching.objectives import (
     real_values,
     whole,
 )
-from hwnas.searching.pareto import ParetoFront, hypervolume
+from hwnas.searching.pareto import ParetoFront, candidates, hypervolume
 from hwnas.searching.strategies import get_strategy
 from hwnas.spaces import Architecture, Architectures, SearchSpace
 from hwnas.store import Measurement, Store
@@ -91,15 +91,19 @@ class SearchResult:
 
         `reference` is in the objectives' units, by default the worst values of the first round.
         """
-        directions = [o.direction for o in self.problem.objectives]
-        target = self.reference if reference is None else reference
-        trace = np.zeros(len(self.evaluations))
-        points = np.zeros((0, len(directions)))
-        for i, evaluation in enumerate(self.evaluations):
-            added = ParetoFront.of([evaluation], self.problem.objectives, self.problem.constraints).points
-            points = np.concatenate([points, added])
-            trace[i] = trace[i - 1] if i and not len(added) else _volume(points, target, directions)
-        return trace
+        objectives, target = self.problem.objectives, self.reference if reference is None else reference
+        directions = [o.direction for o in objectives]
+        signs = np.array([-1.0 if direction == "max" else 1.0 for direction in directions])
+        positions, points = candidates(self.evaluations, objectives, self.problem.constraints)
+        front = np.zeros((0, len(objectives)))  # so far, all minimised
+        changed, volumes = [0], [_volume(front, target, directions)]
+        for position, loss in zip(positions.tolist(), points * signs, strict=True):
+            if not (front <= loss).all(axis=1).any():
+                front = np.concatenate([front[~(loss <= front).all(axis=1)], loss[None]])
+                changed.append(position)
+                volumes.append(_volume(front * signs, target, directions))
+        latest = np.searchsorted(changed, np.arange(len(self.evaluations)), side="right") - 1
+        return np.array(volumes)[latest]
 
     def to_frame(self) -> pd.DataFrame:
         """One row an evaluation: every metric, status, error, and the architecture's values."""
@@ -117,12 +121,12 @@ class SearchResult:
         `kendall_tau_<metric>`, the rank correlation of the strategy's predictions with the round.
         """
         trace, rows, end = self.hypervolume_trace(), [], 0
+        failures = np.cumsum([e.status == "failed" for e in self.evaluations])
         for round_ in self.rounds:
             begin, end = end, end + len(round_.architectures)
-            failed = sum(e.status == "failed" for e in self.evaluations[:end])
             tau = round_.kendall_tau(self.evaluations[begin:end])
             rows.append(
-                {"evaluations": end, "failed": failed, "hypervolume": trace[end - 1]}
+                {"evaluations": end, "failed": failures[end - 1], "hypervolume": trace[end - 1]}
                 | {f"kendall_tau_{o.name}": tau.get(o.name, np.nan) for o in self.problem.expensive}
             )
         return pd.DataFrame(rows)
@@ -299,7 +303,7 @@ class SearchSession:
         self._failed = self._failed_in_order = 0
         self._front = ParetoFront((), self.problem.objectives)  # of all finished
         predictions = self._store.predictions(name)
-        for number, values in enumerate(self._store.rounds(name)):
+        for number, values in enumerate(self._store.each_round(name)):
             batch = _architectures(space, values, f"{name!r} in {self._store.path or 'memory'}")
             if limit is not None:
                 batch = batch[: limit - self.asked]
@@ -441,6 +445,7 @@ class SearchSession:
 
     def _finish(self, archs: Sequence[Architecture]) -> None:
         """Make evaluations of those that have all values now."""
+        good = []
         for arch in archs:
             evaluation = self._evaluation(arch.id)
             if evaluation is None:
@@ -449,9 +454,10 @@ class SearchSession:
             self._early[arch.id] = evaluation
             self._failed += evaluation.status == "failed"
             if evaluation.status == "ok":
-                self._front = ParetoFront.of(
-                    [*self._front, evaluation], self.problem.objectives, self.problem.constraints
-                )
+                good.append(evaluation)
+        if good:
+            problem = self.problem
+            self._front = ParetoFront.of([*self._front, *good], problem.objectives, problem.constraints)
         while self._queue and self._queue[0] in self._early:
             self._evaluations.append(self._early.pop(self._queue.popleft()))
             self._failed_in_order += self._evaluations[-1].status == "failed"

@@ -100,7 +100,7 @@ class Constraint:
         return " and ".join(parts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million of them
 class Evaluation:
     """What was truly found out about an architecture: every metric by name, or why one could not be had."""
 

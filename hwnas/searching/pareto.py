@@ -10,6 +10,7 @@ from typing import Any
 import moocore
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hwnas.errors import InfeasibleError, SearchError
 from hwnas.searching.objectives import DIRECTIONS, Constraint, Evaluation, Objective, Values
@@ -39,19 +40,15 @@ class ParetoFront(Sequence[Evaluation]):
         SearchError if one of them lacks a metric that an objective or a constraint names, or has a value
         there that is no finite number.
         """
-        candidates = [e for e in evaluations if e.status == "ok"]
-        for constraint in constraints:
-            within = constraint.violation([_metric(e, constraint.name) for e in candidates]) == 0
-            candidates = [e for e, inside in zip(candidates, within, strict=True) if inside]
-        points = np.array([[_metric(e, o.name) for o in objectives] for e in candidates], dtype=float)
-        if not candidates:
+        positions, points = candidates(evaluations, objectives, constraints)
+        if not len(positions):
             return cls((), tuple(objectives))
         _, first = np.unique(points, axis=0, return_index=True)
         best = moocore.is_nondominated(points[first], maximise=[o.direction == "max" for o in objectives])
         chosen = first[best]
         values = points[chosen, 0]
         order = np.lexsort((chosen, -values if objectives[0].direction == "max" else values))
-        return cls(tuple(candidates[i] for i in chosen[order]), tuple(objectives))
+        return cls(tuple(evaluations[i] for i in positions[chosen[order]]), tuple(objectives))
 
     def __len__(self) -> int:
         return len(self.evaluations)
@@ -126,6 +123,21 @@ class ParetoFront(Sequence[Evaluation]):
     def hypervolume(self, reference: Sequence[float]) -> float:
         """Exact hypervolume between the front and `reference`, one value an objective, in its units."""
         return hypervolume(self.points, reference, [o.direction for o in self.objectives])
+
+
+def candidates(
+    evaluations: Sequence[Evaluation], objectives: Sequence[Objective], constraints: Sequence[Constraint]
+) -> tuple[NDArray[np.int64], Values]:
+    """The positions (k,) of evaluations that succeeded and satisfy the constraints, and their values (k, m).
+
+    SearchError as `ParetoFront.of` says.
+    """
+    good = [i for i, e in enumerate(evaluations) if e.status == "ok"]
+    for constraint in constraints:
+        within = constraint.violation([_metric(evaluations[i], constraint.name) for i in good]) == 0
+        good = [i for i, inside in zip(good, within, strict=True) if inside]
+    points = [[_metric(evaluations[i], o.name) for o in objectives] for i in good]
+    return np.array(good, dtype=np.int64), np.array(points, dtype=float).reshape(-1, len(objectives))
 
 
 def hypervolume(points: Any, reference: Sequence[float], directions: str | Sequence[str] = "min") -> float:
