@@ -12,17 +12,23 @@ search and every device that asks for the same value shares it:
     rounds        search, number → the architectures that were asked for, written before they are evaluated
     predictions   search, number, metric → what the strategy predicted of them when it asked
     stages        stage → the digest of its inputs and of what it made
+
+SQLite does not notice a bit that flips on the disk. So each row ends with the CRC-32 of its other values as a
+JSON list, which is compared whenever it is read, and the structure of the file is looked through when it is
+opened.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import sqlite3
 import tempfile
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,10 +38,12 @@ from typing import Any
 
 from hwnas.errors import ChecksumError, StoreError
 
-SCHEMA = 2  # 1 has no predictions
+SCHEMA = 3  # 1 has no predictions, 1 and 2 have no checksums
 REMEDY = "restore it from a copy, delete it to lose its evaluations, or use another run folder (--run-dir)"
 TEMPORARY = ".tmp"  # the end of names of files that are being written
 BUSY_S = 30  # how long one process waits for another to finish a write
+
+log = logging.getLogger("hwnas")
 
 
 # ---- artefacts ----------------------------------------------------------------------------------
@@ -178,27 +186,55 @@ class Measurement:
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS architectures (
-    id TEXT PRIMARY KEY, space TEXT NOT NULL, choices TEXT NOT NULL
+    id TEXT PRIMARY KEY, space TEXT NOT NULL, choices TEXT NOT NULL, checksum INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS measurements (
     architecture TEXT NOT NULL REFERENCES architectures(id), metric TEXT NOT NULL, source TEXT NOT NULL,
-    value REAL, error TEXT, seconds REAL NOT NULL, created REAL NOT NULL,
+    value REAL, error TEXT, seconds REAL NOT NULL, created REAL NOT NULL, checksum INTEGER NOT NULL,
     PRIMARY KEY (architecture, metric, source), CHECK ((value IS NULL) <> (error IS NULL))
 ) STRICT;
-CREATE TABLE IF NOT EXISTS searches (name TEXT PRIMARY KEY, settings TEXT NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS searches (
+    name TEXT PRIMARY KEY, settings TEXT NOT NULL, checksum INTEGER NOT NULL
+) STRICT;
 CREATE TABLE IF NOT EXISTS rounds (
     search TEXT NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL,
-    architecture TEXT NOT NULL REFERENCES architectures(id),
+    architecture TEXT NOT NULL REFERENCES architectures(id), checksum INTEGER NOT NULL,
     PRIMARY KEY (search, number, position)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS predictions (
     search TEXT NOT NULL, number INTEGER NOT NULL, position INTEGER NOT NULL, metric TEXT NOT NULL,
-    value REAL, PRIMARY KEY (search, number, position, metric)
+    value REAL, checksum INTEGER NOT NULL, PRIMARY KEY (search, number, position, metric)
 ) STRICT;
 CREATE TABLE IF NOT EXISTS stages (
-    name TEXT PRIMARY KEY, inputs TEXT NOT NULL, outputs TEXT NOT NULL, created REAL NOT NULL
-) STRICT;
+    name TEXT PRIMARY KEY, inputs TEXT NOT NULL, outputs TEXT NOT NULL, created REAL NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT
 """
+# What a checksum is of, in this order.
+_COLUMNS = {
+    "architectures": ("id", "space", "choices"),
+    "measurements": ("architecture", "metric", "source", "value", "error", "seconds", "created"),
+    "searches": ("name", "settings"),
+    "rounds": ("search", "number", "position", "architecture"),
+    "predictions": ("search", "number", "position", "metric", "value"),
+    "stages": ("name", "inputs", "outputs", "created"),
+}
+
+
+_as_json = json.JSONEncoder().encode
+
+
+def _checksum(*values: Any) -> int:
+    """Of the values of a row."""
+    return zlib.crc32(_as_json(values).encode())
+
+
+def _row(*values: Any) -> tuple[Any, ...]:
+    """The values of a row as SQLite gives them back, without NaN and -0.0, and their checksum."""
+    plain = [
+        None if value != value else value + 0.0 if isinstance(value, float) else value for value in values
+    ]
+    return (*plain, _checksum(*plain))
 
 
 # What to do about an error of SQLite, by its primary code; about any other one: REMEDY.
@@ -254,11 +290,18 @@ class Store:
                 raise StoreError(
                     f"{self.path} has schema {version}, this hwnas reads up to {SCHEMA}; use a newer hwnas"
                 )
+            self._db.execute("PRAGMA trusted_schema=OFF")  # it may be somebody else's
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            if version < SCHEMA and writable:  # of an older one only tables are missing
-                self._db.executescript(_TABLES)
-                self._db.execute(f"PRAGMA user_version={SCHEMA}")
+            if (trouble := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
+                raise sqlite3.DatabaseError(trouble)
+            if version < SCHEMA and writable:
+                self._take_over(version)
+            self._has_checksums = self._has_column("measurements", "checksum")
+            if not self._has_checksums:
+                log.warning(
+                    "%s has no checksums and cannot be given any: its rows are not checked", self.path
+                )
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"cannot open {self.path}: {_line(error)}") from None
 
@@ -267,10 +310,33 @@ class Store:
         try:
             return json.loads(text)
         except ValueError as error:
-            raise StoreError(f"{self.path} is damaged: a row is not JSON ({error}); {REMEDY}") from None
+            raise self._damaged(f"a row is not JSON ({error})") from None
 
     def _version(self) -> int:
         return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+
+    def _has_column(self, table: str, column: str) -> bool:
+        query = "SELECT count(*) FROM pragma_table_info(?) WHERE name = ?"
+        return bool(self._db.execute(query, (table, column)).fetchone()[0])
+
+    def _take_over(self, version: int) -> None:
+        """Make tables of this schema; those of an older one get checksums of what they hold."""
+        with self._transaction() as db:
+            for statement in _TABLES.split(";"):
+                db.execute(statement)
+            db.create_function("hwnas_checksum", -1, _checksum, deterministic=True)
+            for table, columns in _COLUMNS.items():
+                if not self._has_column(table, "checksum"):
+                    db.execute(f"ALTER TABLE {table} ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0")
+                    db.execute(f"UPDATE {table} SET checksum = hwnas_checksum({', '.join(columns)})")
+            db.create_function("hwnas_checksum", -1, None)
+            db.execute(f"PRAGMA user_version={SCHEMA}")
+        if version:
+            log.warning(
+                "%s was of schema %d: its rows are taken as they are, and checked from now on",
+                self.path,
+                version,
+            )
 
     def close(self) -> None:
         self._db.close()
@@ -291,22 +357,44 @@ class Store:
                 f"cannot write {self.path}, nothing of this step was stored: {_line(error)}"
             ) from None
 
-    def _rows(self, query: str, *values: str) -> Iterator[Any]:
+    def _read(self, query: str, *values: str) -> Iterator[Any]:
         try:
             yield from self._db.execute(query, values)
         except sqlite3.Error as error:
             raise StoreError(f"cannot read {self.path}: {_line(error)}") from None
 
-    def _read(self, query: str, *values: str) -> list[Any]:
-        return list(self._rows(query, *values))
+    def _rows(self, *tables: str, joined: str = "", order: str = "") -> Iterator[tuple[Any, ...]]:
+        """The values of every row of a table, or of tables `joined`, all of them checked.
+
+        Those that are not wanted too: where something was damaged, that may be what they are.
+        """
+        last = "{0}.checksum" if self._has_checksums else "NULL"
+        columns, places, end = [], [], 0
+        for table in tables:
+            columns += [f"{table}.{column}" for column in _COLUMNS[table]] + [last.format(table)]
+            places.append((table, end, end + len(_COLUMNS[table])))
+            end += len(_COLUMNS[table]) + 1
+        query = f"SELECT {', '.join(columns)} FROM {joined or tables[0]}"
+        for row in self._read(f"{query} ORDER BY {order}" if order else query):
+            values: tuple[Any, ...] = ()
+            for table, begin, end in places:
+                part = row[begin:end]
+                if row[end] != _checksum(*part) and self._has_checksums:
+                    raise self._damaged(f"a row of its {table} is not what was written: {part!r:.100}")
+                values += part
+            yield values
+
+    def _damaged(self, what: str) -> StoreError:
+        return StoreError(f"{self.path} is damaged: {what}; {REMEDY}")
 
     def begin_search(self, search: str, settings: Mapping[str, Any]) -> None:
         """Begin a search, or go on with it; StoreError, naming what differs, if its settings were others."""
-        text, query = json.dumps(settings, sort_keys=True), "SELECT settings FROM searches WHERE name = ?"
-        if not self._read(query, search):
+        text = json.dumps(settings, sort_keys=True)
+        if search not in (known := dict(self._rows("searches"))):
             with self._transaction() as db:
-                db.execute("INSERT OR IGNORE INTO searches VALUES (?, ?)", (search, text))
-        before, now = self._parsed(self._read(query, search)[0][0]), json.loads(text)
+                db.execute("INSERT OR IGNORE INTO searches VALUES (?, ?, ?)", _row(search, text))
+            known = dict(self._rows("searches"))
+        before, now = self._parsed(known[search]), json.loads(text)
         for key in {**before, **now}:
             if before.get(key) != now.get(key):
                 raise StoreError(
@@ -337,17 +425,17 @@ class Store:
                     "is searching here; wait for it to end, then search again"
                 )
             db.executemany(
-                "INSERT OR IGNORE INTO architectures VALUES (?, ?, ?)",
-                [(key, space, json.dumps(values)) for key, values in architectures.items()],
+                "INSERT OR IGNORE INTO architectures VALUES (?, ?, ?, ?)",
+                [_row(key, space, json.dumps(values)) for key, values in architectures.items()],
             )
             db.executemany(
-                "INSERT INTO rounds VALUES (?, ?, ?, ?)",
-                [(search, number, position, key) for position, key in enumerate(architectures)],
+                "INSERT INTO rounds VALUES (?, ?, ?, ?, ?)",
+                [_row(search, number, position, key) for position, key in enumerate(architectures)],
             )
             db.executemany(
-                "INSERT INTO predictions VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO predictions VALUES (?, ?, ?, ?, ?, ?)",
                 [
-                    (search, number, position, metric, float(value))
+                    _row(search, number, position, metric, float(value))
                     for metric, values in (predicted or {}).items()
                     for position, value in enumerate(values)
                 ],
@@ -360,25 +448,34 @@ class Store:
     def each_round(self, search: str) -> Iterator[list[dict[str, Any]]]:
         """`rounds`, one after the other: all together they may be large."""
         rows = self._rows(
-            "SELECT number, choices FROM rounds JOIN architectures ON id = architecture "
-            "WHERE search = ? ORDER BY number, position",
-            search,
+            "rounds",
+            "architectures",
+            joined="rounds LEFT JOIN architectures ON id = architecture",
+            order="search, number, position",
         )
-        for _, batch in groupby(rows, key=lambda row: row[0]):
-            yield [self._parsed(choices) for _, choices in batch]
+        own = (row for row in rows if row[0] == search)
+        for expected, (number, batch) in enumerate(groupby(own, key=lambda row: row[1])):
+            found = []
+            for place, (_, _, position, *_, choices) in enumerate(batch):
+                if (number, position) != (expected, place):
+                    raise self._damaged(
+                        f"before position {position} of round {number} of {search!r} some are missing"
+                    )
+                found.append(self._parsed(choices))
+            yield found
 
     def predictions(self, search: str) -> dict[int, dict[str, list[float]]]:
         """What was predicted of a search's batches: number → metric → values of the first ones of a batch."""
         found: dict[int, dict[str, list[float]]] = {}
         if self._version() < 2:  # opened for reading, as it is
             return found
-        for number, metric, value in self._rows(
-            "SELECT number, metric, value FROM predictions WHERE search = ? "
-            "ORDER BY number, metric, position",
-            search,
-        ):
-            value = math.nan if value is None else value
-            found.setdefault(number, {}).setdefault(metric, []).append(value)
+        rows = self._rows("predictions", order="search, number, metric, position")
+        for name, number, position, metric, value in rows:
+            if name == search:
+                values = found.setdefault(number, {}).setdefault(metric, [])
+                if position != len(values):
+                    raise self._damaged(f"a prediction of round {number} of {search!r} is missing")
+                values.append(math.nan if value is None else value)
         return found
 
     def forget_rounds(self, search: str, first: int) -> None:
@@ -392,30 +489,31 @@ class Store:
         value = measurement.value
         if value is not None and not math.isfinite(value):
             raise StoreError(f"{measurement.metric} of {measurement.architecture} is {value}, not a number")
+        error = measurement.error  # of anybody's: a name that is no UTF-8 may be in it
+        error = None if error is None else error.encode(errors="replace").decode()
         with self._transaction() as db:
             db.execute(
-                "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "INSERT INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
                 "value = excluded.value, error = excluded.error, seconds = excluded.seconds, "
-                "created = excluded.created WHERE measurements.value IS NULL",
-                (
+                "created = excluded.created, checksum = excluded.checksum WHERE measurements.value IS NULL",
+                _row(
                     measurement.architecture,
                     measurement.metric,
                     measurement.source,
-                    value,
-                    measurement.error,
-                    measurement.seconds,
+                    None if value is None else float(value),
+                    error,
+                    float(measurement.seconds),
                     time.time(),
                 ),
             )
 
     def measurements(self, metric: str, source: str) -> dict[str, Measurement]:
         """All that is known of one metric from one source, by architecture id."""
-        rows = self._rows(
-            "SELECT architecture, value, error, seconds FROM measurements WHERE metric = ? AND source = ?",
-            metric,
-            source,
-        )
-        return {key: Measurement(key, metric, source, *rest) for key, *rest in rows}
+        return {
+            architecture: Measurement(architecture, metric, source, value, error, seconds)
+            for architecture, name, origin, value, error, seconds, _ in self._rows("measurements")
+            if (name, origin) == (metric, source)
+        }
 
     def forget_failures(self, metric: str, source: str, architectures: Iterable[str]) -> None:
         """Drop the failures of one metric from one source, so that they are tried again; values stay."""
@@ -428,19 +526,17 @@ class Store:
 
     def copy_measurements(self, other: Store, metric: str, source: str) -> int:
         """Take over what another store knows of one metric from one source, and when; how many there are."""
-        found = other._read(
-            "SELECT a.id, a.space, a.choices, m.metric, m.source, m.value, m.error, m.seconds, m.created "
-            "FROM measurements m JOIN architectures a ON a.id = m.architecture "
-            "WHERE m.metric = ? AND m.source = ? AND m.value IS NOT NULL",
-            metric,
-            source,
-        )
+        joined = "measurements LEFT JOIN architectures ON id = architecture"
+        found = [
+            row
+            for row in other._rows("measurements", "architectures", joined=joined)
+            if row[1:3] == (metric, source) and row[3] is not None
+        ]
         with self._transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO architectures VALUES (?, ?, ?)", [row[:3] for row in found])
-            db.executemany(
-                "INSERT OR IGNORE INTO measurements VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(row[0], *row[3:]) for row in found],
-            )
+            for table, begin, end in (("architectures", 7, 10), ("measurements", 0, 7)):
+                rows = [_row(*row[begin:end]) for row in found]
+                marks = ", ".join("?" * (end - begin + 1))
+                db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", rows)
         return len(found)
 
     def forget_search(self, search: str) -> None:
@@ -454,15 +550,17 @@ class Store:
 
     def stage(self, name: str) -> dict[str, Any] | None:
         """What a finished stage was made from and made: {"inputs": …, "outputs": …}; None if unfinished."""
-        rows = self._read("SELECT inputs, outputs FROM stages WHERE name = ?", name)
-        return {"inputs": self._parsed(rows[0][0]), "outputs": self._parsed(rows[0][1])} if rows else None
+        for stage, inputs, outputs, _ in self._rows("stages"):
+            if stage == name:
+                return {"inputs": self._parsed(inputs), "outputs": self._parsed(outputs)}
+        return None
 
     def finish_stage(self, name: str, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Mark a stage as finished, with plain data on what it was made from and made."""
         with self._transaction() as db:
             db.execute(
-                "INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?)",
-                (name, json.dumps(inputs), json.dumps(outputs), time.time()),
+                "INSERT OR REPLACE INTO stages VALUES (?, ?, ?, ?, ?)",
+                _row(name, json.dumps(inputs), json.dumps(outputs), time.time()),
             )
 
     def reopen_stages(self, names: Sequence[str]) -> None:

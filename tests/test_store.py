@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -184,26 +185,75 @@ def test_failures_are_forgotten_and_values_are_not() -> None:
     store.close()
 
 
-def test_a_damaged_store_is_named_with_a_remedy(tmp_path: Path) -> None:
-    path = tmp_path / "run.db"
+def filled(path: Path) -> Store:
+    """A store with a row in every table."""
     store = Store(path)
-    store.add_round("s", 0, "space-1", {"a1": {}})
+    store.begin_search("s", {"seed": 0})
+    store.add_round("s", 0, "space-1", {"a1": {"k": 3}, "a2": {"k": 5}}, {"accuracy": [90.5]})
     store.add_measurement(measured(91.5))
     store.finish_stage("train", {}, {})
-    store.close()
+    return store
+
+
+READS = {
+    "searches": lambda store: store.begin_search("s", {"seed": 0}),
+    "rounds": lambda store: store.rounds("s"),
+    "architectures": lambda store: store.rounds("s"),
+    "predictions": lambda store: store.predictions("s"),
+    "measurements": lambda store: store.measurements("accuracy", "net"),
+    "stages": lambda store: store.stage("train"),
+}
+
+
+def test_a_store_whose_structure_is_damaged_is_not_opened(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    filled(path).close()
     page = 4096
     path.write_bytes(path.read_bytes()[:page] + b"\xff" * (path.stat().st_size - page))
-    store, sound = Store(path), Store()
-    for read in (
-        lambda: store.rounds("s"),
-        lambda: store.measurements("accuracy", "net"),
-        lambda: store.stage("train"),
-        lambda: sound.copy_measurements(store, "accuracy", "net"),
-    ):
-        with pytest.raises(StoreError, match=r"cannot read .*run\.db.*restore it from a copy"):
-            read()
+    with pytest.raises(StoreError, match=r"cannot open .*run\.db.*restore it from a copy"):
+        Store(path)
+
+
+@pytest.mark.parametrize("table", READS)
+def test_a_changed_row_is_named_with_a_remedy(table: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    filled(path).close()
+    with closing(sqlite3.connect(path)) as db:
+        columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")][:-1]
+    for column in columns:
+        store = Store(path)
+        before = store._db.execute(f"SELECT rowid, {column} FROM {table} LIMIT 1").fetchone()
+        store._db.execute("PRAGMA ignore_check_constraints=ON")
+        changed = f"{before[1]}x" if isinstance(before[1], str) else 7
+        store._db.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (changed, before[0]))
+        with pytest.raises(StoreError, match=r"run\.db is damaged: .* restore it from a copy"):
+            READS[table](store)
+        store._db.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", before[::-1])
+        READS[table](store)
+        store.close()
+
+
+@pytest.mark.parametrize("table", ["rounds", "predictions", "architectures"])
+def test_a_row_that_is_gone_is_missed(table: str, tmp_path: Path) -> None:
+    store = filled(tmp_path / "run.db")
+    store.add_round("s", 1, "space-1", {"a3": {"k": 7}}, {"accuracy": [70.0, 71.0]})
+    row = "min(rowid)" if table == "rounds" else "max(rowid) - 1"  # the last of a round is not missed
+    store._db.execute(f"DELETE FROM {table} WHERE rowid = (SELECT {row} FROM {table})")
+    with pytest.raises(StoreError, match=r"run\.db is damaged"):
+        READS[table](store)
     store.close()
-    sound.close()
+
+
+def test_what_sqlite_stores_otherwise_is_not_taken_for_damage() -> None:
+    store = Store()
+    store.add_round("s", 0, "space-1", {"a1": {}, "a2": {}}, {"accuracy": [float("nan"), -0.0]})
+    store.add_measurement(Measurement("a1", "accuracy", "net", -0.0, None, 0))
+    store.add_measurement(Measurement("a2", "accuracy", "net", 50, None, 1))
+    store.add_measurement(Measurement("a2", "macs", "net", None, "odd \udc80 name", 1))
+    assert store.measurements("accuracy", "net")["a2"].value == 50.0
+    assert store.measurements("macs", "net")["a2"].error == "odd ? name"
+    assert str(store.predictions("s")) == "{0: {'accuracy': [nan, 0.0]}}"
+    store.close()
 
 
 def test_a_closed_store_is_read_where_nothing_can_be_written(tmp_path: Path) -> None:
@@ -231,6 +281,8 @@ def test_a_store_of_an_older_schema_is_taken_over(tmp_path: Path) -> None:
     store.close()
     db = sqlite3.connect(path)
     db.execute("DROP TABLE predictions")
+    for table in ("architectures", "measurements", "searches", "rounds", "stages"):
+        db.execute(f"ALTER TABLE {table} DROP COLUMN checksum")
     db.execute("PRAGMA user_version=1")
     db.close()
     store = Store(path)
