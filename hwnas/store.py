@@ -277,33 +277,39 @@ class Store:
             if self.path is not None:
                 make_folder(self.path.parent)
             self._db = sqlite3.connect(self.path or ":memory:", timeout=BUSY_S, isolation_level=None)
-            writable = True
             try:
-                version = self._version()
-            except sqlite3.OperationalError as error:
-                if self.path is None or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN:
-                    raise
-                self._db.close()
-                self._db = _opened_for_reading(self.path)
-                version, writable = self._version(), False
-            if version > SCHEMA:
-                raise StoreError(
-                    f"{self.path} has schema {version}, this hwnas reads up to {SCHEMA}; use a newer hwnas"
-                )
-            self._db.execute("PRAGMA trusted_schema=OFF")  # it may be somebody else's
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            if (trouble := self._db.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
-                raise sqlite3.DatabaseError(trouble)
-            if version < SCHEMA and writable:
-                self._take_over(version)
-            self._has_checksums = self._has_column("measurements", "checksum")
-            if not self._has_checksums:
-                log.warning(
-                    "%s has no checksums and cannot be given any: its rows are not checked", self.path
-                )
+                self._open()
+            except BaseException:
+                self._db.close()  # or its locks would stay as long as the error is looked at
+                raise
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"cannot open {self.path}: {_line(error)}") from None
+
+    def _open(self) -> None:
+        writable = True
+        try:
+            version = self._version()
+        except sqlite3.OperationalError as error:
+            if self.path is None or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN:
+                raise
+            self._db.close()
+            self._db = _opened_for_reading(self.path)
+            version, writable = self._version(), False
+        if version > SCHEMA:
+            raise StoreError(
+                f"{self.path} has schema {version}, this hwnas reads up to {SCHEMA}; use a newer hwnas"
+            )
+        self._db.execute("PRAGMA trusted_schema=OFF")  # it may be somebody else's
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        ((trouble,),) = self._db.execute("PRAGMA quick_check(1)").fetchall()
+        if trouble != "ok":
+            raise sqlite3.DatabaseError(trouble)
+        if version < SCHEMA and writable:
+            self._take_over(version)
+        self._has_checksums = self._has_column("measurements", "checksum")
+        if not self._has_checksums:
+            log.warning("%s has no checksums and cannot be given any: its rows are not checked", self.path)
 
     def _parsed(self, text: str) -> Any:
         """Plain data of a row; StoreError if the file was damaged."""
@@ -357,12 +363,15 @@ class Store:
                 f"cannot write {self.path}, nothing of this step was stored: {_line(error)}"
             ) from None
 
+<<<<<<< HEAD
     def _read(self, query: str, *values: str) -> Iterator[Any]:
         try:
             yield from self._db.execute(query, values)
         except sqlite3.Error as error:
             raise StoreError(f"cannot read {self.path}: {_line(error)}") from None
 
+=======
+>>>>>>> 951c5da (A store that cannot be opened keeps no lock; mutations that are accepted must change nothing)
     def _rows(self, *tables: str, joined: str = "", order: str = "") -> Iterator[tuple[Any, ...]]:
         """The values of every row of a table, or of tables `joined`, all of them checked.
 
@@ -375,14 +384,20 @@ class Store:
             places.append((table, end, end + len(_COLUMNS[table])))
             end += len(_COLUMNS[table]) + 1
         query = f"SELECT {', '.join(columns)} FROM {joined or tables[0]}"
-        for row in self._read(f"{query} ORDER BY {order}" if order else query):
-            values: tuple[Any, ...] = ()
-            for table, begin, end in places:
-                part = row[begin:end]
-                if row[end] != _checksum(*part) and self._has_checksums:
-                    raise self._damaged(f"a row of its {table} is not what was written: {part!r:.100}")
-                values += part
-            yield values
+        cursor = self._db.cursor()
+        try:
+            for row in cursor.execute(f"{query} ORDER BY {order}" if order else query):
+                values: tuple[Any, ...] = ()
+                for table, begin, end in places:
+                    part = row[begin:end]
+                    if row[end] != _checksum(*part) and self._has_checksums:
+                        raise self._damaged(f"a row of its {table} is not what was written: {part!r:.100}")
+                    values += part
+                yield values
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read {self.path}: {_line(error)}; {REMEDY}") from None
+        finally:
+            cursor.close()
 
     def _damaged(self, what: str) -> StoreError:
         return StoreError(f"{self.path} is damaged: {what}; {REMEDY}")
