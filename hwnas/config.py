@@ -6,8 +6,11 @@ load_config("configs/digits.yaml", {"search.evaluations": 50})
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import re
-from collections.abc import Hashable, Mapping
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -214,25 +217,69 @@ class Experiment(Section):
         return self
 
 
+MOST_VALUES = 100_000  # of an experiment; aliases of aliases can stand for any number in a few lines
+MOST_SHOWN = 100  # characters of a wrong value
+MOST_PROBLEMS = 10  # that are told at once
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key may not be given twice: the first would be lost without a word."""
+    """Safe YAML in which a key may not be given twice: the first would be lost without a word.
+
+    Nor may aliases repeat one another without end.
+    """
+
+    def get_single_node(self) -> yaml.Node | None:
+        node = super().get_single_node()
+        if node is not None and _values(node, {}) > MOST_VALUES:
+            raise yaml.YAMLError(f"with its aliases it has more than {MOST_VALUES} values")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for key in keys if keys.count(key) > 1]
+        twice = [key for key, count in Counter(keys).items() if count > 1]
         if twice:
             raise yaml.YAMLError(f"{twice[0]!r} is given twice")
         return super().construct_mapping(node, deep)
 
 
+def _values(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many values a node stands for, an alias for all that it names; infinitely many within itself."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inside: Iterable[yaml.Node] = ()
+        if isinstance(node, yaml.MappingNode):
+            inside = itertools.chain.from_iterable(node.value)
+        elif isinstance(node, yaml.SequenceNode):
+            inside = node.value
+        known[id(node)] = 1 + sum(_values(part, known) for part in inside)
+    return known[id(node)]
+
+
+def _plain(text: str) -> Any:
+    """Plain data of YAML; YAMLError in one line for anything else."""
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise yaml.YAMLError(" ".join(str(error).split())) from None
+
+
+def _shown(value: Any) -> str:
+    """A wrong value as text, if need be the beginning of it."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits
+        text = f"a {type(value).__name__} that is too large to be shown"
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The experiment in a YAML file, `overrides` by dotted key applied; ConfigError says what is wrong."""
     try:
-        data = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        data = _plain(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} is not an experiment: it holds {type(data).__name__}, not keys and values")
     return parse_config(overridden(data, overrides or {}), str(path))
@@ -252,14 +299,16 @@ def parse_config(data: Mapping[str, Any], origin: str = "the experiment") -> Exp
         return Experiment.model_validate(data)
     except ValidationError as error:
         problems = []
-        for problem in error.errors():
+        for problem in error.errors()[:MOST_PROBLEMS]:
             where = ".".join(str(part) for part in problem["loc"])
-            given = f" (got {problem['input']!r})" if where and problem["type"] != "missing" else ""
+            given = f" (got {_shown(problem['input'])})" if where and problem["type"] != "missing" else ""
             message = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "extra_forbidden":
                 message = f"unknown key; {known_names(str(problem['loc'][-1]), _known(problem['loc']))}"
                 given = ""
             problems.append(f"{where}: {message}{given}" if where else message)
+        if error.error_count() > MOST_PROBLEMS:
+            problems.append(f"and {error.error_count() - MOST_PROBLEMS} more")
         raise ConfigError(f"{origin}: " + "; ".join(problems)) from None
 
 
@@ -269,9 +318,9 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise ConfigError(f"--set takes key.sub=value, got {text!r}")
     try:
-        return key, yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):
-        raise ConfigError(f"--set {key}: {value!r} is not a YAML value") from None
+        return key, _plain(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {key}: {_shown(value)} is not a YAML value") from None
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:

@@ -20,7 +20,9 @@ opened.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import json
 import logging
 import math
@@ -39,6 +41,7 @@ from typing import Any
 from hwnas.errors import ChecksumError, StoreError
 
 SCHEMA = 3  # 1 has no predictions, 1 and 2 have no checksums
+MOST_UNPACKED = 256 << 20  # bytes in a file of few
 REMEDY = "restore it from a copy, delete it to lose its evaluations, or use another run folder (--run-dir)"
 TEMPORARY = ".tmp"  # the end of names of files that are being written
 BUSY_S = 30  # how long one process waits for another to finish a write
@@ -139,6 +142,20 @@ def read_bytes(path: str | Path) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def unpacked(path: str | Path, data: bytes) -> bytes:
+    """The bytes of a file, those inside if it is a gzip file; StoreError if they are more than 256 MiB.
+
+    A damaged one raises OSError, EOFError or zlib.error.
+    """
+    if data[:2] != b"\x1f\x8b":
+        return data
+    with gzip.open(io.BytesIO(data)) as file:
+        found = file.read(MOST_UNPACKED + 1)
+    if len(found) > MOST_UNPACKED:
+        raise StoreError(f"{path} holds more than {MOST_UNPACKED >> 20} MiB; a table is smaller than that")
+    return found
 
 
 def parse_json(path: str | Path, data: bytes) -> dict[str, Any]:

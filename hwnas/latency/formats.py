@@ -18,9 +18,9 @@ The rows of a head (expanding convolution, pooling, feature mix, classifier) are
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import math
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -33,7 +33,7 @@ from hwnas.errors import SpaceError, TableError, known_names
 from hwnas.latency.table import Entry, LatencyTable
 from hwnas.spaces import Operator, get_space
 from hwnas.spaces.operators import make_divisible
-from hwnas.store import read_bytes, write_text
+from hwnas.store import read_bytes, unpacked, write_text
 
 BLOCKS = ("expanded_conv", "MBConv")
 STEMS = ("Conv", "first_conv")
@@ -44,6 +44,8 @@ CLASSIFIERS = ("Logits", "classifier")
 HEAD = (*EXPANDS, *POOLS, *MIXES, *CLASSIFIERS)
 BLOCK_FIELDS = {"expand", "kernel", "stride", "idskip"}
 STEM_KERNEL = 3
+# What the readers of gzip, UTF-8, CSV and YAML make of rubbish.
+UNREADABLE = (OSError, EOFError, zlib.error, csv.Error, yaml.YAMLError, ValueError, TypeError, RecursionError)
 
 Skipped = dict[str, list[str]]  # why rows or operators have no counterpart → their keys
 
@@ -122,7 +124,7 @@ def _facts(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(key, {mean, var, count}) of each row of a YAML or CSV file."""
     data = read_bytes(path)
     try:
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+        text = unpacked(path, data).decode()
         if Path(str(path).removesuffix(".gz")).suffix == ".csv":
             reader = csv.DictReader(io.StringIO(text))
             missing = {"key", "mean_ms"} - set(reader.fieldnames or ())
@@ -140,7 +142,7 @@ def _facts(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             if {"schema", "operators"} <= rows.keys():
                 raise TableError(f"{path} is a latency table of hwnas already; use it as it is")
             yield from rows.items()
-    except (OSError, EOFError, UnicodeDecodeError, KeyError, csv.Error, yaml.YAMLError) as error:
+    except UNREADABLE as error:
         raise TableError(f"{path} is not a look-up table: {' '.join(str(error).split())}") from None
 
 

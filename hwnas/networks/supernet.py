@@ -243,7 +243,12 @@ def load_supernet(path: str | Path) -> Supernet:
     Where a folder refers to another's supernet, that one, if it is the same still. StoreError if there is
     none or it is of another schema, ChecksumError if it is not what was written or referred to.
     """
-    folder = Path(path)
+    return _loaded(Path(path), ())
+
+
+def _loaded(path: Path, referring: tuple[Path, ...]) -> Supernet:
+    """As `load_supernet`; `referring` are the folders that led here."""
+    folder = path
     if not (folder / DEFINITION_FILE).exists() and (folder / "supernet").is_dir():
         folder /= "supernet"
     if not (folder / DEFINITION_FILE).exists():
@@ -263,7 +268,7 @@ def load_supernet(path: str | Path) -> Supernet:
     if missing:
         raise StoreError(f"{folder / DEFINITION_FILE} does not say its {missing[0]}; {remedy}")
     if "refers_to" in data:
-        return _referred(folder, data["refers_to"], data["checksum"])
+        return _referred(folder, str(data["refers_to"]), str(data["checksum"]), referring)
     try:
         net = Supernet(space_of(data["space"]), kernel_transform=bool(data.get("kernel_transform")))
     except SpaceError as error:
@@ -282,15 +287,18 @@ def load_supernet(path: str | Path) -> Supernet:
     return net.eval()
 
 
-def _referred(folder: Path, refers_to: str, checksum: str) -> Supernet:
+def _referred(folder: Path, refers_to: str, checksum: str, referring: tuple[Path, ...]) -> Supernet:
     """The supernet that the one in `folder` is a reference to."""
-    target = Path(os.path.normpath(folder.resolve() / refers_to))
+    here = folder.resolve()
+    target = Path(os.path.normpath(here / refers_to))
+    if target in (here, *referring):
+        raise StoreError(f"{folder / DEFINITION_FILE} refers to itself; search anew from the run that has it")
     if not (target / DEFINITION_FILE).exists():
         raise StoreError(
             f"the supernet of {folder} is that of {target}, which is gone; put it back, or search anew from "
             "the run that has it: hwnas search RUN --table TABLE --run-dir NEW"
         )
-    net = load_supernet(target)
+    net = _loaded(target, (here, *referring))
     if net.checksum != checksum:
         raise ChecksumError(
             f"the supernet in {target} is no longer the one that {folder} refers to (its checksum is "

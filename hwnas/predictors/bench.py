@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import time
 import zlib
@@ -20,7 +19,7 @@ from hwnas.errors import DataError
 from hwnas.predictors import PREDICTORS, get_predictor
 from hwnas.predictors.base import Array
 from hwnas.progress import Progress, silent
-from hwnas.store import read_bytes
+from hwnas.store import read_bytes, unpacked
 
 TEST_ROWS = 1000  # at most so many are predicted
 FEWEST_TEST_ROWS = 10
@@ -91,7 +90,7 @@ def read_table(
 def _read_columns(path: str | Path) -> Columns:
     data = read_bytes(path)
     try:
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
+        text = unpacked(path, data).decode("utf-8-sig")
         lines = [line for line in csv.reader(io.StringIO(text), strict=True) if line]
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file in UTF-8, plain or gzip: {error}") from None
