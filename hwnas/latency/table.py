@@ -87,7 +87,15 @@ class _Protocol(_Part):
     noise: list[str] = []
 
 
+class _Runtime(_Part):
+    name: str
+    precisions: list[str]
+    threads: int | None = None
+    batch_size: int = 1
+
+
 class _Parts(_Part):
+    runtime: _Runtime
     protocol: _Protocol
     calibration: list[_Calibration]
 
@@ -255,7 +263,7 @@ class LatencyTable:
             calibration = [dict(row) for row in data["calibration"]]
             if not runtime["precisions"]:
                 raise TableError(f"{path}: runtime.precisions is empty")
-            _Parts.model_validate({"protocol": protocol, "calibration": calibration})
+            _Parts.model_validate({"runtime": runtime, "protocol": protocol, "calibration": calibration})
             for row in calibration:
                 slope, intercept = float(row["slope"]), float(row["intercept_ms"])
                 if not (slope > 0 and math.isfinite(slope) and math.isfinite(intercept)):
