@@ -12,8 +12,6 @@ from hwnas.spaces import NetworkSpace, Slot
 
 
 class PlainSpace(NetworkSpace):
-    input_shape = (1, 24, 24)
-
     def __init__(self):
         self.slots = (
             Slot("conv1", ("width1", "kernel1")),

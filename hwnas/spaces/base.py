@@ -497,14 +497,16 @@ class NetworkSpace(SearchSpace, ABC):
 
     slots: tuple[Slot, ...]
 
-    @property
-    @abstractmethod
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the largest input."""
-
     @abstractmethod
     def operator(self, slot: str, values: Mapping[str, Any], precision: str = "fp32") -> Operator | None:
         """The operator in a slot, given at least the values of the slot's choices; None if it is skipped."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the largest input."""
+        first = [op.in_shape for op in self.slot_operators(self.slots[0]).values() if op is not None]
+        channels, height, width = max(first, key=lambda shape: shape[1])
+        return channels, height, width
 
     def lower(self, arch: Architecture, precision: str = "fp32") -> dict[str, Operator]:
         """The operators of an architecture by slot, in the order in which they run."""

@@ -22,10 +22,5 @@ class FixedSpace(NetworkSpace):
     def definition(self) -> dict[str, Any]:
         return {"name": self.name, "space": self._space.definition, "architecture": self._arch.values}
 
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        channels, height, width = self._space.operators(self._arch)[0].in_shape
-        return channels, height, width
-
     def operator(self, slot: str, values: Mapping[str, Any], precision: str = "fp32") -> Operator | None:
         return self._space.lower(self._arch, precision)[slot]

@@ -103,10 +103,6 @@ class ResNet50Space(NetworkSpace):
         super().__init__("resnet50", self._choices())
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return (self.channels, self.resolutions[-1], self.resolutions[-1])
-
-    @property
     def definition(self) -> dict[str, Any]:
         """The keyword arguments that make this space again, with its name."""
         return {

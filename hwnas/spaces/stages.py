@@ -107,10 +107,6 @@ class StageTableSpace(NetworkSpace):
         super().__init__(name, self._choices())
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return (self.channels, self.resolutions[-1], self.resolutions[-1])
-
-    @property
     def definition(self) -> dict[str, Any]:
         """The keyword arguments that make this space again, widths multiplied, with its name."""
         return {

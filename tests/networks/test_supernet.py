@@ -219,7 +219,6 @@ def test_an_interrupted_save_keeps_what_was_there(saved: Path, monkeypatch: pyte
 class SometimesResidual(NetworkSpace):
     """A convolution whose input is added in one of two architectures."""
 
-    input_shape = (1, 8, 8)
     slots = (Slot("only", ("added",)),)
 
     def __init__(self) -> None:
