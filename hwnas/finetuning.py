@@ -120,7 +120,8 @@ def _train(run: Run, parent: Mapping[str, Any], name: str, made: Mapping[str, An
     """Train, judge and export a model."""
     from hwnas.networks.supernet import load_supernet
     from hwnas.training.evaluation import AccuracyEvaluator
-    from hwnas.training.finetune import finetune, finetuning, inherited
+    from hwnas.training.finetune import Alone, finetuning, inherited
+    from hwnas.training.loop import train as train_network
 
     arch = run.space.architecture(parent["architecture"])
     train, validation = run.data("train"), run.data("validation")
@@ -128,7 +129,17 @@ def _train(run: Run, parent: Mapping[str, Any], name: str, made: Mapping[str, An
     net = inherited(run.supernet, arch)
     teacher = load_supernet(run.directory / "supernet")  # a copy: a teacher is put into another mode
     folder = _folder(run, name)
-    finetune(net, teacher, train, validation, settings, folder, run.config.seed, display("finetune"))
+    train_network(
+        net,
+        train,
+        validation,
+        settings,
+        folder,
+        run.config.seed,
+        display("finetune"),
+        teacher=teacher,
+        strategy=Alone(net.space, settings.steps),
+    )
     images = run.config.search.calibration_images
     evaluator = AccuracyEvaluator(net, train, validation, images, run.config.seed)
     own = net.space.architecture(arch.values)

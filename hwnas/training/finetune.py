@@ -1,19 +1,18 @@
-"""One architecture trained on from the weights that it inherits, on labels and on what the largest says."""
+"""What `train` needs to train one architecture on, from the weights that it inherits.
+
+net = inherited(supernet, arch)
+train(net, …, finetuning(settings, epochs, images), …, teacher=supernet, strategy=Alone(net.space, steps))
+"""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from hwnas.config import Named, Training
 from hwnas.networks.supernet import Supernet
-from hwnas.progress import Progress, silent
 from hwnas.spaces import Architecture
 from hwnas.spaces.fixed import FixedSpace
-from hwnas.training.data import Dataset
-from hwnas.training.loop import TrainingResult, train
 from hwnas.training.sampling import largest
 from hwnas.training.strategies import BatchLoss, Strategy, Subnet
 
@@ -52,27 +51,3 @@ def inherited(net: Supernet, arch: Architecture) -> Supernet:
                 for name, part in made.layer(slot, layer.name).sliced(layer).items():
                     part.copy_(parts[name])
     return made
-
-
-def finetune(
-    net: Supernet,
-    teacher: Supernet,
-    train_data: Dataset,
-    validation_data: Dataset,
-    settings: Training,
-    directory: str | Path,
-    seed: int = 0,
-    progress: Progress = silent,
-) -> TrainingResult:
-    """Train a supernet of one architecture as `train` does; the largest subnet of `teacher` teaches."""
-    return train(
-        net,
-        train_data,
-        validation_data,
-        settings,
-        directory,
-        seed,
-        progress,
-        teacher=teacher,
-        strategy=Alone(net.space, settings.steps),
-    )

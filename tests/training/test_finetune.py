@@ -10,7 +10,8 @@ import torch
 from hwnas.config import Training
 from hwnas.networks.supernet import Supernet, tensors_digest
 from hwnas.spaces import SPACES, get_space
-from hwnas.training.finetune import finetune, finetuning, inherited
+from hwnas.training.finetune import Alone, finetuning, inherited
+from hwnas.training.loop import train
 from hwnas.training.sampling import largest, smallest
 
 from ..networks.small_spaces import lively
@@ -70,7 +71,10 @@ def test_it_learns_and_goes_on_after_a_kill(tmp_path: Path) -> None:
         net = inherited(Supernet(space, 0), arch)
         folder_path = tmp_path / folder
         folder_path.mkdir(exist_ok=True)
-        found = finetune(net, teacher, blobs(), blobs(90, 1), settings, folder_path, 0, recorder)
+        alone = Alone(net.space, settings.steps)
+        found = train(
+            net, blobs(), blobs(90, 1), settings, folder_path, 0, recorder, teacher=teacher, strategy=alone
+        )
         assert [report.step for report in found.reports][-1] == settings.steps
         assert found.reports[-1].largest_accuracy > 60
         return net
