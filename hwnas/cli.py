@@ -374,7 +374,7 @@ def verify(
     if device is not None:
         there, own = device_of(job, device)
         if not own:
-            with _warnings_shown(), StageDisplay() as display:
+            with _interruptible(_not_kept(device)) as display:
                 found = verify_elsewhere(job, device, there, display("verify"))
             if as_json:
                 _print_json(found)
@@ -613,7 +613,7 @@ def benchmark(
     from hwnas.latency.devices import get_device
 
     shapes = dict(map(parse_shape, inputs or ()))
-    with _warnings_shown(), StageDisplay() as display:
+    with _interruptible(_not_kept(device)) as display:
         found = time_files(models, get_device(device, threads), shapes, rounds, seed, display("benchmark"))
     if as_json:
         _print_json(found)
@@ -653,6 +653,14 @@ def _benchmark_table(found: dict[str, Any]) -> Table:
 
 LINE_S = 30  # seconds between lines about a stage where there is no terminal
 GOES_ON = "interrupted; the same command goes on from here"
+
+
+def _not_kept(device: str) -> str:
+    """What is said when a measurement that belongs to no stage is interrupted."""
+    if device.startswith("ssh://"):
+        kept = "what the board has measured it keeps for a day: the same command goes on with it"
+        return f"interrupted; nothing was written here, {kept}"
+    return "interrupted; nothing of this measurement is kept: the same command starts anew"
 
 
 def _make(

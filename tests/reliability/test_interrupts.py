@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hwnas.cli import StageDisplay
-from tests.conftest import write_config
+from hwnas.progress import Progress, silent
+from tests.conftest import Command, write_config
+from tests.latency.fakes import FakeDevice
 
 
 def test_the_first_interrupt_waits_for_the_step_in_hand() -> None:
@@ -66,3 +70,38 @@ def test_an_interrupted_command_says_how_to_go_on_and_does(tmp_path: Path) -> No
     assert not (folder / "supernet" / "model.safetensors").exists()
     assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
     assert (folder / "supernet" / "model.safetensors").exists()
+
+
+class Interrupted(FakeDevice):
+    """Somebody presses Ctrl-C in the second pass."""
+
+    def measure(self, models: Any, plan: Any, progress: Progress = silent) -> Any:
+        if self.plans:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().measure(models, plan, progress)
+
+
+@pytest.mark.parametrize("command", ["verify", "benchmark"])
+@pytest.mark.parametrize("device", ["interrupted", "ssh://board"])
+def test_a_measurement_that_no_stage_keeps_says_so(
+    command: str,
+    device: str,
+    tiny_run: Path,
+    tmp_path: Path,
+    hwnas_command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hwnas.latency.devices.get_device", lambda *_: Interrupted())
+    monkeypatch.setattr("hwnas.verifying.get_device", lambda *_: Interrupted())
+    copy = Path(shutil.copytree(tiny_run, tmp_path / "copy"))
+    model = next((copy / "models").iterdir())
+    before = (model / "architecture.json").read_bytes()
+    code, out, err = hwnas_command(command, copy if command == "verify" else model, "--device", device)
+    assert (code, out) == (130, "")
+    assert "Aborted" not in err
+    kept = {
+        "interrupted": "interrupted; nothing of this measurement is kept: the same command starts anew",
+        "ssh://board": "what the board has measured it keeps for a day: the same command goes on with it",
+    }
+    assert err.splitlines()[-1].endswith(kept[device])
+    assert (model / "architecture.json").read_bytes() == before
