@@ -462,6 +462,8 @@ def front(
         _print_json(found)
         return
     out.print(_front_table(found["models"]))
+    for line in _int8_lines(found["models"]):
+        _say(line)
     more = "" if found["latency"] == "measured" else f"; measure it: hwnas export {run}, hwnas verify {run}"
     _say(f"Latency: {found['latency']}{more}")
     if found["missed"]:
@@ -469,12 +471,11 @@ def front(
 
 
 def _front_table(models: Sequence[dict[str, Any]]) -> Table:
-    """Models to choose from, in their order; fits 80 columns. As in `models_table`, int8 takes a place."""
-    int8 = any(model["int8"] for model in models)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    """Models to choose from, in their order; fits 80 columns."""
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("model", no_wrap=True)
-    for column in ("val %", "test %", "ms", "95 %", "MMACs", "int8 ms" if int8 else "k params"):
-        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("val %", "test %", "ms", "95 %", "MMACs", "k params"):
+        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
     for column in ("status", ""):
         table.add_column(column, no_wrap=True)
     for model in models:
@@ -485,8 +486,8 @@ def _front_table(models: Sequence[dict[str, Any]]) -> Table:
             "" if test is None else f"{test:.2f}",
             f"{ms:.4g}",
             _interval(model["latency_ci_ms"], ms),
-            f"{model['macs'] / 1e6:.2f}",
-            _int8_cell(model["int8"]) if int8 else f"{model['params'] / 1e3:.1f}",
+            f"{model['macs'] / 1e6:.3g}",
+            f"{model['params'] / 1e3:.4g}",
             model["status"],
             "knee" if model["knee"] else "",
         )
@@ -684,6 +685,8 @@ def _finish(job: Run, as_json: bool) -> None:
     else:
         if summary["models"]:
             out.print(models_table(summary["models"]))
+            for line in _int8_lines(summary["models"]):
+                _say(line)
         for budget in summary["budgets"]:
             _say(_budget_line(budget))
         if summary["report"]:
@@ -707,39 +710,33 @@ def _budget_line(budget: dict[str, Any]) -> str:
 
 
 def models_table(models: Sequence[dict[str, Any]]) -> Table:
-    """The front as a table for the terminal, fastest first; fits 80 columns.
-
-    Where models were quantised, their latency in 8 bits, or what became of it, stands for their parameters.
-    """
-    table = Table(title="Pareto front", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    int8 = any(model.get("int8") for model in models)
-    last = "int8 ms" if int8 else "k params"
-    numbers = ("val %", "test %", "predicted ms", "measured ms", "MMACs", last, "budget ms")
+    """The front as a table for the terminal, fastest first; fits 80 columns."""
+    table = Table(title="Pareto front", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("model", no_wrap=True)
-    for column in numbers:
-        table.add_column(column, justify="right", min_width=7 if column == "int8 ms" else 6)
+    for column in ("val %", "test %", "predicted ms", "measured ms", "budget ms"):
+        table.add_column(column, justify="right", min_width=max(map(len, column.split())))
     table.add_column("status", no_wrap=True)
     for model in models:
-        measured, budget = model["measured"]["latency_ms"], model["budget_ms"]
+        predicted, measured = (model[name]["latency_ms"] for name in ("predicted", "measured"))
+        budget = model["budget_ms"]
         table.add_row(
             model["id"],
             f"{model['validation_accuracy']:.2f}",
             f"{model['test_accuracy']:.2f}",
-            f"{model['predicted']['latency_ms']:.4f}",
-            "" if measured is None else f"{measured:.4f}",
-            f"{model['macs'] / 1e6:.2f}",
-            _int8_cell(model.get("int8")) if int8 else f"{model['params'] / 1e3:.1f}",
+            "" if predicted is None else f"{predicted:.4g}",
+            "" if measured is None else f"{measured:.4g}",
             "" if budget is None else f"≤ {budget:g}",
             model["status"],
         )
     return table
 
 
-def _int8_cell(int8: Mapping[str, Any] | None) -> str:
-    """The latency of a model that was kept in 8 bits, or what became of it."""
-    if int8 is None:
-        return ""
-    return f"{int8['latency_ms']['int8']:.4f}" if int8["status"] == "kept" else int8["status"]
+def _int8_lines(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What became of models in 8 bits that are no models of their own, a line each."""
+    for model in models:
+        int8 = model.get("int8") or {"status": "kept"}
+        if int8["status"] != "kept":
+            yield f"{model['id']} in 8 bits: {int8['status']}; {int8['reason']}"
 
 
 # ---- tables --------------------------------------------------------------------------------------

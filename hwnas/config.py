@@ -178,7 +178,7 @@ class Export(Section):
     """What is made of each model of the front, beside ONNX and safetensors in single precision."""
 
     openvino: bool = False  # also OpenVINO's own format, model.xml and model.bin
-    int8: bool = False  # also ONNX in 8 bits, kept where it is faster on the device and accurate enough
+    int8: bool = False  # also models in 8 bits, where that is faster on the device and accurate enough
     max_accuracy_loss: float = Field(1.0, ge=0, le=100)  # points of validation accuracy that int8 may cost
 
 
@@ -205,6 +205,16 @@ class Experiment(Section):
                 )
         if "latency_ms" in self.search.constraints:
             raise ValueError("search.constraints: latency_ms is bounded by latency.budgets_ms")
+        return self
+
+    @model_validator(mode="after")
+    def _int8_is_judged_by_all(self) -> Experiment:
+        further = [name for name in self.search.objectives if "@" in name]
+        if self.export.int8 and further:
+            raise ValueError(
+                f"export.int8: a table says nothing of {further[0]} of a model in 8 bits, which "
+                "search.objectives asks for; leave out one of the two"
+            )
         return self
 
     @model_validator(mode="after")

@@ -69,9 +69,10 @@ def finetune_model(
         if train:
             _train(run, parent, name, wanted, display)
         if device is not None:
-            (entry,) = measure_entries(run, [name], device, display("verify"))
-            judge_entry(entry, run.config.latency.budgets_ms)
-            amend(run, [entry])
+            entries = measure_entries(run, [name], device, display("verify"))
+            for entry in entries:
+                judge_entry(entry, run.config.latency.budgets_ms)
+            amend(run, entries)
         shutil.rmtree(_folder(run, name), ignore_errors=True)
         with suppress(OSError):  # others are unfinished, or there is none
             _folder(run, name).parent.rmdir()
@@ -83,7 +84,7 @@ def _parent(run: Run, model: str) -> dict[str, Any]:
     run.outputs("export")
     known = dict.fromkeys(run.outputs("search")["front"])
     if run.store.stage("verify") is not None:
-        known |= dict.fromkeys(entry["id"] for entry in run.models if "finetuned" not in entry)
+        known |= dict.fromkeys(e["id"] for e in run.models if not {"finetuned", "quantized"} & e.keys())
     if model not in known:
         raise ConfigError(
             f"{model!r} is no model of {run.directory} that can be fine-tuned; {known_names(model, known)}"

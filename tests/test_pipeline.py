@@ -71,6 +71,7 @@ def test_the_folder_of_a_run(tiny_run: Path) -> None:
         assert set(model) == {
             "id",
             "architecture",
+            "precision",
             "validation_accuracy",
             "test_accuracy",
             "predicted",

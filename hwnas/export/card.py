@@ -16,6 +16,17 @@ logits = session.run(["logits"], {{"input": images}})[0]
 print(json.loads(session.get_modelmeta().custom_metadata_map["classes"])[int(logits.argmax())])
 """
 
+TORCH = """As a torch module, from `model.safetensors` and `model.json` in this folder:
+
+```python
+import hwnas
+
+network = hwnas.load_model(".")        # in eval mode; takes and gives the same as model.onnx
+```
+
+`model.json` says the same as this page of the input and the classes, for programs.
+"""
+
 
 def model_card(
     entry: Mapping[str, Any],
@@ -34,18 +45,18 @@ def model_card(
     `preparation` says how the dataset's images become pixels, before they are resized for the network.
     """
     channels, size = input_shape[0], input_shape[1]
-    measured = entry["measured"]
+    measured, predicted = entry["measured"], entry["predicted"]["latency_ms"]
     latency = "not measured yet"
     if measured["latency_ms"] is not None:
         low, high = measured["latency_ci_ms"]
         latency = f"{measured['latency_ms']:.4g} ms (95 %: {low:.4g} to {high:.4g})"
-    made = entry.get("finetuned")
     rows = [
-        *([("Fine-tuned", _finetuned(made))] if made else []),
+        *([("Fine-tuned", _finetuned(entry["finetuned"]))] if "finetuned" in entry else []),
+        *([("In 8 bits", _quantized(entry["quantized"]))] if "quantized" in entry else []),
         ("Validation accuracy", f"{entry['validation_accuracy']:.2f} %"),
         ("Test accuracy", f"{entry['test_accuracy']:.2f} %"),
         (f"Measured latency, batch {batch_size}", latency),
-        ("Predicted latency", f"{entry['predicted']['latency_ms']:.4g} ms"),
+        *([] if predicted is None else [("Predicted latency", f"{predicted:.4g} ms")]),
         ("Device", device),
         *(
             (f"Predicted latency, {metric.partition('@')[2]}", f"{value:.4g} ms")
@@ -60,7 +71,7 @@ def model_card(
         ("MACs", f"{entry['macs']:,}"),
         ("Parameters", f"{entry['params']:,}"),
         *(_checked(entry["checks"]) if "checks" in entry else []),
-        *([("In 8 bits", _int8(entry["int8"]))] if entry.get("int8") else []),
+        *([("In 8 bits", _int8(entry))] if entry.get("int8") else []),
         ("Status", entry["status"]),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
@@ -89,16 +100,7 @@ then resized to {size}×{size} (bilinear, antialiased), scaled to 0–1, less th
 ```python
 {USE.format(channels=channels, size=size)}```
 
-As a torch module, from `model.safetensors` and `model.json` in this folder:
-
-```python
-import hwnas
-
-network = hwnas.load_model(".")        # in eval mode; takes and gives the same as model.onnx
-```
-
-`model.json` says the same as this page of the input and the classes, for programs. `sha256sum -c SHA256SUMS`
-checks the files.
+{"" if "quantized" in entry else TORCH}`sha256sum -c SHA256SUMS` checks the files.
 
 ## Architecture
 
@@ -121,15 +123,31 @@ def _checked(checks: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def _int8(int8: Mapping[str, Any]) -> str:
+def _int8(entry: Mapping[str, Any]) -> str:
+    """What became of a model in 8 bits."""
+    int8 = entry["int8"]
     validation, test = int8["validation_accuracy"], int8["test_accuracy"]
-    excluded = f", {len(int8['excluded'])} operators in single precision" if int8["excluded"] else ""
-    name = {"kept": "`model.int8.onnx`", "dropped": "dropped"}.get(int8["status"], "not measured yet")
+    kept = {"kept": f"kept, as model {entry['id']}-int8", "candidate": "not measured yet"}
+    reason = "" if int8["status"] == "candidate" else f": {int8['reason']}"
     return (
-        f"{name}; {int8['reason']}. Validation accuracy {validation['int8']:.2f} % (in single precision "
-        f"{validation['fp32']:.2f} %), test {test['int8']:.2f} % ({test['fp32']:.2f} %); calibrated by "
-        f"{int8['calibration']}{excluded}"
+        f"{kept.get(int8['status'], 'dropped')}{reason}. Validation accuracy {validation['int8']:.2f} % (in "
+        f"single precision {validation['fp32']:.2f} %), test {test['int8']:.2f} % ({test['fp32']:.2f} %); "
+        f"{_calibrated(int8)}"
     )
+
+
+def _quantized(made: Mapping[str, Any]) -> str:
+    low, high = made["speedup_ci"]
+    return (
+        f"made of model {made['from']}, {made['speedup']:.2f} times as fast (95 %: {low:.2f} to {high:.2f}); "
+        f"{_calibrated(made)}"
+    )
+
+
+def _calibrated(int8: Mapping[str, Any]) -> str:
+    number = len(int8["excluded"])
+    excluded = f", {number} operator{'s' if number > 1 else ''} in single precision" if number else ""
+    return f"calibrated by {int8['calibration']}{excluded}"
 
 
 def _finetuned(made: Mapping[str, Any]) -> str:

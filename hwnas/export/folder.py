@@ -60,11 +60,13 @@ def load_model(folder: str | Path) -> StaticNetwork:
     (channels, height, width). It is built from `model.json` and `model.safetensors` alone, without the
     supernet or the run, and nothing in them is executed. `model.json` also says how images are prepared and
     what the classes are. StoreError if a file is missing, of another schema, or the weights are not of this
-    network's names, shapes and types; ChecksumError if one of the two is not what was written.
+    network's names, shapes and types, and for a model in 8 bits; ChecksumError if one of the two is not what
+    was written.
     """
     folder = Path(folder)
     definition, weights = folder / DEFINITION_FILE, folder / WEIGHTS_FILE
     if not definition.exists():
+        _check_precision(folder)
         raise StoreError(
             f"there is no model in {folder} (no {DEFINITION_FILE}); give a folder such as "
             "runs/digits/models/ID. What an older hwnas exported gets one by: "
@@ -87,6 +89,17 @@ def load_model(folder: str | Path) -> StaticNetwork:
     _check_tensors(state, network.state_dict(), weights)
     network.load_state_dict(state, assign=True)
     return network.eval()
+
+
+def _check_precision(folder: Path) -> None:
+    """StoreError if a folder is that of a model in 8 bits."""
+    path = folder / "architecture.json"
+    made_of = read_json(path, REMEDY).get("quantized") if path.exists() else None
+    if made_of is not None:
+        raise StoreError(
+            f"{folder} is a model in 8 bits, which ONNX Runtime runs and torch does not; the network that it "
+            f"is made of is {folder.with_name(str(made_of['from']))}"
+        )
 
 
 def write_sums(folder: str | Path) -> None:

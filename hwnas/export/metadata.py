@@ -72,13 +72,13 @@ def properties(
     }
 
 
-def int8_properties(int8: Mapping[str, Any]) -> dict[str, str]:
-    """What the properties of a model in 8 bits say otherwise; `int8` is that of an entry of pareto.json."""
+def int8_properties(entry: Mapping[str, Any]) -> dict[str, str]:
+    """What the properties of a model in 8 bits say otherwise than those of the one that it is made of."""
     values = {
-        "validation_accuracy": int8["validation_accuracy"]["int8"],
-        "test_accuracy": int8["test_accuracy"]["int8"],
-        "latency_ms": int8["latency_ms"]["int8"],
-        "calibration": int8["calibration"],
-        "excluded": int8["excluded"],
+        "validation_accuracy": entry["validation_accuracy"],
+        "test_accuracy": entry["test_accuracy"],
+        "latency_ms": entry["measured"]["latency_ms"],
+        **{name: entry["quantized"][name] for name in ("calibration", "excluded")},
     }
-    return {"precision": "int8", **{name: json.dumps(value) for name, value in values.items()}}
+    texts = {name: json.dumps(value) for name, value in values.items()}
+    return {"id": entry["id"], "precision": entry["precision"], **texts}

@@ -187,10 +187,10 @@ def _quiet() -> Iterator[None]:
 def candidate_of(
     data: bytes, splits: tuple[Dataset, Dataset, Dataset], resolution: int, allowed: float, seed: int
 ) -> tuple[dict[str, Any], bytes]:
-    """The `int8` of the entry of an exported model by accuracy alone, and the best model in 8 bits.
+    """The `int8` of the entry of an exported model, which is a candidate, and the best model in 8 bits.
 
-    Its status is "candidate", or "dropped" if it costs more than `allowed` points of validation accuracy.
-    `splits` are train, from which `seed` draws the images that calibrate, validation, and test.
+    It may cost `allowed` points of validation accuracy. `splits` are train, from which `seed` draws the
+    images that calibrate, validation, and test.
     """
     train, validation, test = splits
 
@@ -201,14 +201,14 @@ def candidate_of(
     images = np.concatenate([batch.numpy() for batch, _ in drawn])
     before = accuracy(data)
     found = quantize(data, images, accuracy, before - allowed)
-    loss = before - found.accuracy
-    attempts = f", the least of {found.attempts} attempts" if found.attempts > 1 else ""
     tested = [onnx_accuracy(m, test.batches(EVALUATION_BATCH, resolution)) for m in (data, found.data)]
     return {
-        "status": "candidate" if found.accuracy >= before - allowed else "dropped",
-        "reason": f"costs {loss:.2f} points of validation accuracy{attempts}; allowed are {allowed:g}",
+        "status": "candidate",
+        "reason": "not measured yet",
         "calibration": found.method,
         "excluded": list(found.excluded),
+        "attempts": found.attempts,
+        "max_accuracy_loss": allowed,
         "validation_accuracy": {"fp32": before, "int8": found.accuracy},
         "test_accuracy": {"fp32": tested[0], "int8": tested[1]},
         "latency_ms": None,
@@ -219,20 +219,30 @@ def candidate_of(
 
 
 def decide(candidate: Mapping[str, Any], found: Comparison) -> dict[str, Any]:
-    """A candidate's `int8` with its status: "kept" if it is faster beyond doubt, otherwise "dropped".
+    """A candidate's `int8` with its status: "kept" if it is accurate and faster beyond doubt, else "dropped".
 
     `found` compares it with the model in single precision, on the run's device.
     """
+    accuracy, allowed = candidate["validation_accuracy"], candidate["max_accuracy_loss"]
+    accurate = accuracy["int8"] >= accuracy["fp32"] - allowed
+    attempts = f", the least of {candidate['attempts']} attempts" if candidate["attempts"] > 1 else ""
+    loss = f"costs {accuracy['fp32'] - accuracy['int8']:.2f} points of validation accuracy{attempts}"
     texts = [
         f"{ms:.4g} ms ({low:.4g} to {high:.4g})"
         for ms, (low, high) in ((found.new_ms, found.new_ci_ms), (found.old_ms, found.old_ci_ms))
     ]
     low, high = found.speedup_ci
+    speed = (
+        f"{found.speedup:.2f} times as fast (95 %: {low:.2f} to {high:.2f}), {texts[0]} instead of {texts[1]}"
+    )
+    said = [
+        loss if accurate else f"{loss}; allowed are {allowed:g}",
+        speed if found.faster else f"not faster beyond doubt: {speed}",
+    ]
     return {
         **candidate,
-        "status": "kept" if found.faster else "dropped",
-        "reason": f"{'' if found.faster else 'not faster beyond doubt: '}{found.speedup:.2f} times as fast "
-        f"(95 %: {low:.2f} to {high:.2f}), {texts[0]} instead of {texts[1]}",
+        "status": "kept" if accurate and found.faster else "dropped",
+        "reason": "; ".join(said),
         "latency_ms": {"fp32": found.old_ms, "int8": found.new_ms},
         "latency_ci_ms": {"fp32": list(found.old_ci_ms), "int8": list(found.new_ci_ms)},
         "speedup": found.speedup,

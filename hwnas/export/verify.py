@@ -111,7 +111,8 @@ def most_accurate(entries: Sequence[Mapping[str, Any]], budget_ms: float, latenc
     def within(entry: Mapping[str, Any]) -> bool:
         if latency == "measured":
             return verdict(entry["measured"]["latency_ci_ms"], budget_ms) == "met"
-        return bool(entry["predicted"]["latency_ms"] <= budget_ms)
+        predicted = entry["predicted"]["latency_ms"]  # None in 8 bits
+        return predicted is not None and bool(predicted <= budget_ms)
 
     kept = [entry for entry in entries if within(entry)]
     if not kept:

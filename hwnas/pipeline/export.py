@@ -9,6 +9,7 @@ import numpy as np
 
 from hwnas.pipeline.entries import write_entry
 from hwnas.pipeline.profile import check_int8
+from hwnas.pipeline.quantized import candidate_file, forget_int8, quantize_model
 from hwnas.progress import Progress
 from hwnas.spaces import Architecture
 from hwnas.store import write_bytes, write_text
@@ -18,7 +19,7 @@ if TYPE_CHECKING:  # torch is loaded by the stages that need it
     from hwnas.pipeline.job import Run
 
 
-OPTIONAL = ("model.xml", "model.bin", "model.int8.onnx")  # of a model's files, made where they are asked for
+OPTIONAL = ("model.xml", "model.bin")  # of a model's files, made where they are asked for
 CHECKED_IMAGES = 64  # real images on which every export is compared with torch
 
 
@@ -40,15 +41,10 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     write_text(run.directory / "evaluations.csv", run.evaluations().to_csv(index=False))
     names = ("model.onnx", "model.json", "model.safetensors")
     files = [f"models/{arch.id}/{name}" for arch in front for name in names]
-    optional = [int8_candidate(arch.id) for arch in front]
+    optional = [candidate_file(arch.id) for arch in front]
     optional += [f"models/{arch.id}/{name}" for arch in front for name in OPTIONAL]
     files += [name for name in optional if (run.directory / name).exists()]
     return {}, ["evaluations.csv", *files]
-
-
-def int8_candidate(name: str) -> str:
-    """The file of a model in 8 bits that is accurate enough, until a measurement says if it is kept."""
-    return f"int8/{name}.onnx"
 
 
 def export_model(
@@ -93,6 +89,7 @@ def export_model(
     entry = {
         "id": name,
         "architecture": arch.values,
+        "precision": "fp32",
         "validation_accuracy": metrics["accuracy"],
         "test_accuracy": accuracy,
         "predicted": {
@@ -115,8 +112,9 @@ def export_model(
     said = properties(entry, inputs, test.classes, run.latency.device, run.latency.runtime)
     data = with_metadata(data, said)
     write_bytes(folder / "model.onnx", data)
-    for stale in (int8_candidate(name), *(f"models/{name}/{file}" for file in OPTIONAL)):
-        (run.directory / stale).unlink(missing_ok=True)
+    for stale in OPTIONAL:
+        (folder / stale).unlink(missing_ok=True)
+    forget_int8(run, name)
     if run.config.export.openvino:
         from hwnas.export.openvino import export_openvino, openvino_logits
 
@@ -127,17 +125,5 @@ def export_model(
         difference = check_outputs(logits, network, images, runtime)
         checks["openvino"] = {"difference": difference, "test_accuracy": found}
     if run.config.export.int8:
-        entry["int8"] = _quantize(run, name, data, resolution)
+        entry["int8"] = quantize_model(run, name, data, resolution)
     write_entry(run, entry)
-
-
-def _quantize(run: Run, name: str, data: bytes, resolution: int) -> dict[str, Any]:
-    """The `int8` of the entry of an exported model by accuracy alone, and the file of a candidate."""
-    from hwnas.export.quantize import candidate_of
-
-    splits = run.data("train"), run.data("validation"), run.data("test")
-    allowed = run.config.export.max_accuracy_loss
-    int8, made = candidate_of(data, splits, resolution, allowed, run.config.seed)
-    if int8["status"] == "candidate":
-        write_bytes(run.directory / int8_candidate(name), made)
-    return int8

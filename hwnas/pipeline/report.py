@@ -41,7 +41,12 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
             **{e.architecture.id: e.architecture.values for e in run.searched.evaluations},
             **{name: arch.values for name, arch in models.items()},
         },
-        operators={name: operator_times(run.space, arch, table) for name, arch in models.items()},
+        operators={  # the table says nothing of operators in 8 bits
+            entry["id"]: operator_times(
+                run.space, models[entry["id"]], None if "quantized" in entry else table
+            )
+            for entry in run.models
+        },
         files={
             name: sorted(path.name for path in (run.directory / "models" / name).iterdir()) for name in models
         },

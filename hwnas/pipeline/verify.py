@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwnas.export.compare import compare
 from hwnas.export.verify import Verdict, added, last_on, measure_models, most_accurate, stable, verdict
 from hwnas.latency.measure import Device
 from hwnas.pipeline.entries import evaluation_of, read_entry, write_entry
-from hwnas.pipeline.export import export_model, int8_candidate
+from hwnas.pipeline.export import export_model
 from hwnas.pipeline.profile import own_device
+from hwnas.pipeline.quantized import candidates_of, decide_int8, int8_name
 from hwnas.progress import Progress
 from hwnas.searching.pareto import ParetoFront
 from hwnas.spaces import Architecture
-from hwnas.store import file_digest, read_bytes, read_json, write_bytes, write_json
+from hwnas.store import file_digest, read_bytes, read_json, write_json
 
 if TYPE_CHECKING:
     from hwnas.pipeline.job import Run
@@ -50,12 +50,16 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
                 export_model(run, arch)
             entries += measure_entries(run, [arch.id for arch in spares], device, progress)
     kept = {most_accurate(entries, budget_ms, "measured") for budget_ms in budgets_ms}
-    kept |= {*tuned, *tuned.values()}  # a model stays beside what it was made into
     evaluations = [evaluation_of(run, entry) for entry in entries]
     front = ParetoFront.of(evaluations, run.objectives)
-    for entry, evaluation in zip(entries, evaluations, strict=True):
+    kept |= {
+        entry["id"] for entry, evaluation in zip(entries, evaluations, strict=True) if evaluation in front
+    }
+    kept |= {*tuned, *tuned.values()}  # a model stays beside what it was made into
+    kept |= {entry["quantized"]["from"] for entry in entries if entry["id"] in kept and "quantized" in entry}
+    for entry in entries:
         judge_entry(entry, budgets_ms)
-        stays = entry["id"] in kept or evaluation in front
+        stays = entry["id"] in kept
         if entry["status"] in ("verified", "unstable") and not stays:
             entry["status"] = "dominated"
         write_entry(run, entry)
@@ -97,7 +101,7 @@ def _write_front(run: Run, entries: Sequence[Mapping[str, Any]]) -> list[str]:
     write_json(run.directory / "pareto.json", {"schema": 1, "models": kept})
     made = ("architecture.json", "README.md", "SHA256SUMS")
     files = [f"models/{entry['id']}/{name}" for entry in kept for name in made]
-    files += [f"models/{entry['id']}/model.int8.onnx" for entry in kept if _has_int8(entry)]
+    files += [f"models/{entry['id']}/model.onnx" for entry in kept if "quantized" in entry]
     return ["pareto.json", *files]
 
 
@@ -112,7 +116,9 @@ def amend(run: Run, entries: Sequence[Mapping[str, Any]]) -> None:
         write_entry(run, entry)
     if done is None:
         return
-    models = {entry["id"]: entry for entry in (*run.models, *entries)}
+    changed = {entry["id"] for entry in entries}  # what is made of these in 8 bits is among them, or gone
+    others = [e for e in run.models if e.get("quantized", {}).get("from") not in changed]
+    models = {entry["id"]: entry for entry in (*others, *entries)}
     files = _write_front(run, list(models.values()))
     budgets = [
         {**row, "model": most_accurate(list(models.values()), row["budget_ms"], "measured")}
@@ -126,55 +132,28 @@ def amend(run: Run, entries: Sequence[Mapping[str, Any]]) -> None:
 def measure_entries(
     run: Run, names: Sequence[str], device: Device, progress: Progress
 ) -> list[dict[str, Any]]:
-    """The entries of exported models with their latency on the run's device, and whether it repeats."""
-    latency = run.config.latency
-    models = {name: read_bytes(run.directory / "models" / name / "model.onnx") for name in names}
+    """The entries of exported models with their latency on the run's device, and whether it repeats.
+
+    Behind them those of the models in 8 bits that are worth having.
+    """
+    latency, folder = run.config.latency, run.directory / "models"
+    models = {name: read_bytes(folder / name / "model.onnx") for name in names}
+    candidates = candidates_of(run, names)
+    all_models = {**models, **{int8_name(name): data for name, data in candidates.items()}}
     found = measure_models(
-        models, device, latency.verify_rounds, latency.budgets_ms, run.config.seed, progress
+        all_models, device, latency.verify_rounds, latency.budgets_ms, run.config.seed, progress
     )
     entries = []
-    for name, verification in found.items():
+    for name in names:
         entry = read_entry(run, name)
-        entry["measured"] |= {key: verification[key] for key in ("latency_ms", "latency_ci_ms")}
-        entry["verifications"] = added(entry.get("verifications", []), verification)
+        entry["measured"] |= {key: found[name][key] for key in ("latency_ms", "latency_ci_ms")}
+        entry["verifications"] = added(entry.get("verifications", []), found[name])
         entries.append(entry)
     for reason in entries[0]["verifications"][-1]["noise"] if entries else []:
         log.warning("verify: the measurement was disturbed: %s", reason)
-    _decide_int8(run, entries, models, device, progress)
-    return entries
-
-
-def _decide_int8(
-    run: Run,
-    entries: Sequence[dict[str, Any]],
-    models: Mapping[str, bytes],
-    device: Device,
-    progress: Progress,
-) -> None:
-    """Compare candidates in 8 bits with their models on the device; what is kept is model.int8.onnx."""
-    candidates = {name: run.directory / int8_candidate(name) for name in models}
-    pairs = {n: (models[n], read_bytes(path)) for n, path in candidates.items() if path.exists()}
-    if not pairs:
-        return
-    from hwnas.export.metadata import int8_properties
-    from hwnas.export.onnx import with_metadata
-    from hwnas.export.quantize import decide
-
-    found = compare(pairs, device, run.config.latency.verify_rounds, run.config.seed, progress)
-    for entry in entries:
-        name, path = entry["id"], run.directory / "models" / entry["id"] / "model.int8.onnx"
-        if name in found:
-            entry["int8"] = decide(entry["int8"], found[name])
-        if _has_int8(entry):
-            write_bytes(path, with_metadata(pairs[name][1], int8_properties(entry["int8"])))
-        else:
-            path.unlink(missing_ok=True)
-    log.info("verify: %d of %d models in 8 bits are kept", sum(map(_has_int8, entries)), len(pairs))
-
-
-def _has_int8(entry: Mapping[str, Any]) -> bool:
-    """Whether a model was kept in 8 bits too."""
-    return (entry.get("int8") or {}).get("status") == "kept"
+    pairs = {name: (models[name], data) for name, data in candidates.items()}
+    verifications = {name: found[int8_name(name)] for name in candidates}
+    return entries + decide_int8(run, entries, pairs, verifications, device, progress)
 
 
 def _warn_of_drift(entries: Sequence[Mapping[str, Any]]) -> None:
@@ -206,7 +185,7 @@ def _spares(run: Run, entries: Sequence[Mapping[str, Any]], budget_ms: float) ->
     what was measured of the models that keep it, says will keep it.
     """
     known = {entry["id"] for entry in entries}
-    kept_by = [entry for entry in entries if _verdict(entry, budget_ms) == "met"]
+    kept_by = [e for e in entries if "quantized" not in e and _verdict(e, budget_ms) == "met"]
     ratios = [entry["measured"]["latency_ms"] / entry["predicted"]["latency_ms"] for entry in kept_by]
     ratio = float(np.median(ratios)) if ratios else 1.0
     kept = most_accurate(entries, budget_ms, "measured")
@@ -233,5 +212,6 @@ def _verdict(entry: Mapping[str, Any], budget_ms: float) -> Verdict:
 
 
 def _misses(entry: Mapping[str, Any], budget_ms: float) -> bool:
-    promised = entry["predicted"]["latency_ms"] <= budget_ms
+    predicted = entry["predicted"]["latency_ms"]
+    promised = predicted is not None and predicted <= budget_ms
     return bool(promised and _verdict(entry, budget_ms) == "missed")

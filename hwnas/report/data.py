@@ -18,6 +18,8 @@ from hwnas.spaces import Architecture, NetworkSpace
 ALIKE = 5  # models at least, before it is said what grows along a front
 GROWS = 0.5  # Kendall's tau with latency from which a trait is said to grow, or to shrink
 
+MODEL_KINDS = ("model", "fine-tuned", "in 8 bits")
+
 Trait = tuple[str, str]  # the stage, "" for the whole network, and what of it is chosen
 
 
@@ -108,11 +110,16 @@ def agreement(predicted: ArrayLike, measured: ArrayLike, relative: bool) -> Agre
     return Agreement(len(p), float(np.median(errors)), float(errors.mean()), tau)
 
 
+def kind_of(model: Mapping[str, Any]) -> str:
+    """What an entry of pareto.json is, one of `MODEL_KINDS`."""
+    return "in 8 bits" if "quantized" in model else "fine-tuned" if "finetuned" in model else "model"
+
+
 def models_frame(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The models of pareto.json, one row each, fastest first; what is not known is NaN.
 
-    Columns: id, status, validation, test, predicted_ms, measured_ms, ci_low, ci_high, latency_ms (measured,
-    or else predicted), macs, params, budget_ms.
+    Columns: id, kind (one of `MODEL_KINDS`), status, validation, test, predicted_ms, measured_ms, ci_low,
+    ci_high, latency_ms (measured, or else predicted), macs, params, budget_ms.
     """
     rows = []
     for model in models:
@@ -121,6 +128,7 @@ def models_frame(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         rows.append(
             {
                 "id": model["id"],
+                "kind": kind_of(model),
                 "status": model["status"],
                 "validation": model["validation_accuracy"],
                 "test": model["test_accuracy"],
@@ -133,7 +141,7 @@ def models_frame(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
                 "budget_ms": model["budget_ms"],
             }
         )
-    text = ["id", "status"]
+    text = ["id", "kind", "status"]
     numbers = ["validation", "test", "predicted_ms", "measured_ms", "ci_low", "ci_high", "macs", "params"]
     frame = pd.DataFrame(rows, columns=[*text, *numbers, "budget_ms"])
     frame = frame.astype(dict.fromkeys([*numbers, "budget_ms"], float))
@@ -169,6 +177,43 @@ def chosen_model(data: ReportData) -> str | None:
     if chosen or frame.empty:
         return chosen[-1] if chosen else None
     return str(frame.sort_values("validation", kind="stable")["id"].iloc[-1])
+
+
+def timed_model(data: ReportData) -> str | None:
+    """The id of the chosen model, or of the one in single precision that it is made of: tables know those."""
+    key = chosen_model(data)
+    made_of = next((m["quantized"]["from"] for m in data.models if m["id"] == key and "quantized" in m), None)
+    return key if made_of is None else str(made_of)
+
+
+def repeats(data: ReportData) -> pd.DataFrame:
+    """The verifications on the run's own device of models that have several, one row each.
+
+    Columns: id, date, latency_ms, percent (of the model's first), drift (since the one before, as a share;
+    NaN where none is certain), disturbed (bool).
+    """
+    runtime = data.table["runtime"]
+    own = [data.table["device"], runtime["name"], runtime["threads"]]
+    rows = []
+    for model in data.models:
+        found = [
+            v
+            for v in model.get("verifications", ())
+            if [v["device"], v["runtime"]["name"], v["runtime"]["threads"]] == own
+        ]
+        rows += [
+            {
+                "id": model["id"],
+                "date": pd.Timestamp(verification["date"]),
+                "latency_ms": verification["latency_ms"],
+                "percent": 100 * verification["latency_ms"] / found[0]["latency_ms"],
+                "drift": verification["drift"],
+                "disturbed": bool(verification["noise"]),
+            }
+            for verification in (found if len(found) > 1 else ())
+        ]
+    columns = ["id", "date", "latency_ms", "percent", "drift", "disturbed"]
+    return pd.DataFrame(rows, columns=columns).astype({"drift": float})
 
 
 # ---- what architectures are like ------------------------------------------------------------------

@@ -23,6 +23,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.dates import ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
@@ -32,9 +33,10 @@ from hwnas.report.data import (
     Agreement,
     ReportData,
     accuracy_agreement,
-    chosen_model,
     latency_agreement,
     models_frame,
+    repeats,
+    timed_model,
     traits_of_models,
 )
 
@@ -54,6 +56,7 @@ PANEL = (1.4, 0.95)  # inches, of one of many
 COMPARABLE = 8  # times the smallest value is the largest, at most, where panels share a scale
 BAR = 0.2  # inches, of one of many
 DPI = 200
+SIGNS = {"model": ("o", "front"), "fine-tuned": ("^", "front"), "in 8 bits": ("D", "second")}
 _MARKS = "marks:"
 _DRAWN = ("use", "path")  # what matplotlib makes of a marker
 # How matplotlib says the font of a text; older versions in the short form.
@@ -97,7 +100,8 @@ def front(data: ReportData) -> Figure | None:
 
 def latency(data: ReportData) -> Figure | None:
     """The models' latency: predicted by the table against measured."""
-    found, models = latency_agreement(data), models_frame(data.models).dropna(subset=["measured_ms"])
+    found = latency_agreement(data)
+    models = models_frame(data.models).dropna(subset=["measured_ms", "predicted_ms"])
     if found is None:
         return None
     figure, (axes,) = _figure("Is the table right?", "latency predicted, ms", "latency measured, ms")
@@ -109,6 +113,24 @@ def latency(data: ReportData) -> Figure | None:
     axes.vlines(models["predicted_ms"], models["ci_low"], models["ci_high"], color=PALETTE["front"], lw=1.2)
     _models(axes, models, "predicted_ms", "measured_ms")
     _agreement(axes, found, "median error {0.median_error:.1f} %\nMAPE {0.mean_error:.1f} %")
+    _legend(axes)
+    return figure
+
+
+def drift(data: ReportData) -> Figure | None:
+    """The models' latency on the run's device from one verification to the next."""
+    found = repeats(data)
+    if found.empty:
+        return None
+    figure, (axes,) = _figure("Does it stay that way?", "verified on", "latency, % of the first time")
+    for _, model in found.groupby("id", sort=False):
+        axes.plot(model["date"], model["percent"], color=PALETTE["faint"], lw=1, zorder=1)
+    for disturbed, colour, label in ((False, "front", "a model"), (True, "budget", "disturbed")):
+        part = found[found["disturbed"] == disturbed]
+        _marks(axes, part, "date", "percent", PALETTE[colour], label)
+    axes.axhline(100, color=PALETTE["muted"], lw=1, zorder=0)
+    locator = axes.xaxis.get_major_locator()
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     _legend(axes)
     return figure
 
@@ -175,8 +197,8 @@ def training(data: ReportData) -> Figure | None:
 
 
 def time(data: ReportData) -> Figure | None:
-    """The operators of the chosen model, in order: their share of its time, and of its MACs."""
-    key = chosen_model(data)
+    """The operators of the chosen model, in single precision, in order: their time and MACs."""
+    key = timed_model(data)
     operators = [] if key is None else data.operators[key]
     if not operators or any(operator.ms is None for operator in operators):
         return None
@@ -299,6 +321,7 @@ FIGURES: dict[str, Callable[[ReportData], Figure | None]] = {
     "front": front,
     "time": time,
     "latency": latency,
+    "drift": drift,
     "accuracy": accuracy,
     "hypervolume": hypervolume,
     "traits": traits,
@@ -420,15 +443,18 @@ def _ids(keys: Iterable[str]) -> str:
 
 
 def _models(axes: Axes, models: pd.DataFrame, x: str, y: str) -> None:
-    """A mark for each model; hollow where it was not measured."""
-    labels = {True: "model", False: "not measured"}
-    for model in models.to_dict("records"):
-        measured = bool(np.isfinite(model["measured_ms"]))
+    """A mark for each model, by its kind; hollow where it was not measured."""
+    labelled = set()
+    for model in models.dropna(subset=[x, y]).to_dict("records"):
+        measured, (marker, colour) = bool(np.isfinite(model["measured_ms"])), SIGNS[model["kind"]]
+        label = model["kind"] if measured else "not measured"
         axes.plot(
-            model[x], model[y], "o", ms=6.5, zorder=4, mew=1.2, mec=PALETTE["paper" if measured else "front"],
-            mfc=PALETTE["front" if measured else "paper"], label=labels.pop(measured, None),
-            gid=_ids([model["id"]]),
+            model[x], model[y], marker, ms=6.5, zorder=4, mew=1.2,
+            mec=PALETTE["paper" if measured else colour],
+            mfc=PALETTE[colour if measured else "paper"], gid=_ids([model["id"]]),
+            label=None if label in labelled else label,
         )  # fmt: skip
+        labelled.add(label)
 
 
 def _note(axes: Axes, point: NDArray[np.float64], text: str) -> None:
@@ -462,7 +488,7 @@ def _agreement(axes: Axes, found: Agreement, template: str) -> None:
 def _legend(axes: Axes) -> None:
     """One row between the title and the panel, where it hides nothing."""
     legend = axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=4, fontsize=8.5, labelcolor=PALETTE["muted"],
-        frameon=False, borderpad=0.3, handletextpad=0.5, columnspacing=1.4,
+        loc="lower left", bbox_to_anchor=(-0.01, 0.99), ncols=5, fontsize=8.5, labelcolor=PALETTE["muted"],
+        frameon=False, borderpad=0.3, handletextpad=0.3, handlelength=1.4, columnspacing=1.1,
     )  # fmt: skip
     legend.set_in_layout(False)

@@ -27,6 +27,8 @@ from hwnas.report.data import (
     in_common,
     latency_agreement,
     models_frame,
+    repeats,
+    timed_model,
 )
 from hwnas.report.drawing import cost, describe, draw_network
 from hwnas.report.figures import FIGURES, to_png, to_svg
@@ -39,7 +41,7 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069
 # Of an entry of pareto.json, what has a place of its own on the page.
 PLACED = {
     "id", "architecture", "validation_accuracy", "test_accuracy", "predicted", "measured", "macs", "params",
-    "budget_ms", "status",
+    "budget_ms", "status", "precision", "quantized", "finetuned", "verifications",
 }  # fmt: skip
 
 
@@ -96,11 +98,14 @@ def render(data: ReportData) -> str:
     }
     links = {model["id"]: model["link"] for model in models}
     drawn = {name: draw(data) for name, draw in FIGURES.items()}
-    key = chosen_model(data)
+    key, timed = chosen_model(data), timed_model(data)
     return _ENVIRONMENT.get_template("report.html.j2").render(
         data=data,
         models=models,
         chosen=None if key is None else by_id[key],
+        timed=None if timed is None else by_id[timed],
+        further=list(dict.fromkeys(name for model in models for name in model["further"])),
+        repeated=_repeated(data),
         choices=[(b, None if key is None else by_id[key]) for b, key in sorted(data.budgets_ms.items())],
         measured=sum(_known(model["measured_ms"]) for model in models),
         figures={name: Markup(to_svg(f, name, tips, links)) for name, f in drawn.items() if f is not None},
@@ -136,6 +141,11 @@ def _model(data: ReportData, row: Mapping[str, Any]) -> dict[str, Any]:
         "link": f"#model-{quote(key)}",
         "knee": key == data.knee,
         "int8": entry.get("int8"),
+        "made": _made(entry),
+        "verifications": [
+            {**v, "drift": None if v["drift"] is None else 100 * v["drift"], "on": v["device"]["name"]}
+            for v in entry.get("verifications", ())
+        ],
         "further": {metric.partition("@")[2]: ms for metric, ms in predicted.items() if "@" in metric},
         "whole": whole,
         "stages": grid,
@@ -156,6 +166,44 @@ def _model(data: ReportData, row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _made(entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a model was made of, and what became better; None if it is as the search found it."""
+    if "quantized" in entry:
+        made = entry["quantized"]
+        low, high = made["speedup_ci"]
+        text = f"{made['speedup']:.2f} times as fast (95 %: {low:.2f}–{high:.2f}), calibrated by "
+        text += made["calibration"]
+        if made["excluded"]:
+            plural = "s" if len(made["excluded"]) > 1 else ""
+            text += f", {len(made['excluded'])} operator{plural} in single precision"
+    elif "finetuned" in entry:
+        made = entry["finetuned"]
+        low, high = made["gain_ci"]
+        text = f"{made['gain']:+.2f} points of validation accuracy (95 %: {low:+.2f} to {high:+.2f}) by "
+        text += f"{made['epochs']} epochs"
+    else:
+        return None
+    return {"of": made["from"], "text": text}
+
+
+def _repeated(data: ReportData) -> dict[str, Any] | None:
+    """What verifications say of each other; None if no model has several on the run's device."""
+    found = repeats(data)
+    if found.empty:
+        return None
+    last = found.groupby("id").last()
+    moved = last["drift"].dropna()
+    return {
+        "times": int(found.groupby("id").size().max()),
+        "first": str(found["date"].min().date()),
+        "last": str(found["date"].max().date()),
+        "models": len(last),
+        "moved": len(moved),
+        "median": 100 * float(moved.median()) if len(moved) else 0.0,
+        "disturbed": int(last["disturbed"].sum()),
+    }
+
+
 def _tip(
     key: str,
     values: Mapping[str, Any],
@@ -167,7 +215,8 @@ def _tip(
     if model is not None:
         how = "measured" if _known(model["measured_ms"]) else "predicted"
         lines.append(f"{_number(model['validation'], 2, ' %')}, {_ms(model['latency_ms'])} {how}")
-        lines.append(f"{model['status']}{', knee' if model['knee'] else ''}")
+        kind = "" if model["kind"] == "model" else f", {model['kind']}"
+        lines.append(f"{model['status']}{kind}{', knee' if model['knee'] else ''}")
     elif evaluated is not None:
         over = "" if evaluated["feasible"] else ", over budget"
         accuracy = _number(evaluated["accuracy"], 2, " %")

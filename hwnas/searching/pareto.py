@@ -75,21 +75,24 @@ class ParetoFront(Sequence[Evaluation]):
     def within(self, **bounds: float) -> ParetoFront:
         """The part of the front under bounds such as ``max_latency_ms=2.0`` or ``min_accuracy=90``.
 
-        SearchError for an unknown metric, InfeasibleError, with the nearest value, when nothing is within.
+        What lacks a metric is not within. SearchError for one that nothing has, InfeasibleError, with the
+        nearest value, when nothing is within.
         """
         if not self.evaluations:
             raise InfeasibleError("the front is empty: no evaluation succeeded within the constraints")
         left, kept = self.evaluations, ""
         for bound, limit in bounds.items():
             kind, _, name = bound.partition("_")
-            if kind not in ("max", "min") or name not in self.evaluations[0].metrics:
-                known = ", ".join(f"max_{m}, min_{m}" for m in self.evaluations[0].metrics)
+            metrics = dict.fromkeys(metric for e in self.evaluations for metric in e.metrics)
+            if kind not in ("max", "min") or name not in metrics:
+                known = ", ".join(f"max_{m}, min_{m}" for m in metrics)
                 raise SearchError(f"unknown bound {bound!r}; known: {known}")
-            values = [e.metrics[name] for e in left]
+            values = [e.metrics.get(name, math.nan) for e in left]
             keep = [value <= limit if kind == "max" else value >= limit for value in values]
             text = f"{name} {'<=' if kind == 'max' else '>='} {limit:g}"
             if not any(keep):
-                nearest = min(values) if kind == "max" else max(values)
+                known_values = [value for value in values if not math.isnan(value)]
+                nearest = (min if kind == "max" else max)(known_values, default=math.nan)
                 raise InfeasibleError(f"nothing on the front has {text}{kept}; the nearest has {nearest:g}")
             left = tuple(e for e, inside in zip(left, keep, strict=True) if inside)
             kept += f"{' and' if kept else ' where'} {text}"

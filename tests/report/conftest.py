@@ -1,5 +1,7 @@
 """A run as its report sees it, made up but plausible."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,6 +42,63 @@ def make_table(space: NetworkSpace) -> LatencyTable:
         calibration,
         {op.key: Entry(0.015 + op.macs / 2.5e7, 0.001, 48) for op in space.all_operators()},
     )  # fmt: skip
+
+
+def in_8_bits(model: dict[str, Any]) -> dict[str, Any]:
+    """A model of 8 bits, as an entry of its own."""
+    latency = model["measured"]["latency_ms"]
+    return {
+        **model,
+        "id": f"{model['id']}-int8",
+        "precision": "int8",
+        "validation_accuracy": model["validation_accuracy"] - 0.1,
+        "predicted": {"accuracy": None, "latency_ms": None},
+        "measured": {"latency_ms": 0.8 * latency, "latency_ci_ms": [0.79 * latency, 0.81 * latency]},
+        "quantized": {
+            "from": model["id"],
+            "calibration": "percentile",
+            "excluded": ["classifier"],
+            "speedup": 1.25,
+            "speedup_ci": [1.22, 1.28],
+        },
+    }
+
+
+def finetuned(model: dict[str, Any]) -> dict[str, Any]:
+    """A fine-tuned model, as an entry of its own."""
+    latency = 1.001 * model["measured"]["latency_ms"]
+    return {
+        **model,
+        "measured": {"latency_ms": latency, "latency_ci_ms": [0.99 * latency, 1.01 * latency]},
+        "id": f"{model['id']}-ft20",
+        "validation_accuracy": model["validation_accuracy"] + 0.3,
+        "finetuned": {"from": model["id"], "epochs": 20, "gain": 0.3, "gain_ci": [0.1, 0.5]},
+    }
+
+
+def verifications(
+    model: dict[str, Any], table: LatencyTable, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+    """Three, the second on a board, the last some weeks later and slower."""
+    ms = model["measured"]["latency_ms"]
+    own = {"device": dict(table.device), "runtime": dict(table.runtime)}
+    board = {"device": {**table.device, "name": "board"}, "runtime": dict(table.runtime)}
+    return [
+        {
+            **place,
+            "date": f"2026-03-{day:02}T15:09:26+00:00",
+            "latency_ms": ms * factor,
+            "latency_ci_ms": [ms * factor * 0.99, ms * factor * 1.01],
+            "passes": 6,
+            "noise": noise,
+            "drift": drift,
+        }
+        for day, factor, place, noise, drift in (
+            (14, rng.normal(1, 0.005) / 1.07, own, [], None),
+            (20, 9.0, board, ["12 % of runs preempted"], None),
+            (28, 1.0, own, [], 0.07),
+        )
+    ]
 
 
 def make_data(
@@ -88,6 +147,9 @@ def make_data(
                 "status": "verified",
             }
         )
+    models += [in_8_bits(models[2]), finetuned(models[3])]
+    for model in models:
+        model["verifications"] = verifications(model, table, rng)
     chosen = {b: max((m for m in models if m["budget_ms"] == b), key=lambda m: m["validation_accuracy"])["id"]
               for b in budgets}  # fmt: skip
     n = np.arange(1, evaluations + 1)
@@ -118,8 +180,13 @@ def make_data(
         },
         evaluations=frame,
         models=models,
-        architectures={arch.id: arch.values for arch in archs},
-        operators={m["id"]: operator_times(space, by_id[m["id"]], table) for m in models},
+        architectures={arch.id: arch.values for arch in archs} | {m["id"]: m["architecture"] for m in models},
+        operators={
+            m["id"]: operator_times(
+                space, by_id[m["id"].partition("-")[0]], None if "quantized" in m else table
+            )
+            for m in models
+        },
         files={m["id"]: ["README.md", "architecture.json", "model.onnx"] for m in models},
         knee=models[len(models) // 3]["id"],
         budgets_ms=chosen,

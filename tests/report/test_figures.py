@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hwnas.report.data import ReportData, chosen_model
+from hwnas.report.data import ReportData, chosen_model, kind_of, repeats, timed_model
 from hwnas.report.figures import DPI, FIGURES, PALETTE, SIZE, front, to_png, to_svg
 from tests.report.conftest import make_data
 
@@ -51,8 +51,39 @@ def test_marks_are_explained_and_those_of_models_are_links(data: ReportData) -> 
     assert re.findall(r'<a [^>]*href="#([^"]*)"', svg) == ids
     shown = data.evaluations.dropna(subset=["accuracy"])["id"]
     marked = re.findall(r'class="mark" data-id="([^"]*)"', svg)
-    assert sorted(marked) == sorted(shown)  # each once, those over budget too
+    assert sorted(marked) == sorted({*shown, *ids})  # each once, those over budget too
     assert svg.count("&lt;&amp;&gt;</title>") == len(marked)
+
+
+def test_what_kind_a_model_is_shows(data: ReportData) -> None:
+    assert {"model", "fine-tuned", "in 8 bits"} <= set(texts(data, "front"))
+    found = [m for m in data.models if kind_of(m) == "model"]
+    assert not {"fine-tuned", "in 8 bits"} & set(texts(replace(data, models=found), "front"))
+
+
+def test_from_one_verification_to_the_next(data: ReportData) -> None:
+    found = repeats(data)
+    assert set(found["id"]) == {m["id"] for m in data.models}
+    assert len(found) == 2 * len(data.models)  # the board is another device
+    first, last = (found[found["date"].dt.day == day] for day in (14, 28))
+    assert first["percent"].to_numpy() == pytest.approx(100)
+    assert last["percent"].to_numpy() == pytest.approx(107, abs=2)
+    assert (last["drift"] == 0.07).all()
+    assert first["drift"].isna().all()
+    assert "disturbed" not in texts(data, "drift")
+    noisy = [
+        {**m, "verifications": [{**v, "noise": ["drift"]} for v in m["verifications"]]} for m in data.models
+    ]
+    assert "disturbed" in texts(replace(data, models=noisy), "drift")
+    once = [{**m, "verifications": m["verifications"][1:]} for m in data.models]
+    assert FIGURES["drift"](replace(data, models=once)) is None
+
+
+def test_time_is_that_of_the_model_in_single_precision(data: ReportData) -> None:
+    small = next(m for m in data.models if kind_of(m) == "in 8 bits")
+    taken = replace(data, budgets_ms={0.5: small["id"]})
+    assert timed_model(taken) == small["quantized"]["from"]
+    assert texts(taken, "time") == texts(replace(data, budgets_ms={0.5: small["quantized"]["from"]}), "time")
 
 
 def texts(data: ReportData, name: str) -> list[str]:
