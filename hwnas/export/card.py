@@ -1,10 +1,19 @@
-"""The README.md beside an exported model: what it is, how good, how fast, and how to run it."""
+"""The README.md beside an exported model: what it is, how good, how fast, and how to run it.
+
+Its layout is that of model cards on Hugging Face, so that a folder can be uploaded as it is: facts for
+programs in front, as YAML (https://github.com/huggingface/hub-docs/blob/main/modelcard.md), the page below.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import yaml
+from scipy import stats
 
 USE = """import json
 import numpy as np
@@ -28,21 +37,37 @@ network = hwnas.load_model(".")        # in eval mode; takes and gives the same 
 """
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a model is from, and what it is judged on.
+
+    `objectives` are those of the search by name, `training` says in sentences how the weights came about,
+    `dataset` is its name, `images` the number of images of each split by name, `preparation` how they become
+    pixels before they are resized for the network, `preprocessing` has mean and std of each channel of them.
+    """
+
+    experiment: str
+    objectives: Sequence[str]
+    training: str
+    dataset: str
+    images: Mapping[str, int]
+    preparation: str
+    preprocessing: Mapping[str, Sequence[float]]
+    classes: Sequence[str]
+
+
 def model_card(
     entry: Mapping[str, Any],
+    origin: Origin,
     *,
-    experiment: str,
-    objectives: Sequence[str],
     input_shape: tuple[int, ...],
-    preparation: str,
-    preprocessing: Mapping[str, Sequence[float]],
-    classes: Sequence[str],
+    drawing: str,
     device: str,
     batch_size: int = 1,
 ) -> str:
     """Markdown for one entry of pareto.json. `input_shape` is (channels, height, width).
 
-    `preparation` says how the dataset's images become pixels, before they are resized for the network.
+    `drawing` is the network in lines of text.
     """
     channels, size = input_shape[0], input_shape[1]
     measured, predicted = entry["measured"], entry["predicted"]["latency_ms"]
@@ -53,8 +78,8 @@ def model_card(
     rows = [
         *([("Fine-tuned", _finetuned(entry["finetuned"]))] if "finetuned" in entry else []),
         *([("In 8 bits", _quantized(entry["quantized"]))] if "quantized" in entry else []),
-        ("Validation accuracy", f"{entry['validation_accuracy']:.2f} %"),
-        ("Test accuracy", f"{entry['test_accuracy']:.2f} %"),
+        ("Validation accuracy", _accuracy(entry["validation_accuracy"], origin.images["validation"])),
+        ("Test accuracy", _accuracy(entry["test_accuracy"], origin.images["test"])),
         (f"Measured latency, batch {batch_size}", latency),
         *([] if predicted is None else [("Predicted latency", f"{predicted:.4g} ms")]),
         ("Device", device),
@@ -76,23 +101,28 @@ def model_card(
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     choices = "\n".join(f"| `{name}` | {value} |" for name, value in entry["architecture"].items())
-    return f"""# {experiment}: model {entry["id"]}
+    images, classes = origin.images, origin.classes
+    return f"""---
+{_metadata(entry, origin)}---
 
-A network found by hwnas: none that it evaluated is better in {" or ".join(objectives)}
+# {origin.experiment}: model {entry["id"]}
+
+A network for images, found by hwnas: none that it evaluated is better in {" or ".join(origin.objectives)}
 and no worse in the rest.
 
 | | |
 |---|---|
 {table}
 
-Latency is warm and back to back; the test split was not used in training or search.
+Latency is warm and back to back, and intervals are of 95 %: those of accuracies over the images, Wilson's.
+The test split was not used in training or search.
 
 ## Input
 
-Float32 of shape (1, {channels}, {size}, {size}). Images were prepared as: {preparation};
+Float32 of shape (1, {channels}, {size}, {size}). Images were prepared as: {origin.preparation};
 then resized to {size}×{size} (bilinear, antialiased), scaled to 0–1, less the mean
-{json.dumps(list(preprocessing["mean"]))}, over the standard deviation
-{json.dumps(list(preprocessing["std"]))}. Output: {len(classes)} logits, one a class:
+{json.dumps(list(origin.preprocessing["mean"]))}, over the standard deviation
+{json.dumps(list(origin.preprocessing["std"]))}. Output: {len(classes)} logits, one a class:
 {", ".join(classes[:20])}{" …" if len(classes) > 20 else ""}.
 
 ## Use
@@ -104,10 +134,66 @@ then resized to {size}×{size} (bilinear, antialiased), scaled to 0–1, less th
 
 ## Architecture
 
+```text
+{drawing}
+```
+
 | choice | value |
 |---|---|
 {choices}
+
+## Data
+
+`{origin.dataset}`: {images["train"]:,} images to learn from, {images["validation"]:,} to choose models by \
+(validation), {images["test"]:,} to judge them by (test).
+
+## Training
+
+{origin.training}
+
+## Licence
+
+hwnas, which made this folder, is under the Apache License 2.0. Weights are learnt from data: where the data
+ask for other terms, write them here and into `license` above before you publish the folder.
 """
+
+
+def accuracy_interval(accuracy: float, images: int) -> tuple[float, float]:
+    """The 95 % interval (low, high), in percent, of an accuracy in percent on n images: Wilson's.
+
+    https://doi.org/10.1080/01621459.1927.10502953
+    """
+    share, z = accuracy / 100, float(stats.norm.ppf(0.975))
+    middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2)) / (1 + z**2 / images)
+    return 100 * (middle - half), 100 * (middle + half)
+
+
+def _metadata(entry: Mapping[str, Any], origin: Origin) -> str:
+    """The YAML in front: accuracies there are shares, as Hugging Face's metric has them."""
+    splits = [("test", entry["test_accuracy"]), ("validation", entry["validation_accuracy"])]
+    results = [
+        {
+            "task": {"type": "image-classification", "name": "Image Classification"},
+            "dataset": {"type": origin.dataset, "name": origin.dataset, "split": split},
+            "metrics": [{"type": "accuracy", "name": f"{split} accuracy", "value": round(accuracy / 100, 6)}],
+        }
+        for split, accuracy in splits
+    ]
+    facts = {
+        "license": "apache-2.0",
+        "library_name": "hwnas",
+        "pipeline_tag": "image-classification",
+        "tags": ["hwnas", "neural-architecture-search", "onnx", *(["int8"] if "quantized" in entry else [])],
+        "metrics": ["accuracy"],
+        "model-index": [{"name": f"{origin.experiment}-{entry['id']}", "results": results}],
+    }
+    return str(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
+
+
+def _accuracy(accuracy: float, images: int) -> str:
+    low, high = accuracy_interval(accuracy, images)
+    return f"{accuracy:.2f} % (95 %: {low:.2f} to {high:.2f}, {images:,} images)"
 
 
 def _checked(checks: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hwnas.export.card import model_card
+from hwnas.export.card import Origin, model_card
+from hwnas.report.data import operator_times
+from hwnas.report.drawing import sketch_network
 from hwnas.searching.objectives import Evaluation
 from hwnas.store import read_json, write_json, write_text
 
@@ -35,20 +37,49 @@ def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
     """architecture.json, README.md and SHA256SUMS of a model."""
     from hwnas.export.folder import write_sums
 
-    folder = run.directory / "models" / entry["id"]
+    folder, arch = run.directory / "models" / entry["id"], run.space.architecture(entry["architecture"])
     write_json(folder / "architecture.json", entry)
     data, runtime = run.data("test"), run.latency.runtime
     card = model_card(
         entry,
-        experiment=run.config.name,
-        objectives=run.config.search.objectives,
-        input_shape=run.space.operators(run.space.architecture(entry["architecture"]))[0].in_shape,
-        preparation=data.preparation,
-        preprocessing={"mean": data.mean, "std": data.std},
-        classes=data.classes,
+        Origin(
+            experiment=run.config.name,
+            objectives=run.config.search.objectives,
+            training=_training(run, entry),
+            dataset=run.config.data.name,
+            images={
+                "train": len(run.data("train")),
+                "validation": len(run.data("validation")),
+                "test": len(data),
+            },
+            preparation=data.preparation,
+            preprocessing={"mean": data.mean, "std": data.std},
+            classes=data.classes,
+        ),
+        input_shape=run.space.operators(arch)[0].in_shape,
+        drawing=sketch_network(operator_times(run.space, arch, None)),
         device=f"{run.latency.device['cpu']}, {runtime['name']} {runtime['version']}, "
         f"threads: {runtime['threads']}",
         batch_size=run.config.latency.batch_size,
     )
     write_text(folder / "README.md", card)
     write_sums(folder)
+
+
+def _training(run: Run, entry: Mapping[str, Any]) -> str:
+    """How the weights of a model came about, in sentences."""
+    training, images = run.config.training, run.config.search.calibration_images
+    sentences = [
+        f"One supernet was trained for {training.steps:,} steps of {training.batch_size} images, each of "
+        f"several networks (strategy {training.strategy.name}, seed {run.config.seed}).",
+        f"This one has its share of the weights, with batch-norm statistics from {images:,} training images.",
+    ]
+    if "finetuned" in entry:
+        made = entry["finetuned"]
+        sentences.append(
+            f"It was then trained on by itself for {made['epochs']} epochs, at a learning rate of "
+            f"{made['learning_rate']:g}."
+        )
+    if "quantized" in entry:
+        sentences.append("Then it was quantised, by ONNX Runtime, without further training.")
+    return "\n".join(sentences)

@@ -13,6 +13,7 @@ TALLEST = 72.0
 GAP, STAGE_GAP = 2.0, 10.0
 LETTER = 5.6  # width of one, about
 LONGEST_NAME = 12
+BAR = 12  # letters of the longest bar of a sketch
 
 
 def draw_network(operators: Sequence[OperatorTime]) -> str:
@@ -53,6 +54,19 @@ def draw_network(operators: Sequence[OperatorTime]) -> str:
     root.set("viewBox", f"0 0 {width:.0f} {TALLEST + 42:.0f}")
     root.set("style", f"--width: {width:.0f}px")
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def sketch_network(operators: Sequence[OperatorTime]) -> str:
+    """The operators in lines of text: where each is, its output, what it is, and a bar of what it costs."""
+    heaviest = max(cost(operator) for operator in operators) or 1.0
+    cells = [
+        (o.slot, "×".join(map(str, o.shape)), "█" * round(BAR * cost(o) / heaviest), describe(o))
+        for o in operators
+    ]
+    wide = [max(len(row[column]) for row in cells) for column in range(3)]
+    return "\n".join(
+        f"{slot:{wide[0]}}  {shape:>{wide[1]}}  {bar:{wide[2]}}  {what}" for slot, shape, bar, what in cells
+    )
 
 
 def stage_of(operator: OperatorTime) -> str:

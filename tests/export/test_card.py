@@ -8,6 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import yaml
+from scipy.stats import binomtest
+
+from hwnas.export.card import accuracy_interval
 from hwnas.store import read_json
 
 
@@ -20,6 +25,12 @@ def test_the_card_says_what_is_known_and_its_program_runs(tiny_run: Path) -> Non
     for name, value in entry["architecture"].items():
         assert f"| `{name}` | {value} |" in card
     assert "prepared as: grey scenes of 24×24 pixels;\nthen resized to" in card
+    low, high = accuracy_interval(entry["test_accuracy"], 200)
+    assert f"{entry['test_accuracy']:.2f} % (95 %: {low:.2f} to {high:.2f}, 200 images)" in card
+    assert "`cluttered-digits`: 600 images to learn from, 200 to choose" in card
+    assert "trained for 100 steps of 32 images" in card
+    for line in ("stem ", "stage1.layer1 ", "stage2.layer1 ", "head "):
+        assert f"\n{line}" in card  # the drawing
     program, in_torch = re.findall(r"```python\n(.*?)```", card, re.S)
     result = subprocess.run(
         [sys.executable, "-c", program],
@@ -35,3 +46,47 @@ def test_the_card_says_what_is_known_and_its_program_runs(tiny_run: Path) -> Non
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, env=os.environ)
     assert result.stdout.strip() == "(1, 10)"
     assert f"torch's test accuracy is {entry['checks']['torch_test_accuracy']:.2f} %" in card
+
+
+def test_the_layout_is_that_of_hugging_face(tiny_run: Path) -> None:
+    """What is asked for in https://github.com/huggingface/hub-docs/blob/main/modelcard.md."""
+    for entry in read_json(tiny_run / "pareto.json")["models"]:
+        card = (tiny_run / "models" / entry["id"] / "README.md").read_text()
+        assert card.startswith("---\n")
+        front, page = card[4:].split("\n---\n", 1)
+        facts = yaml.safe_load(front)
+        assert page.lstrip().startswith(f"# tiny: model {entry['id']}\n")
+        assert facts["license"] == "apache-2.0"
+        assert facts["pipeline_tag"] == "image-classification"
+        assert facts["metrics"] == ["accuracy"]
+        assert {"onnx", "neural-architecture-search"} <= set(facts["tags"])
+        (model,) = facts["model-index"]
+        assert model["name"] == f"tiny-{entry['id']}"
+        for result, split in zip(model["results"], ("test", "validation"), strict=True):
+            assert result["task"]["type"] == "image-classification"
+            assert result["dataset"] == {
+                "type": "cluttered-digits",
+                "name": "cluttered-digits",
+                "split": split,
+            }
+            (metric,) = result["metrics"]
+            assert metric["type"] == "accuracy"
+            assert metric["value"] == pytest.approx(entry[f"{split}_accuracy"] / 100, abs=1e-6)
+
+
+def test_hugging_faces_own_reader_understands_it(tiny_run: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub", reason="pip install huggingface_hub")
+    for entry in read_json(tiny_run / "pareto.json")["models"]:
+        card = hub.ModelCard.load(tiny_run / "models" / entry["id"] / "README.md")
+        assert card.data.model_name == f"tiny-{entry['id']}"
+        found = {result.dataset_split: result for result in card.data.eval_results}
+        assert found["test"].metric_value == pytest.approx(entry["test_accuracy"] / 100, abs=1e-6)
+        assert (found["test"].task_type, found["test"].metric_type) == ("image-classification", "accuracy")
+        assert card.data.to_dict()["license"] == "apache-2.0"
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 50), (45, 50), (1999, 2000), (360, 360)])
+def test_intervals_of_accuracies(right: int, images: int) -> None:
+    low, high = accuracy_interval(100 * right / images, images)
+    expected = binomtest(right, images).proportion_ci(0.95, method="wilson")
+    assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high))

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import pytest
 
 from hwnas.report.data import OperatorTime, operator_times
-from hwnas.report.drawing import describe, draw_network
+from hwnas.report.drawing import BAR, describe, draw_network, sketch_network
 from tests.report.conftest import make_space, make_table
 
 
@@ -61,3 +61,15 @@ def test_operators_in_words() -> None:
     operator = OperatorTime("stage1.layer1", "mbconv", (8, 4, 4), attributes, 1, 1, None)
     assert describe(operator) == "mbconv, 48 inside, 5×5, stride 2, relu, SE, feat 3"
     assert describe(replace(operator, kind="classifier", attributes={})) == "classifier"
+
+
+def test_a_sketch_in_text(operators: list[OperatorTime]) -> None:
+    lines = sketch_network(operators).splitlines()
+    assert [line.split()[0] for line in lines] == [operator.slot for operator in operators]
+    for line, operator in zip(lines, operators, strict=True):
+        assert line.endswith(describe(operator))
+        assert "×".join(map(str, operator.shape)) in line
+    bars = [line.count("█") for line in lines]
+    costs = [operator.ms or 0.0 for operator in operators]
+    assert bars[costs.index(max(costs))] == BAR == max(bars)
+    assert "█" not in sketch_network([replace(o, macs=0, ms=None) for o in operators])
