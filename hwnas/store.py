@@ -380,15 +380,6 @@ class Store:
                 f"cannot write {self.path}, nothing of this step was stored: {_line(error)}"
             ) from None
 
-<<<<<<< HEAD
-    def _read(self, query: str, *values: str) -> Iterator[Any]:
-        try:
-            yield from self._db.execute(query, values)
-        except sqlite3.Error as error:
-            raise StoreError(f"cannot read {self.path}: {_line(error)}") from None
-
-=======
->>>>>>> 951c5da (A store that cannot be opened keeps no lock; mutations that are accepted must change nothing)
     def _rows(self, *tables: str, joined: str = "", order: str = "") -> Iterator[tuple[Any, ...]]:
         """The values of every row of a table, or of tables `joined`, all of them checked.
 
