@@ -25,7 +25,6 @@ from hwnas.pipeline import (
     own_device,
     read_entry,
 )
-from hwnas.store import read_json
 
 if TYPE_CHECKING:
     from hwnas.networks.blocks import StaticNetwork
@@ -53,16 +52,18 @@ def finetune_model(
     ConfigError for a model that the run has not exported, or that is fine-tuned itself, and for one that was
     fine-tuned otherwise for as many epochs. StoreError if another process is at work in the folder.
     """
+    from hwnas.export.folder import SUMS_FILE
+
     with locked(run.directory):
         parent = _parent(run, model)
         name = f"{model}-ft{epochs}"
         wanted = _made_from(run, parent, epochs, learning_rate)
-        path = run.directory / "models" / name / "architecture.json"
+        made = (run.directory / "models" / name / SUMS_FILE).exists()  # written last
         if again:
             shutil.rmtree(_folder(run, name), ignore_errors=True)
-        elif path.exists():
-            _check_same(name, read_json(path)["finetuned"], wanted)
-        train = again or not path.exists()
+        elif made:
+            _check_same(name, read_entry(run, name)["finetuned"], wanted)
+        train = again or not made
         verified = run.store.stage("verify") is not None
         measure = verified and (train or name not in {entry["id"] for entry in run.models})
         device = own_device(run) if measure else None  # what is out of reach is said before the training

@@ -95,6 +95,28 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file, if it is there, for good; StoreError says why it cannot be."""
+    try:
+        if path.exists():
+            path.unlink()
+            _flush_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"cannot remove {path}: {error.strerror}") from None
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder for what others write and hwnas reads; StoreError if there is no room for it."""
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write a temporary file: {error.strerror or error}; make room, or name a folder: TMPDIR"
+        ) from None
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove what killed writers left in and below a folder in which nobody is writing."""
     for left in folder.rglob(f".*{TEMPORARY}"):

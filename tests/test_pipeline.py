@@ -233,6 +233,17 @@ def test_unreachable_budgets_are_found_before_training(tmp_path: Path, tiny_run:
     assert load_run(tmp_path / "run").store.stage("train") is None
 
 
+def test_predicted_accuracies_are_learnt_from_a_bounded_number(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = load_run(tiny_run).predicted_accuracy
+    monkeypatch.setattr("hwnas.pipeline.job.LEARNT", 8)
+    few = load_run(tiny_run).predicted_accuracy
+    assert every.keys() == few.keys()
+    assert every != few
+    assert np.isfinite(list(few.values())).all()
+
+
 def test_one_unreachable_budget_of_two_is_stated(tmp_path: Path, copy: Path) -> None:
     run = hwnas.run(
         copy / "config.yaml", run_dir=copy, overrides={"latency.budgets_ms": [1e-9, 1000.0]}, restart="search"

@@ -112,3 +112,17 @@ def test_the_runs_own_device_by_its_address(
         assert (there["device"], there["runtime"]) == (own["device"], own["runtime"])
         assert there["passes"] >= 6
         assert there["latency_ms"] == model["measured"]["latency_ms"]
+
+
+def test_what_is_added_in_part_is_verified_again(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hwnas.pipeline.verify._write_front", killed)
+    run = load_run(copy)
+    with pytest.raises(KeyboardInterrupt):
+        verify_elsewhere(run, "fake", FakeDevice())
+    assert run.store.stage("verify") is None
+    monkeypatch.undo()
+    run.make(["verify", "report"])
+    run.close()

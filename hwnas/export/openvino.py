@@ -6,7 +6,6 @@ information). Importing OpenVINO reports that to its makers; its command ``opt_i
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import onnx
 
 from hwnas.errors import ExportError, MissingExtraError
 from hwnas.export.checks import Images, Logits, in_batches
-from hwnas.store import write_bytes
+from hwnas.store import temporary_folder, write_bytes
 
 FILES = ("model.bin", "model.xml")  # the graph, which names the weights, is written last
 PROPERTIES = "hwnas"
@@ -43,10 +42,10 @@ def export_openvino(data: bytes, folder: str | Path) -> None:
         raise ExportError(f"OpenVINO cannot read the model: {error}") from None
     for prop in onnx.load_from_string(data).metadata_props:
         converted.set_rt_info(prop.value, [PROPERTIES, prop.key])
-    with tempfile.TemporaryDirectory() as temporary:
-        openvino.save_model(converted, Path(temporary) / "model.xml", compress_to_fp16=False)
+    with temporary_folder() as temporary:
+        openvino.save_model(converted, temporary / "model.xml", compress_to_fp16=False)
         for name in FILES:
-            write_bytes(Path(folder) / name, (Path(temporary) / name).read_bytes())
+            write_bytes(Path(folder) / name, (temporary / name).read_bytes())
 
 
 def openvino_logits(folder: str | Path) -> Logits:

@@ -18,11 +18,9 @@ from __future__ import annotations
 
 import io
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +31,7 @@ from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, 
 from hwnas.export.compare import Comparison
 from hwnas.export.onnx import onnx_accuracy, onnx_logits
 from hwnas.networks.onnx_graph import INPUT, OPERATORS, parts
+from hwnas.store import temporary_folder
 from hwnas.training.data import Dataset
 from hwnas.training.evaluation import EVALUATION_BATCH
 
@@ -117,8 +116,8 @@ def quantized(data: bytes, images: Images, method: str, excluded: Sequence[int] 
     kept = [node.name for node in model.graph.node if int(node.name.split(".")[0]) in excluded]
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     reader = _Reader(images, batch)
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "quantized.onnx"
+    with _quiet(), temporary_folder() as folder:
+        path = folder / "quantized.onnx"
         quantize_static(
             model,
             path,

@@ -12,7 +12,7 @@ from hwnas.pipeline.profile import check_int8
 from hwnas.pipeline.quantized import candidate_file, forget_int8, quantize_model
 from hwnas.progress import Progress
 from hwnas.spaces import Architecture
-from hwnas.store import write_bytes, write_text
+from hwnas.store import remove_file, write_bytes, write_text
 
 if TYPE_CHECKING:  # torch is loaded by the stages that need it
     from hwnas.networks.blocks import StaticNetwork
@@ -59,7 +59,7 @@ def export_model(
     ExportError if ONNX Runtime's outputs on images of the test split or its test accuracy are not torch's.
     """
     from hwnas.export.checks import accuracy_by, check_accuracy, check_outputs
-    from hwnas.export.folder import save_model
+    from hwnas.export.folder import SUMS_FILE, save_model
     from hwnas.export.metadata import input_facts, properties
     from hwnas.export.onnx import check_onnx, onnx_accuracy, with_metadata
     from hwnas.networks.blocks import folded_weights
@@ -108,12 +108,13 @@ def export_model(
     }
     folder, inputs = run.directory / "models" / name, input_facts(test, network.input_shape)
     facts = {"id": name, "architecture": arch.values, "input": inputs, "classes": list(test.classes)}
+    remove_file(folder / SUMS_FILE)  # written last: with it a folder is whole
     save_model(network, folder, facts)
     said = properties(entry, inputs, test.classes, run.latency.device, run.latency.runtime)
     data = with_metadata(data, said)
     write_bytes(folder / "model.onnx", data)
     for stale in OPTIONAL:
-        (folder / stale).unlink(missing_ok=True)
+        remove_file(folder / stale)
     forget_int8(run, name)
     if run.config.export.openvino:
         from hwnas.export.openvino import export_openvino, openvino_logits

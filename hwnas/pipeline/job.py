@@ -54,6 +54,7 @@ log = logging.getLogger("hwnas")
 
 SPLITS = ("train", "validation", "test")
 FOLDS = 5  # of the cross-validation behind predicted accuracies
+LEARNT = 2000  # evaluations that it learns from at most; some predictors need their square in memory
 PREDICTOR = "gp"  # behind predicted accuracies where the search names none
 Display = Callable[[str], Progress]
 Watch = Callable[[Mapping[str, str]], None]  # what there is to know of a running search, by name
@@ -539,7 +540,9 @@ class Run:
         fold = np.random.default_rng(self.config.seed).permutation(len(good)) % FOLDS
         for held_out in range(FOLDS) if len(good) >= 2 * FOLDS else ():
             predictor = get_predictor(self.config.search.predictor or PREDICTOR, self.config.seed)
-            predictor.fit(features[fold != held_out], accuracy[fold != held_out])
+            others = np.flatnonzero(fold != held_out)
+            others = others[:: -(-len(others) // LEARNT)]
+            predictor.fit(features[others], accuracy[others])
             predicted[fold == held_out] = predictor.predict(features[fold == held_out])[0]
         return {e.architecture.id: float(p) for e, p in zip(good, predicted, strict=True)}
 

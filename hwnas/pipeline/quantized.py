@@ -12,7 +12,7 @@ from hwnas.export.compare import compare
 from hwnas.export.verify import added
 from hwnas.latency.measure import Device
 from hwnas.progress import Progress
-from hwnas.store import read_bytes, read_json, write_bytes
+from hwnas.store import read_bytes, read_json, remove_file, write_bytes
 
 if TYPE_CHECKING:  # torch is loaded by the stages that need it
     from hwnas.pipeline.job import Run
@@ -32,7 +32,7 @@ def candidate_file(name: str) -> str:
 
 def forget_int8(run: Run, name: str) -> None:
     """Remove the candidate of a model, and what became of it."""
-    (run.directory / candidate_file(name)).unlink(missing_ok=True)
+    remove_file(run.directory / candidate_file(name))
     shutil.rmtree(_folder(run, name), ignore_errors=True)
 
 

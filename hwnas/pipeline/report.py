@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hwnas.latency.table import LatencyTable
 from hwnas.pipeline import search
 from hwnas.progress import Progress
-from hwnas.report.data import ReportData, operator_times
+from hwnas.report.data import ReportData, operator_times, thinned
 from hwnas.report.html import write_report
 from hwnas.store import read_json
 
@@ -27,6 +27,7 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     if run.config.search.random_baseline:
         random = run.search("random-baseline", "random")
         hypervolume["random"] = random.hypervolume_trace(reference).tolist()
+    shown = [run.searched.evaluations[i].architecture for i in thinned(evaluations).index]
     models = {entry["id"]: run.space.architecture(entry["architecture"]) for entry in run.models}
     table = run.latency if isinstance(run.latency, LatencyTable) else None
     knee = run.front.knee
@@ -38,7 +39,7 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         evaluations=evaluations,
         models=run.models,
         architectures={
-            **{e.architecture.id: e.architecture.values for e in run.searched.evaluations},
+            **{arch.id: arch.values for arch in shown},
             **{name: arch.values for name, arch in models.items()},
         },
         operators={  # the table says nothing of operators in 8 bits

@@ -17,7 +17,7 @@ from hwnas.pipeline.quantized import candidates_of, decide_int8, int8_name
 from hwnas.progress import Progress
 from hwnas.searching.pareto import ParetoFront
 from hwnas.spaces import Architecture
-from hwnas.store import file_digest, read_bytes, read_json, write_json
+from hwnas.store import file_digest, read_bytes, write_json
 
 if TYPE_CHECKING:
     from hwnas.pipeline.job import Run
@@ -78,9 +78,11 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
 
 def finetuned_models(run: Run) -> dict[str, str]:
     """The ids of models that were fine-tuned from this supernet, each with that of the model it was."""
+    from hwnas.export.folder import SUMS_FILE
+
     found, checksum = {}, run.outputs("train")["checksum"]
-    for path in sorted((run.directory / "models").glob("*-ft*/architecture.json")):
-        made = read_json(path).get("finetuned")
+    for path in sorted((run.directory / "models").glob(f"*-ft*/{SUMS_FILE}")):  # with it a folder is whole
+        made = read_entry(run, path.parent.name).get("finetuned")
         if made is not None and made["supernet"] == checksum:
             found[path.parent.name] = str(made["from"])
     return found

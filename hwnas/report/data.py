@@ -16,6 +16,7 @@ from hwnas.latency.table import LatencyTable
 from hwnas.spaces import Architecture, NetworkSpace
 
 ALIKE = 5  # models at least, before it is said what grows along a front
+SHOWN = 5000  # evaluations that figures show at most: no page holds a million points
 GROWS = 0.5  # Kendall's tau with latency from which a trait is said to grow, or to shrink
 
 MODEL_KINDS = ("model", "fine-tuned", "in 8 bits")
@@ -69,7 +70,8 @@ class ReportData:
     # predictor says that has not seen it; NaN where there are too few to ask one).
     evaluations: pd.DataFrame
     models: Sequence[Mapping[str, Any]]  # the models of pareto.json
-    # What was chosen in each evaluated architecture and each model, by id: values by choice name.
+    # What was chosen in each evaluated architecture that is shown (`thinned`) and each model, by id: values
+    # by choice name.
     architectures: Mapping[str, Mapping[str, Any]]
     operators: Mapping[str, Sequence[OperatorTime]]  # of each model by id, in the order in which they run
     files: Mapping[str, Sequence[str]]  # names in the folder of each model, by id
@@ -83,6 +85,16 @@ class ReportData:
     dataset: Mapping[str, Any]  # classes (names), and the number of images of each split by name
     seconds: Mapping[str, float]  # by stage, in order
     knee: str | None  # the id of the model where the front bends most; None where it does not
+
+
+def thinned(evaluations: pd.DataFrame) -> pd.DataFrame:
+    """At most SHOWN of the rows, spread evenly."""
+    return evaluations.iloc[:: stride(len(evaluations))]
+
+
+def stride(n: int) -> int:
+    """From one to the next of n that are shown."""
+    return max(1, -(-n // SHOWN))
 
 
 @dataclass(frozen=True)

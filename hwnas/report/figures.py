@@ -36,6 +36,8 @@ from hwnas.report.data import (
     latency_agreement,
     models_frame,
     repeats,
+    stride,
+    thinned,
     timed_model,
     traits_of_models,
 )
@@ -69,7 +71,8 @@ def front(data: ReportData) -> Figure | None:
     if seen.empty and models.empty:
         return None
     figure, (axes,) = _figure("Accuracy against latency", "latency, ms", "validation accuracy, %")
-    shown = seen[~seen["id"].isin(models["id"])]
+    shown = thinned(data.evaluations).dropna(subset=["accuracy", "latency_ms"])
+    shown = shown[~shown["id"].isin(models["id"])]
     feasible = shown["feasible"].astype(bool)
     for part, colour, label in (
         (shown[~feasible], "faint", "over budget"),
@@ -140,7 +143,7 @@ def accuracy(data: ReportData) -> Figure | None:
     found = accuracy_agreement(data)
     if found is None:
         return None
-    seen = data.evaluations.dropna(subset=["predicted_accuracy", "accuracy"])
+    seen = thinned(data.evaluations).dropna(subset=["predicted_accuracy", "accuracy"])
     figure, (axes,) = _figure("Is the predictor right?", "accuracy predicted, %", "accuracy evaluated, %")
     _diagonal(axes, seen["predicted_accuracy"], seen["accuracy"])
     _marks(axes, seen, "predicted_accuracy", "accuracy", PALETTE["front"])
@@ -155,11 +158,11 @@ def hypervolume(data: ReportData) -> Figure | None:
         return None
     figure, (axes,) = _figure("What the search gained", "architectures evaluated", "hypervolume")
     for strategy, trace in traces.items():
-        random = strategy == "random"
+        random, step = strategy == "random", stride(len(trace))
         colour = PALETTE["muted" if random else "front"]
         axes.step(
-            range(1, len(trace) + 1), trace, where="post", label=strategy, zorder=2 if random else 3,
-            color=colour, lw=1.4 if random else 2, ls="--" if random else "-",
+            range(1, len(trace) + 1, step), trace[::step], where="post", label=strategy, color=colour,
+            lw=1.4 if random else 2, ls="--" if random else "-", zorder=2 if random else 3,
         )  # fmt: skip
         axes.plot(len(trace), trace[-1], "o", ms=4, color=colour)
     # The first evaluations climb from nothing; the differences that matter come after them.

@@ -28,11 +28,12 @@ from hwnas.report.data import (
     latency_agreement,
     models_frame,
     repeats,
+    thinned,
     timed_model,
 )
 from hwnas.report.drawing import cost, describe, draw_network
 from hwnas.report.figures import FIGURES, to_png, to_svg
-from hwnas.store import write_bytes, write_text
+from hwnas.store import remove_file, write_bytes, write_text
 
 HERE = Path(__file__).parent
 SHOWN_CLASSES = 30
@@ -55,7 +56,7 @@ def write_report(data: ReportData, directory: str | Path) -> Path:
     for name, draw in FIGURES.items():
         figure, path = draw(data), directory / "figures" / f"{name}.png"
         if figure is None:
-            path.unlink(missing_ok=True)
+            remove_file(path)
         else:
             write_bytes(path, to_png(figure))
     write_text(directory / "report.html", render(data))
@@ -91,7 +92,7 @@ def render(data: ReportData) -> str:
     rows = models_frame(data.models).to_dict("records")
     models = [_model(data, {str(name): value for name, value in row.items()}) for row in rows]
     by_id = {model["id"]: model for model in models}
-    evaluated = {row["id"]: row for row in data.evaluations.to_dict("records")}
+    evaluated = {row["id"]: row for row in thinned(data.evaluations).to_dict("records")}
     tips = {
         key: _tip(key, values, by_id.get(key), evaluated.get(key))
         for key, values in data.architectures.items()

@@ -434,8 +434,8 @@ class SearchSession:
 
     def _take_up(self, round_: Round) -> None:
         """Wait for a round's values; some may be known."""
-        archs = round_.architectures
-        exact = self.problem.exact_metrics(archs)
+        archs = list(round_.architectures)  # each is one object, and finds out its id once
+        exact = self.problem.exact_metrics(round_.architectures)
         self._rounds.append(round_)
         self._ends.append(self.asked + len(archs))
         for i, arch in enumerate(archs):

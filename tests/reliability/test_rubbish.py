@@ -183,7 +183,7 @@ CASES: list[tuple[str, Callable[[Path], Any], list[Mutation]]] = [
     ("artefact", "read", "mutations"), CASES, ids=[name for name, _, _ in CASES], indirect=["artefact"]
 )
 def test_rubbish_is_refused_by_name_or_harmless(
-    artefact: Path, read: Callable[[Path], Any], mutations: list[Mutation]
+    artefact: Path, read: Callable[[Path], Any], mutations: list[Mutation], record_property: Any
 ) -> None:
     whole, rng = artefact.read_bytes(), random.Random(0)
     expected, refused = read(artefact), 0
@@ -203,6 +203,8 @@ def test_rubbish_is_refused_by_name_or_harmless(
                 assert artefact.name in message or str(artefact.parent) in message, (number, mutation)
                 assert "\n" not in message, (number, mutation)
     assert refused > 0
+    record_property("mutations refused", refused)
+    record_property("mutations without harm", MUTATIONS - refused)
 
 
 def test_a_bit_that_flips_in_a_stored_value_is_noticed(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hwnas.report.data import ReportData, chosen_model, kind_of, repeats, timed_model
+from hwnas.report.data import ReportData, chosen_model, kind_of, repeats, thinned, timed_model
 from hwnas.report.figures import DPI, FIGURES, PALETTE, SIZE, front, to_png, to_svg
 from tests.report.conftest import make_data
 
@@ -160,3 +160,16 @@ def test_the_line_joins_what_no_model_is_faster_and_more_accurate_than(data: Rep
     beaten = {(x, y) for x, y in models if any(u < x and v >= y for u, v in models)}
     assert beaten  # by chance of what was measured
     assert set(zip(line.get_xdata(), line.get_ydata(), strict=True)) == models - beaten
+
+
+def test_figures_show_no_more_evaluations_than_a_page_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make_data(evaluations=100)
+    monkeypatch.setattr("hwnas.report.data.SHOWN", 30)
+    shown = thinned(data.evaluations)["id"].tolist()
+    assert shown == data.evaluations["id"].tolist()[::4]
+    figure = front(data)
+    assert figure is not None
+    marked = re.findall(r'class="mark" data-id="([^"]*)"', to_svg(figure, "front", {}, {}))
+    assert set(marked) <= {*shown, *(model["id"] for model in data.models)}
+    assert len(marked) < 60
+    assert texts(data, "hypervolume")  # its traces are thinned alike

@@ -24,6 +24,9 @@ from hwnas.spaces.base import Genotypes
 
 POPULATION = 100  # of the inner search
 GENERATIONS = 80
+LEARNT = (
+    2000  # evaluations that predictors learn from at most; a Gaussian process needs their square in memory
+)
 
 
 class LINAS:
@@ -154,8 +157,16 @@ class LINAS:
         return chosen
 
     def _learn(self, genotypes: Genotypes, metrics: Mapping[str, Values]) -> dict[str, Predictor]:
-        """A predictor of each expensive metric."""
-        features = self._features(genotypes, metrics)
+        """A predictor of each expensive metric. Of very many evaluations it learns the best and others."""
+        rows = np.arange(len(genotypes))
+        if len(rows) > LEARNT:
+            told, violation = losses(self.problem.objectives, metrics), self.problem.violation(metrics)
+            best = best_first(told, violation, LEARNT // 2)
+            others = np.setdiff1d(rows, best)
+            spread = np.linspace(0, len(others) - 1, LEARNT - len(best)).astype(int)
+            rows = np.sort(np.concatenate([best, others[spread]]))
+        metrics = {name: values[rows] for name, values in metrics.items()}
+        features = self._features(genotypes[rows], metrics)
         predictors = {}
         for objective in self.problem.expensive:
             predictors[objective.name] = get_predictor(self.predictor, self.seed)
