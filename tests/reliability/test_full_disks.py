@@ -287,11 +287,15 @@ def test_runs_on_disks_that_are_full_anywhere(
 def test_a_run_that_cannot_be_written_is_read(tiny_run: Path, tmp_path: Path, hwnas_command: Command) -> None:
     with small_disk(tmp_path / "disk", 16) as disk:
         folder = Path(shutil.copytree(tiny_run, disk / "run"))
+        shutil.copytree(folder, disk / "exported")
+        with contextlib.closing(load_run(disk / "exported")) as exported:
+            exported.store.reopen_stages(["verify", "report"])
         with contextlib.closing(load_run(folder)):
             pass  # nothing is left in the log of run.db
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
         for command in (
             ["front", folder],
+            ["front", disk / "exported"],
             ["report", folder],
             ["run", folder / "config.yaml", "--run-dir", folder],
             ["table", "show", folder / "latency_table.json"],

@@ -24,9 +24,7 @@ from hwnas.spaces.base import Genotypes
 
 POPULATION = 100  # of the inner search
 GENERATIONS = 80
-LEARNT = (
-    2000  # evaluations that predictors learn from at most; a Gaussian process needs their square in memory
-)
+LEARNT = 2000  # evaluations that predictors learn from at most; some need their square in memory
 
 
 class LINAS:
