@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich import box
 from rich.console import Console, RenderableType
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -37,6 +36,7 @@ from rich.text import Text
 from hwnas.config import parse_override
 from hwnas.errors import ConfigError, HwnasError, known_names
 from hwnas.progress import Progress
+from hwnas.text import PrintableFormatter, printable
 
 if TYPE_CHECKING:  # heavy imports wait until a command needs them
     from hwnas.pipeline import Run
@@ -395,7 +395,7 @@ def _elsewhere_table(found: dict[str, Any]) -> Table:
     """What was measured on another device, fastest first; fits 80 columns."""
     about = found["measured_on"]
     title = f"On {about['name']}, {about['runtime']['name']} {about['runtime']['version']}"
-    table = Table(title=escape(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=_cell(title), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", no_wrap=True)
     for column in ("val %", "ms", "95 %", "run's own ms", "ratio"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -403,7 +403,7 @@ def _elsewhere_table(found: dict[str, Any]) -> Table:
     for model in sorted(found["models"], key=lambda model: float(model["latency_ms"])):
         ms, own, drift = model["latency_ms"], model["own_latency_ms"], model["drift"]
         table.add_row(
-            model["id"],
+            _cell(model["id"]),
             f"{model['accuracy']:.2f}",
             f"{ms:.4g}",
             _interval(model["latency_ci_ms"], ms),
@@ -481,14 +481,14 @@ def _front_table(models: Sequence[dict[str, Any]]) -> Table:
     for model in models:
         test, ms = model["test_accuracy"], model["latency_ms"]
         table.add_row(
-            model["id"],
+            _cell(model["id"]),
             f"{model['accuracy']:.2f}",
             "" if test is None else f"{test:.2f}",
             f"{ms:.4g}",
             _interval(model["latency_ci_ms"], ms),
             f"{model['macs'] / 1e6:.3g}",
             f"{model['params'] / 1e3:.4g}",
-            model["status"],
+            _cell(model["status"]),
             "knee" if model["knee"] else "",
         )
     return table
@@ -573,7 +573,7 @@ def predict(
             classes = (f"{kind['class']} {100 * kind['probability']:.1f} %" for kind in row["top"])
             _say(f"{row['image']}: {', '.join(classes)}")
     for message in wrong:
-        sys.stderr.write(f"error: {message}\n")
+        _complain(message)
     if wrong:
         raise typer.Exit(1)
 
@@ -635,14 +635,14 @@ def _benchmark_table(found: dict[str, Any]) -> Table:
     about = (
         f"{found['device']['name']}, {runtime['name']} {runtime['version']}, threads: {runtime['threads']}"
     )
-    table = Table(title=escape(about), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=_cell(about), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")
     for column in ("ms", "95 %", "first call ms", "ratio", "95 %"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in found["models"]:
         low, high = row["ratio_ci"]
         table.add_row(
-            escape(row["file"]),
+            _cell(row["file"]),
             f"{row['latency_ms']:.4g}",
             _interval(row["latency_ci_ms"], row["latency_ms"]),
             f"{row['cold_ms']:.4g}",
@@ -683,6 +683,9 @@ def _finish(job: Run, as_json: bool) -> None:
     if as_json:
         _print_json(summary)
     else:
+        if summary["failed"]:
+            last = f", the last with: {summary['error']}" if summary["error"] else ""
+            _say(f"Failed: {summary['failed']} of {summary['evaluations']} evaluations{last}")
         if summary["models"]:
             out.print(models_table(summary["models"]))
             for line in _int8_lines(summary["models"]):
@@ -720,13 +723,13 @@ def models_table(models: Sequence[dict[str, Any]]) -> Table:
         predicted, measured = (model[name]["latency_ms"] for name in ("predicted", "measured"))
         budget = model["budget_ms"]
         table.add_row(
-            model["id"],
+            _cell(model["id"]),
             f"{model['validation_accuracy']:.2f}",
             f"{model['test_accuracy']:.2f}",
             "" if predicted is None else f"{predicted:.4g}",
             "" if measured is None else f"{measured:.4g}",
             "" if budget is None else f"≤ {budget:g}",
-            model["status"],
+            _cell(model["status"]),
         )
     return table
 
@@ -767,7 +770,7 @@ def table_show(file: TableFile, top: Top = 10, as_json: AsJson = False) -> None:
     shown.add_column("operator", overflow="fold")
     shown.add_column("ms", justify="right")
     for key, entry in costly:
-        shown.add_row(escape(key), f"{entry.ms:.4f}")
+        shown.add_row(_cell(key), f"{entry.ms:.4f}")
     out.print(shown)
 
 
@@ -826,7 +829,7 @@ def table_validate(
         for name, count in valid.items():
             _say(f"{name}: valid, {count} operators{', sealed anew' if reseal else ''}")
     for message in wrong.values():
-        sys.stderr.write(f"error: {message}\n")
+        _complain(message)
     if wrong:
         raise typer.Exit(1)
 
@@ -860,7 +863,7 @@ def table_diff(a: TableFile, b: TableFile, top: Top = 20, as_json: AsJson = Fals
     for column in ("a ms", "b ms", "b/a"):
         shown.add_column(column, justify="right")
     for row in rows[:top]:
-        shown.add_row(escape(str(row["key"])), *(f"{row[name]:.4f}" for name in ("a_ms", "b_ms", "ratio")))
+        shown.add_row(_cell(str(row["key"])), *(f"{row[name]:.4f}" for name in ("a_ms", "b_ms", "ratio")))
     if rows:
         out.print(shown)
 
@@ -1055,7 +1058,7 @@ def doctor(as_json: AsJson = False) -> None:
         shown.add_column(column)
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[yellow]look[/]"
-        shown.add_row(mark, finding.name, escape(finding.value), escape(finding.advice))
+        shown.add_row(mark, finding.name, _cell(finding.value), _cell(finding.advice))
     out.print(shown)
 
 
@@ -1092,7 +1095,7 @@ class Bars(RichProgress):
         if self.facts:
             table = Table.grid(padding=(0, 2))
             for name, value in self.facts.items():
-                table.add_row(f"  {name}", Text(value))
+                table.add_row(_cell(f"  {name}"), _cell(value))
             yield table
 
 
@@ -1137,7 +1140,7 @@ class StageDisplay:
             if self._interrupted:
                 raise KeyboardInterrupt
             self._progress.start()  # nothing is shown before there is something to show
-            self._progress.update(task, completed=done, total=total, text=text)
+            self._progress.update(task, completed=done, total=total, text=printable(text))
             self._line(f"{stage}: {done}/{total} {text}")
 
         return update
@@ -1157,7 +1160,7 @@ class StageDisplay:
         """A line now and then where there is no terminal."""
         if not err.is_terminal and time.monotonic() >= self._last_line + LINE_S:
             self._last_line = time.monotonic()
-            sys.stderr.write(text.rstrip() + "\n")
+            sys.stderr.write(printable(text.rstrip()) + "\n")
 
 
 @contextmanager
@@ -1166,6 +1169,7 @@ def _warnings_shown() -> Iterator[None]:
     logger = logging.getLogger("hwnas")
     screen = logging.StreamHandler(sys.stderr)
     screen.setLevel(logging.WARNING)
+    screen.setFormatter(PrintableFormatter())
     logger.addHandler(screen)
     try:
         yield
@@ -1185,8 +1189,18 @@ def _interruptible(interrupted: str) -> Iterator[StageDisplay]:
 
 
 def _say(text: str) -> None:
-    """A line of plain text, as it is, however wide."""
-    sys.stdout.write(text + "\n")
+    """A line of plain text, however wide."""
+    sys.stdout.write(printable(text) + "\n")
+
+
+def _complain(error: object) -> None:
+    """An error in one line."""
+    sys.stderr.write(f"error: {printable(str(error))}\n")
+
+
+def _cell(text: str) -> Text:
+    """Text in a table as it is: no markup, and nothing that a terminal takes for an order."""
+    return Text(printable(text))
 
 
 def _print_json(data: Any) -> None:
@@ -1200,9 +1214,9 @@ def main() -> None:
         app(args=_with_stage(arguments))
     except HwnasError as error:
         if "--debug" in sys.argv:
-            traceback.print_exc()
+            sys.stderr.write(printable(traceback.format_exc()))
         else:
-            sys.stderr.write(f"error: {error}\n")
+            _complain(error)
         raise SystemExit(1) from None
 
 

@@ -163,6 +163,7 @@ class Search(Section):
     executor: Literal["serial", "process", "ray"] = "serial"  # what evaluates; the result is the same
     workers: int | None = Field(None, ge=1)  # of process and ray; none: one a core
     ray_address: str | None = None  # of a running cluster; none: RAY_ADDRESS, or this machine alone
+    evaluation_time_limit_s: float | None = Field(None, gt=0)  # then it has failed; with executor: process
     lag: int = Field(0, ge=0)  # batches that may be out while the next is asked for, to keep workers busy
     tensorboard: bool = False  # also write what there is to watch to tensorboard/ in the run's folder
 

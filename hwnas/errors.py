@@ -7,7 +7,8 @@
     ├── StoreError           a run folder or an artefact cannot be read or written
     │   └── ChecksumError    an artefact is not what was written
     ├── TableError           a latency table is wrong or does not fit
-    ├── DeviceError          a device cannot be used or gave unusable timings
+    ├── DeviceError          a device cannot be used
+    │   └── TimingError      it gave unusable timings
     ├── TrainingError        training cannot go on
     ├── SearchError          a search cannot go on
     │   └── InfeasibleError  nothing satisfies the constraints
@@ -53,7 +54,11 @@ class TableError(HwnasError):
 
 
 class DeviceError(HwnasError):
-    """A device cannot be used or gave unusable timings."""
+    """A device cannot be used."""
+
+
+class TimingError(DeviceError):
+    """A device gave unusable timings."""
 
 
 class TrainingError(HwnasError):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwnas.latency.measure import Device, Plan, shuffled_rounds, trimmed_mean
+from hwnas.latency.measure import Device, Plan, check_times, shuffled_rounds, trimmed_mean
 from hwnas.latency.together import PASSES, geometric_mean, student_interval
 from hwnas.progress import Progress, silent
 
@@ -59,6 +59,7 @@ def compare(
     for number in range(PASSES):
         generator = np.random.default_rng((seed, number))
         samples = device.measure(models, Plan(shuffled_rounds(len(models), each, generator)), progress)
+        check_times(samples)
         # Models of one visit a round, so the visits of each are in the order of the rounds.
         times = np.stack([samples.time_ns[samples.model == i] for i in range(len(models))])
         latencies.append(trimmed_mean(times.reshape(len(models), -1) / 1e6))

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.errors import DeviceError
+from hwnas.errors import DeviceError, TimingError
 from hwnas.progress import Progress, silent
 from hwnas.spaces.base import Rng
 
@@ -130,15 +130,25 @@ def time_models(
     return timings([device.measure(models, plan, progress)], len(models), generator)
 
 
+def check_times(samples: Samples) -> None:
+    """TimingError for times that are no positive numbers."""
+    times = samples.time_ns
+    if not (times > 0).all() or not np.isfinite(times).all():
+        wrong = times[~((times > 0) & np.isfinite(times))].flat[0]
+        raise TimingError(
+            f"the device gave a time of {wrong} ns, which is no positive number: its clock cannot resolve "
+            "these models, or is broken; measure again, or choose another device"
+        )
+
+
 def timings(passes: Sequence[Samples], models: int, rng: Rng) -> list[Timing]:
     """What the samples of one or more passes say of each of n models; `rng` is for the bootstrap.
 
-    DeviceError for times that are not positive and for a model that was visited less than twice.
+    TimingError for times that are no positive numbers, DeviceError for a model that was visited less than
+    twice.
     """
-    if any((samples.time_ns <= 0).any() for samples in passes):
-        raise DeviceError(
-            "the device gave times that are not positive; its clock cannot resolve these models"
-        )
+    for samples in passes:
+        check_times(samples)
     generator = np.random.default_rng(rng)
     visited = np.concatenate([samples.model for samples in passes])
     time_ms = np.concatenate([samples.time_ns for samples in passes]) / 1e6

@@ -20,6 +20,7 @@ import psutil
 from hwnas.errors import ConfigError, StoreError
 from hwnas.latency.devices import get_device
 from hwnas.store import make_folder, remove_temporaries
+from hwnas.text import PrintableFormatter
 
 log = logging.getLogger("hwnas")
 
@@ -127,7 +128,7 @@ class _LogFile(logging.Handler):
 def logging_to(path: Path) -> Iterator[None]:
     """The log of hwnas, from information on, into a file; an error that ends the work is its last line."""
     handler = _LogFile(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     level = log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -210,7 +210,9 @@ class Run:
         section = self.config.search
         check_strategy(section.strategy, section.objectives, self.bounds, **self._options)
         if "search" in names:  # what is missing is said before the training
-            get_executor(section.executor, section.workers, section.ray_address)
+            get_executor(
+                section.executor, section.workers, section.ray_address, section.evaluation_time_limit_s
+            )
         if "export" in names and self.config.export.openvino:
             from hwnas.export.openvino import load_openvino
 
@@ -514,7 +516,9 @@ class Run:
                 f"{section.executor} evaluates several; set search.executor: serial, or learn latencies: "
                 "latency.source: predictor"
             )
-        return get_executor(section.executor, section.workers, section.ray_address)
+        return get_executor(
+            section.executor, section.workers, section.ray_address, section.evaluation_time_limit_s
+        )
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -602,8 +606,12 @@ class Run:
             models = self.models
         elif self.store.stage("export") is not None:
             models = [read_entry(self, name) for name in self.outputs("search")["front"]]
+        searched = {} if self.store.stage("search") is None else self.outputs("search")
         return {
             "run": str(self.directory),
+            "evaluations": searched.get("evaluations", 0),
+            "failed": searched.get("failed", 0),
+            "error": searched.get("error"),  # of the last that failed
             "verified": verified,
             "models": models,
             "budgets": self.outputs("verify")["budgets"] if verified else [],

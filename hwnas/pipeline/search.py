@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hwnas")
 
-NO_MATTER = {"executor", "workers", "ray_address", "tensorboard"}  # of the search's settings, to its result
+NO_MATTER = {
+    "executor",
+    "workers",
+    "ray_address",
+    "evaluation_time_limit_s",
+    "tensorboard",
+}  # of the search's settings, to its result
 
 
 def more_evaluations(run: Run, more: int) -> int:
@@ -50,11 +56,12 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     front = [evaluation.architecture.id for evaluation in result.front]
     if not front:
         raise InfeasibleError("the search found no model within the budgets; see evaluations in run.db")
-    failed = sum(evaluation.status == "failed" for evaluation in result.evaluations)
+    errors = [evaluation.error for evaluation in result.evaluations if evaluation.status == "failed"]
     if "accuracies" in run.outputs("train"):
         known, new = run.accuracies
         log.info("search: %d accuracies were known from the other run, %d were evaluated anew", known, new)
-    return {"front": front, "evaluations": len(result.evaluations), "failed": failed}, []
+    failed = {"failed": len(errors), "error": errors[-1] if errors else None}
+    return {"front": front, "evaluations": len(result.evaluations), **failed}, []
 
 
 def forget(run: Run) -> None:

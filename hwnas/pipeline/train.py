@@ -31,11 +31,14 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     net, result = train_supernet(run, progress)
     layout = "channels last" if result.arithmetic.channels_last else "channels first"
     log.info("train: computed in %s, %s", result.arithmetic.precision, layout)
-    net.metadata = {"arithmetic": asdict(result.arithmetic), "training": run.config.training.model_dump()}
+    facts: dict[str, Any] = {"arithmetic": asdict(result.arithmetic)}
+    if result.earlier:
+        facts["diverged"] = list(result.earlier)
+    net.metadata = {**facts, "training": run.config.training.model_dump()}
     net.save(run.directory / "supernet")
     outputs = {
         "checksum": net.checksum,
-        "arithmetic": asdict(result.arithmetic),
+        **facts,
         "reports": [asdict(report) for report in result.reports],
     }
     return outputs, ["supernet/model.safetensors", "supernet/supernet.json"]

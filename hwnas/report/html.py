@@ -17,6 +17,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from hwnas import text
 from hwnas.report.data import (
     OperatorTime,
     ReportData,
@@ -37,8 +38,6 @@ from hwnas.store import remove_file, write_bytes, write_text
 
 HERE = Path(__file__).parent
 SHOWN_CLASSES = 30
-# Control characters, those that turn the direction of text, and what XML and UTF-8 cannot hold.
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 # Of an entry of pareto.json, what has a place of its own on the page.
 PLACED = {
     "id", "architecture", "validation_accuracy", "test_accuracy", "predicted", "measured", "macs", "params",
@@ -71,7 +70,7 @@ def printable(data: ReportData) -> ReportData:
 
 def _printable(value: Any) -> Any:
     if isinstance(value, str):
-        return UNPRINTABLE.sub("\ufffd", value)
+        return text.printable(value)
     if isinstance(value, Mapping):
         return {_printable(key): _printable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

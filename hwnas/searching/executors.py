@@ -25,7 +25,7 @@ import cloudpickle
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from hwnas.errors import HwnasError, MissingExtraError, SearchError, known_names
+from hwnas.errors import HwnasError, MissingExtraError, SearchError, TimingError, known_names
 from hwnas.searching.objectives import Evaluate, real_values, whole
 from hwnas.spaces import Architecture, Architectures, SearchSpace
 from hwnas.store import digest
@@ -78,7 +78,8 @@ class Executor(Protocol):
 def evaluated(space: SearchSpace, functions: Functions, objective: str, genotype: Any) -> Outcome:
     """The value of an objective for a genotype, (g,), or the error that stood in its way.
 
-    An HwnasError says that something lacks which every task needs: it is raised.
+    An HwnasError says that something lacks which every task needs: it is raised; but timings that are
+    unusable are those of one architecture.
     """
     begin = time.perf_counter()
     value, error = None, None
@@ -87,9 +88,11 @@ def evaluated(space: SearchSpace, functions: Functions, objective: str, genotype
         value = float(real_values(objective, raw, 1)[0])
         if not np.isfinite(value):
             value, error = None, f"the value is {value}"
+    except TimingError as problem:
+        error = str(problem)
     except HwnasError:
         raise
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         error = f"{type(problem).__name__}: {problem}"
     return Outcome(value, error, time.perf_counter() - begin)
 
@@ -252,10 +255,14 @@ def usable_cores() -> int:
 
 
 class ProcessExecutor(WorkerExecutor):
-    """Processes of this machine, by default one a core; they share the cores' threads."""
+    """Processes of this machine, by default one a core; they share the cores' threads.
 
-    def __init__(self, workers: int | None = None) -> None:
+    One whose task is not done after `time_limit_s` seconds is killed; the task has failed.
+    """
+
+    def __init__(self, workers: int | None = None, time_limit_s: float | None = None) -> None:
         self.workers = usable_cores() if workers is None else whole("workers", workers, 1)
+        self.time_limit_s = time_limit_s
         self._context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self._processes: dict[int, tuple[Any, Connection]] = {}
 
@@ -268,9 +275,14 @@ class ProcessExecutor(WorkerExecutor):
         connection = self._processes[slot][1]
         try:
             connection.send((task.objective, task.architecture.genotype))
-            return _replied(connection.recv())
+            if connection.poll(self.time_limit_s):  # without a limit it waits
+                return _replied(connection.recv())
         except (EOFError, OSError):
             raise WorkerLost(self._forget(slot)) from None
+        assert self.time_limit_s is not None
+        self._processes[slot][0].kill()
+        self._forget(slot)
+        return Outcome(None, f"not done after {self.time_limit_s:g} s, the time limit", self.time_limit_s)
 
     def _start_process(self, slot: int) -> None:
         here, there = self._context.Pipe()
@@ -417,14 +429,24 @@ def _on_ray(reference: list[Any], key: str, objective: str, genotype: Any) -> Re
 EXECUTORS = ("serial", "process", "ray")
 
 
-def get_executor(name: str, workers: int | None = None, address: str | None = None) -> Executor:
+def get_executor(
+    name: str,
+    workers: int | None = None,
+    address: str | None = None,
+    time_limit_s: float | None = None,
+) -> Executor:
     """The executor of this name; SearchError for an unknown one or what does not go with it."""
     if name not in EXECUTORS:
         raise SearchError(f"unknown executor {name!r}; {known_names(name, EXECUTORS)}")
     if name != "ray" and address is not None:
         raise SearchError(f"a Ray address ({address}) goes with executor 'ray', not with {name!r}")
+    if time_limit_s is not None and (name != "process" or not 0 < time_limit_s < float("inf")):
+        raise SearchError(
+            f"an evaluation's time limit is {time_limit_s:g} s, on executor {name!r}: only a process can be "
+            "stopped whatever it does; give a positive number, and executor 'process'"
+        )
     if name == "serial":
         if workers not in (None, 1):
             raise SearchError(f"executor 'serial' has one worker, not {workers}; choose 'process' or 'ray'")
         return SerialExecutor()
-    return ProcessExecutor(workers) if name == "process" else RayExecutor(workers, address)
+    return ProcessExecutor(workers, time_limit_s) if name == "process" else RayExecutor(workers, address)

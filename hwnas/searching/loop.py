@@ -174,6 +174,7 @@ def search(
     *,
     executor: str | Executor = "serial",
     workers: int | None = None,
+    evaluation_time_limit_s: float | None = None,
     lag: int = 0,
     watch: Callable[[Status], None] | None = None,
     **options: Any,
@@ -188,7 +189,8 @@ def search(
     asked for when all before it are told. Then workers wait for the slowest of a batch; with `lag` 1 or more
     they do not: a batch is asked for when so many batches before it are still out. The strategy knows less
     then, and the result is that of the lag, again whatever the executor. A task whose worker is lost is tried
-    again, twice.
+    again, twice. With executor "process" an evaluation that is not done after `evaluation_time_limit_s`
+    seconds is stopped, and has failed.
 
     With a store each round and each expensive value is kept as soon as it is there. A search of the same
     `name` goes on where it stopped; what is stored is never evaluated again. An expensive value that cannot
@@ -198,17 +200,18 @@ def search(
 
     Raises InfeasibleError at once when no architecture satisfies the bounds on cheap metrics, with the
     nearest reachable value; SearchError when objectives, constraints or options are wrong, when an evaluate
-    function returns another shape, or when at least 10 and more than half of the evaluations failed (then
-    the search goes back to before the first failure, and tries again when it is run again); StoreError when
+    function returns another shape, or when more than half of the evaluations failed, of 10 failures on or at
+    the end (then the search goes back to before the first failure, and tries again when it is run again);
+    StoreError when
     the store holds another search of this name, or another process goes on with this one.
     """
     evaluations = whole("evaluations", evaluations, 1)
     if any(objective.evaluate is elsewhere for objective in objectives):
         elsewhere(())
     if isinstance(executor, str):
-        executor = get_executor(executor, workers)
-    elif workers is not None:
-        raise SearchError("workers go with an executor's name; an Executor has its own")
+        executor = get_executor(executor, workers, time_limit_s=evaluation_time_limit_s)
+    elif workers is not None or evaluation_time_limit_s is not None:
+        raise SearchError("workers and a time limit go with an executor's name; an Executor has its own")
     session = SearchSession(
         space, objectives, constraints, strategy, seed, store, name, lag=lag, limit=evaluations, **options
     )
@@ -251,6 +254,7 @@ def search(
             report()
     finally:
         executor.stop()
+    session.check_failures()
     return session.result
 
 
@@ -428,6 +432,13 @@ class SearchSession:
         self._known[metric][arch.id] = measurement
         self._finish([arch])
 
+    def check_failures(self) -> None:
+        """SearchError if more than half of the evaluations failed; the search goes back to before them."""
+        if 2 * self._failed_in_order > len(self._evaluations):
+            first = next(i for i, e in enumerate(self._evaluations) if e.status == "failed")
+            self._store.forget_rounds(self.name, bisect_right(self._ends, first))
+            raise SearchError(_why_stopped(self._evaluations))
+
     def _check_pending(self, arch: Architecture) -> None:
         if arch.id not in self._exact:
             raise SearchError(f"{arch} was not asked for, or is told already")
@@ -461,11 +472,8 @@ class SearchSession:
         while self._queue and self._queue[0] in self._early:
             self._evaluations.append(self._early.pop(self._queue.popleft()))
             self._failed_in_order += self._evaluations[-1].status == "failed"
-            failed = self._failed_in_order
-            if failed > TOLERATED_FAILURES and 2 * failed > len(self._evaluations):
-                first = next(i for i, e in enumerate(self._evaluations) if e.status == "failed")
-                self._store.forget_rounds(self.name, bisect_right(self._ends, first))
-                raise SearchError(_why_stopped(self._evaluations))
+            if self._failed_in_order > TOLERATED_FAILURES:
+                self.check_failures()
 
     def _evaluation(self, key: str) -> Evaluation | None:
         """The evaluation of an architecture that has all its values, or failed, and was not finished yet."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,6 +24,9 @@ from hwnas.store import digest, read_bytes, write_bytes
 
 SCHEMA = 1
 CHECKPOINT_FILE = "checkpoint.safetensors"
+REMEDY = "delete it to start the training again"
+
+log = logging.getLogger("hwnas")
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class State:
     reports: list[Report] = field(default_factory=list)
     average: dict[str, Tensor] | None = None  # of the weights by name, where one is kept
     teacher: Supernet | None = None  # the weights as they were, where a phase keeps them
+    earlier: list[dict[str, Any]] = field(default_factory=list)  # learning rates that diverged, up to a step
     losses: list[float] = field(default_factory=list)  # of the steps since the last report
 
 
@@ -76,33 +81,59 @@ def save(path: Path, state: State, inputs: Mapping[str, Any]) -> None:
         "arithmetic": asdict(state.arithmetic),
         "reports": [asdict(report) for report in state.reports],
         "losses": state.losses,
+        "earlier": state.earlier,
         "tensors": tensors_digest(tensors),
     }
+    _write(path, tensors, about)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], about: Mapping[str, Any]) -> None:
     metadata = {"training": json.dumps(about), "sha256": digest(about)}
     write_bytes(path, safetensors.torch.save(tensors, metadata))
 
 
-def load(path: Path, net: Supernet, optimizer: torch.optim.SGD, inputs: Mapping[str, Any]) -> State:
-    """The training of a file, its weights and momentum put in place.
+def note_divergence(path: Path) -> int:
+    """Say in a checkpoint that what followed it diverged, so that a lower learning rate may; its step."""
+    tensors, about = _read(path)
+    _write(path, tensors, {**about, "diverged": True})
+    return int(about["step"])
 
-    TrainingError, with what differs, if it is made from something else; ChecksumError if it is damaged.
-    """
-    remedy = "delete it to start the training again"
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a checkpoint, and what it says; ChecksumError if it is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         tensors = safetensors.torch.load(read_bytes(path))
         about = json.loads(metadata["training"])
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise ChecksumError(f"{path} is not a checkpoint ({error}); {remedy}") from None
+        raise ChecksumError(f"{path} is not a checkpoint ({error}); {REMEDY}") from None
     if digest(about) != metadata.get("sha256") or tensors_digest(tensors) != about.get("tensors"):
-        raise ChecksumError(f"{path} was changed after it was written; {remedy}")
+        raise ChecksumError(f"{path} was changed after it was written; {REMEDY}")
+    return tensors, about
+
+
+def load(path: Path, net: Supernet, optimizer: torch.optim.SGD, inputs: Mapping[str, Any]) -> State:
+    """The training of a file, its weights and momentum put in place.
+
+    One that diverged goes on with a lower learning rate. TrainingError, with what differs, if it is made from
+    something else; ChecksumError if it is damaged.
+    """
+    tensors, about = _read(path)
     if about["schema"] != SCHEMA:
-        raise TrainingError(f"{path} has schema {about['schema']}, this hwnas reads {SCHEMA}; {remedy}")
+        raise TrainingError(f"{path} has schema {about['schema']}, this hwnas reads {SCHEMA}; {REMEDY}")
     before, now = about["inputs"], json.loads(json.dumps(inputs))
-    differ = [f"{k} was {before.get(k)}, is {v}" for k, v in now.items() if before.get(k) != v]
-    if differ:
-        raise TrainingError(f"{path} is of another training ({'; '.join(differ)}); {remedy}")
+    differ = {k: f"{k} was {before.get(k)}, is {v}" for k, v in now.items() if before.get(k) != v}
+    earlier = about.get("earlier", [])
+    if (
+        "diverged" in about
+        and differ.keys() == {"learning_rate"}
+        and now["learning_rate"] < before["learning_rate"]
+    ):
+        earlier = [*earlier, {"learning_rate": before["learning_rate"], "until_step": about["step"]}]
+        log.warning("train: goes on from step %d, %s", about["step"], differ["learning_rate"])
+    elif differ:
+        raise TrainingError(f"{path} is of another training ({'; '.join(differ.values())}); {REMEDY}")
     device = next(net.parameters()).device
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -121,6 +152,7 @@ def load(path: Path, net: Supernet, optimizer: torch.optim.SGD, inputs: Mapping[
         [Report(**report) for report in about["reports"]],
         part("average.") or None,
         copy_of(net, kept) if (kept := part("teacher.")) else None,
+        earlier,
         about.get("losses", []),
     )
 

@@ -56,10 +56,18 @@ TIMED_ROUNDS = 5
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished training says: how it computed, and its reports, the last one at the last step."""
+    """What a finished training says: how it computed, and its reports, the last one at the last step.
+
+    `earlier` has `learning_rate` and `until_step` of those that diverged before a lower one went on.
+    """
 
     arithmetic: Arithmetic
     reports: tuple[Report, ...]
+    earlier: tuple[dict[str, Any], ...] = ()
+
+
+class DivergedError(Exception):
+    """The loss of a step, or its gradient, is not finite; the message says which step and learning rate."""
 
 
 class Part:
@@ -127,8 +135,9 @@ def train(
     In one of several processes of torchrun this computes its part of each batch; the first one judges,
     reports and writes, into a folder that all of them can read.
 
-    TrainingError if the loss or a gradient is not finite, naming the step and the learning rate: weights
-    and checkpoint are then those before that step. DataError if there are fewer images than a batch holds,
+    TrainingError if the loss or a gradient is not finite, naming the step and the learning rate: the weights
+    are then those before that step, and the checkpoint, of the last report, is gone on from with a lower
+    `learning_rate`. DataError if there are fewer images than a batch holds,
     or the images or classes are not those of the space.
     """
     _check_fit(net.space, train_data)
@@ -165,7 +174,14 @@ def train(
         model, batches = _data_parallel(net, device), _batches(plan, state.step)
         first, started = state.step, time.perf_counter()
         while state.step < settings.steps:
-            state.losses.append(_step(state, model, plan, next(batches)))
+            try:
+                state.losses.append(_step(state, model, plan, next(batches)))
+            except DivergedError as error:
+                kept = checkpoint.note_divergence(path) if rank() == 0 else first
+                raise TrainingError(
+                    f"{error}; lower training.learning_rate, and the same command goes on from step "
+                    f"{kept}; or raise training.warmup_steps and start the training again"
+                ) from None
             if state.step % report_every and state.step < settings.steps:
                 text = _text(state.reports[-1]) if state.reports else f"loss {state.losses[-1]:.3f}"
                 try:
@@ -188,7 +204,7 @@ def train(
     if state.average is not None:
         _swap(net, state.average)
     net.cpu().eval()
-    return TrainingResult(state.arithmetic, tuple(state.reports))
+    return TrainingResult(state.arithmetic, tuple(state.reports), tuple(state.earlier))
 
 
 def learning_rate_at(step: int, settings: Training, phase: Phase) -> float:
@@ -324,7 +340,7 @@ def _optimizer(net: Supernet, settings: Training) -> torch.optim.SGD:
 
 
 def _step(state: State, model: nn.Module, plan: Plan, batch: Sequence[Part]) -> float:
-    """One step of the optimiser; the loss of its first subnet on labels, or TrainingError."""
+    """One step of the optimiser; the loss of its first subnet on labels, or DivergedError."""
     step, net = state.step, state.net
     phase = next(phase for phase in plan.strategy.phases if step < phase.end)
     if step == phase.start:
@@ -467,14 +483,13 @@ def _computed(network: nn.Module, arithmetic: Arithmetic, images: Tensor, *argum
 
 
 def _update(state: State, loss: float, learning_rate: float, settings: Training) -> None:
-    """One step of the optimiser, or TrainingError if it would spoil the weights."""
+    """One step of the optimiser, or DivergedError if it would spoil the weights."""
     net = state.net
     gradients = [p.grad for p in net.parameters() if p.grad is not None]
     if not math.isfinite(loss) or not bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
-        raise TrainingError(
+        raise DivergedError(
             f"step {state.step}: loss {loss} or its gradient is not finite at learning rate "
-            f"{learning_rate:.4g}; lower training.learning_rate or raise training.warmup_steps, and start "
-            "the training again"
+            f"{learning_rate:.4g}"
         )
     if settings.clip_value is not None:
         torch.nn.utils.clip_grad_value_(net.parameters(), settings.clip_value)

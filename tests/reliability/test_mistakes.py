@@ -86,7 +86,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         with_settings("search.evalutions=5"),
         "FOLDER/tiny.yaml: search.evalutions: unknown key; known: strategy, algorithm, evaluations, "
         "objectives, constraints, predictor, calibration_images, random_baseline, executor, workers, "
-        "ray_address, lag, tensorboard (did you mean 'evaluations'?)",
+        "ray_address, evaluation_time_limit_s, lag, tensorboard (did you mean 'evaluations'?)",
     ),
     "a misspelt section": (
         with_settings("serach.evaluations=5"),

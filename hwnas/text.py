@@ -1,0 +1,21 @@
+"""Text that others wrote, names and errors with names in them, made fit for a terminal, a log or a page."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+# Control characters, those that turn the direction of text, and what XML and UTF-8 cannot hold.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+
+def printable(text: str) -> str:
+    """Text with a replacement character for each that is not to be printed. Tabs and line ends stay."""
+    return UNPRINTABLE.sub("\ufffd", text)
+
+
+class PrintableFormatter(logging.Formatter):
+    """Lines of a log in which nothing moves the cursor or turns colours on."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
