@@ -33,7 +33,7 @@ from hwnas.latency.profiling import (
     subject_of,
     table_of,
 )
-from hwnas.latency.table import LatencyTable
+from hwnas.latency.table import Group, LatencyTable
 from hwnas.networks.onnx_graph import onnx_model, random_weights
 from hwnas.spaces import Architectures, NetworkSpace, get_space
 
@@ -85,7 +85,7 @@ def measure(subject: Subject, device: Device, seed: int, apart: bool) -> None:
         f"{'NOISY: ' + '; '.join(protocol['noise']) if protocol['noisy'] else 'not noisy'}"
     )
     for row in table.calibration:
-        halves = np.array([timing.halves_ms for timing in timed[row["resolution"]]])
+        halves = np.array([timing.halves_ms for timing in timed[row["resolution"], row["precision"]]])
         show(row, judge(*halves.T))
     if apart:
         pairs = np.array([np.mean(half, axis=0) for half in (before, campaigns(subject, device, 1))]).T
@@ -111,11 +111,11 @@ def show(row: Mapping[str, Any], halves: Mapping[str, Any]) -> None:
     )
 
 
-def profiled(subject: Subject, device: Device) -> tuple[LatencyTable, dict[int, list[Timing]]]:
-    """The table of a subject, as `hwnas.profile` makes it; by resolution what held-out networks took."""
+def profiled(subject: Subject, device: Device) -> tuple[LatencyTable, dict[Group, list[Timing]]]:
+    """The table of a subject, as `hwnas.profile` makes it; by group what held-out networks took."""
     campaign = campaign_of(subject, device)
     found = timings([p.samples for p in campaign.passes], len(subject.models), subject.seed)
-    timed = {resolution: found[subject.models_of(resolution)[1]] for resolution in subject.networks}
+    timed = {group: found[subject.models_of(group)[1]] for group in subject.networks}
     return table_of(subject, campaign, device.identity), timed
 
 

@@ -81,7 +81,7 @@ def _facts(run: Run, evaluation: Evaluation, entry: Mapping[str, Any]) -> dict[s
     further = {metric: value for metric, value in metrics.items() if "@" in metric}
     return {
         "id": name,
-        "precision": entry.get("precision", "fp32"),
+        "precision": entry.get("precision", run.space.precision(evaluation.architecture)),
         "accuracy": metrics["accuracy"],
         "test_accuracy": entry.get("test_accuracy"),
         "latency_ms": metrics["latency_ms"],

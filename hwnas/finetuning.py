@@ -83,9 +83,10 @@ def finetune_model(
 def _parent(run: Run, model: str) -> dict[str, Any]:
     """The entry of the model to be fine-tuned; ConfigError if there is none of this id."""
     run.outputs("export")
-    known = dict.fromkeys(run.outputs("search")["front"])
+    entries = [read_entry(run, name) for name in run.outputs("search")["front"]]
     if run.store.stage("verify") is not None:
-        known |= dict.fromkeys(e["id"] for e in run.models if not {"finetuned", "quantized"} & e.keys())
+        entries += run.models
+    known = dict.fromkeys(e["id"] for e in entries if "finetuned" not in e and e.get("precision") != "int8")
     if model not in known:
         raise ConfigError(
             f"{model!r} is no model of {run.directory} that can be fine-tuned; {known_names(model, known)}"

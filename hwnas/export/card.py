@@ -30,7 +30,7 @@ TORCH = """As a torch module, from `model.safetensors` and `model.json` in this 
 ```python
 import hwnas
 
-network = hwnas.load_model(".")        # in eval mode; takes and gives the same as model.onnx
+network = hwnas.load_model(".")        # in eval mode; takes and gives the same as model.onnx{but}
 ```
 
 `model.json` says the same as this page of the input and the classes, for programs.
@@ -77,7 +77,7 @@ def model_card(
         latency = f"{measured['latency_ms']:.4g} ms (95 %: {low:.4g} to {high:.4g})"
     rows = [
         *([("Fine-tuned", _finetuned(entry["finetuned"]))] if "finetuned" in entry else []),
-        *([("In 8 bits", _quantized(entry["quantized"]))] if "quantized" in entry else []),
+        *([("In 8 bits", _quantized(entry))] if entry.get("precision") == "int8" else []),
         ("Validation accuracy", _accuracy(entry["validation_accuracy"], origin.images["validation"])),
         ("Test accuracy", _accuracy(entry["test_accuracy"], origin.images["test"])),
         (f"Measured latency, batch {batch_size}", latency),
@@ -95,13 +95,15 @@ def model_card(
         ),
         ("MACs", f"{entry['macs']:,}"),
         ("Parameters", f"{entry['params']:,}"),
-        *(_checked(entry["checks"]) if "checks" in entry else []),
+        *(_checked(entry) if "checks" in entry else []),
         *([("In 8 bits", _int8(entry))] if entry.get("int8") else []),
         ("Status", entry["status"]),
     ]
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     choices = "\n".join(f"| `{name}` | {value} |" for name, value in entry["architecture"].items())
     images, classes = origin.images, origin.classes
+    before = ", before it was quantised" if entry.get("precision") == "int8" else ""
+    torch = "" if "quantized" in entry else TORCH.format(but=before)
     return f"""---
 {_metadata(entry, origin)}---
 
@@ -130,7 +132,7 @@ then resized to {size}×{size} (bilinear, antialiased), scaled to 0–1, less th
 ```python
 {USE.format(channels=channels, size=size)}```
 
-{"" if "quantized" in entry else TORCH}`sha256sum -c SHA256SUMS` checks the files.
+{torch}`sha256sum -c SHA256SUMS` checks the files.
 
 ## Architecture
 
@@ -184,7 +186,12 @@ def _metadata(entry: Mapping[str, Any], origin: Origin) -> str:
         "license": "apache-2.0",
         "library_name": "hwnas",
         "pipeline_tag": "image-classification",
-        "tags": ["hwnas", "neural-architecture-search", "onnx", *(["int8"] if "quantized" in entry else [])],
+        "tags": [
+            "hwnas",
+            "neural-architecture-search",
+            "onnx",
+            *(["int8"] if entry.get("precision") == "int8" else []),
+        ],
         "metrics": ["accuracy"],
         "model-index": [{"name": f"{origin.experiment}-{entry['id']}", "results": results}],
     }
@@ -196,10 +203,12 @@ def _accuracy(accuracy: float, images: int) -> str:
     return f"{accuracy:.2f} % (95 %: {low:.2f} to {high:.2f}, {images:,} images)"
 
 
-def _checked(checks: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _checked(entry: Mapping[str, Any]) -> list[tuple[str, str]]:
+    checks = entry["checks"]
+    before = "before it was quantised, " if entry.get("precision") == "int8" else ""
     onnx = (
-        f"outputs on {checks['images']} test images differ by {checks['difference']:.0e} of the largest; "
-        f"torch's test accuracy is {checks['torch_test_accuracy']:.2f} %"
+        f"{before}outputs on {checks['images']} test images differ by {checks['difference']:.0e} of the "
+        f"largest; torch's test accuracy is {checks['torch_test_accuracy']:.2f} %"
     )
     rows = [("Checked against torch", onnx)]
     if "openvino" in checks:
@@ -222,7 +231,10 @@ def _int8(entry: Mapping[str, Any]) -> str:
     )
 
 
-def _quantized(made: Mapping[str, Any]) -> str:
+def _quantized(entry: Mapping[str, Any]) -> str:
+    made = entry.get("quantized")
+    if made is None:
+        return "as the search chose; calibrated by minmax"
     low, high = made["speedup_ci"]
     return (
         f"made of model {made['from']}, {made['speedup']:.2f} times as fast (95 %: {low:.2f} to {high:.2f}); "

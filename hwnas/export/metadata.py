@@ -57,7 +57,7 @@ def properties(
         "validation_accuracy": entry["validation_accuracy"],
         "test_accuracy": entry["test_accuracy"],
         **latency,
-        "precision": "fp32",
+        "precision": entry["precision"],
         "device": device["cpu"],
         "runtime": f"{runtime['name']} {runtime['version']}",
         "threads": runtime["threads"],

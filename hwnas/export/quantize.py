@@ -1,14 +1,8 @@
 """Exported models in 8 bits, by ONNX Runtime's static quantisation.
 
-Activations become unsigned, weights signed integers of 8 bits, weights with a scale an output channel
-(https://arxiv.org/abs/2004.09602), in the QDQ form that every runtime of ONNX reads. The range of an
-activation is taken from training images, by the first of these that costs no more accuracy than allowed:
-
-    minmax       the smallest and the largest value
-    percentile   without the 0.01 % largest and smallest values
-    entropy      as clipped as changes the distribution least (Kullback-Leibler divergence)
-
-If none of them does, operators stay in single precision, the most sensitive first, by the best of them.
+Ranges of activations are taken from training images, by the first of the methods of
+`hwnas.networks.quantization` that costs no more accuracy than allowed. If none of them does, operators stay
+in single precision, the most sensitive first, by the best of them.
 Accuracy is that of ONNX Runtime on the machine that exports: x86 processors without VNNI saturate in sums of
 8-bit products, which shows there or, if the device is such a one elsewhere, not at all.
 Whether a quantised model is worth having is then decided by a measurement; see `decide`.
@@ -16,38 +10,26 @@ Whether a quantised model is worth having is then decided by a measurement; see 
 
 from __future__ import annotations
 
-import io
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
 from hwnas.export.compare import Comparison
 from hwnas.export.onnx import onnx_accuracy, onnx_logits
-from hwnas.networks.onnx_graph import INPUT, OPERATORS, parts
-from hwnas.store import temporary_folder
+from hwnas.networks.blocks import folded_weights
+from hwnas.networks.onnx_graph import onnx_model, parts
+from hwnas.networks.quantization import METHODS, Images, quantized
+from hwnas.spaces import Architecture
 from hwnas.training.data import Dataset
-from hwnas.training.evaluation import EVALUATION_BATCH
+from hwnas.training.evaluation import EVALUATION_BATCH, AccuracyEvaluator
 
-METHODS = {
-    "minmax": CalibrationMethod.MinMax,
-    "percentile": CalibrationMethod.Percentile,
-    "entropy": CalibrationMethod.Entropy,
-}
-PERCENTILE = 99.99
 CALIBRATION_IMAGES = 256
 SENSITIVITY_IMAGES = 64
-HELD_IMAGES = 16  # whose activations are in memory at once
-ONLY_FP32 = (OPERATORS, "predicted_latency_ms")  # properties that are not true of a model in 8 bits
 EXCLUDED = 0.5  # share of the operators that may stay in single precision
-
-Images = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -107,77 +89,39 @@ def by_sensitivity(data: bytes, images: Images, operators: int) -> list[int]:
     return sorted(range(operators), key=lambda i: -errors[i])
 
 
-def quantized(data: bytes, images: Images, method: str, excluded: Sequence[int] = ()) -> bytes:
-    """A serialised model of hwnas in 8 bits, but for the operators at the positions `excluded`."""
-    model = onnx.load_from_string(data)
-    props = {prop.key: prop.value for prop in model.metadata_props if prop.key not in ONLY_FP32}
-    # What pre-processing would do to a model is done in those of hwnas; this keeps it from asking for it.
-    onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
-    kept = [node.name for node in model.graph.node if int(node.name.split(".")[0]) in excluded]
-    batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-    reader = _Reader(images, batch)
-    with _quiet(), temporary_folder() as folder:
-        path = folder / "quantized.onnx"
-        quantize_static(
-            model,
-            path,
-            reader,
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=kept,
-            calibrate_method=METHODS[method],
-            extra_options={
-                "CalibTensorRangeSymmetric": False,
-                "CalibPercentile": PERCENTILE,
-                "CalibStridedMinMax": reader.held,
-            },
-        )
-        made = onnx.load(path)
-    onnx.helper.set_model_props(made, props)
-    onnx.checker.check_model(made, full_check=True)
-    serialised: bytes = made.SerializeToString()
-    return serialised
+# ---- networks that the search asks for in 8 bits -----------------------------------------------------
 
 
-class _Reader:
-    """Calibration images as ONNX Runtime reads them: one feed a batch, a range of batches at a time.
+class PrecisionEvaluator:
+    """Accuracy of networks of a supernet, each in its precision: ``evaluator(archs)`` has shape (n,).
 
-    `held` batches are in memory together; it divides their number.
+    In 8 bits they are what is exported; ranges are smallest and largest values on training images.
     """
 
-    def __init__(self, images: Images, batch: int) -> None:
-        whole = images if len(images) >= batch else np.resize(images, (batch, *images.shape[1:]))
-        batches = [whole[i : i + batch] for i in range(0, len(whole) - batch + 1, batch)]
-        self.held = min(max(1, HELD_IMAGES // batch), len(batches))
-        self._batches = batches[: len(batches) // self.held * self.held]
-        self._left: Iterator[Images] = iter(self._batches)
+    def __init__(self, evaluator: AccuracyEvaluator, seed: int) -> None:
+        """`seed` draws the images that calibrate, of those that calibrate batch norms."""
+        self.evaluator = evaluator
+        self._images = evaluator.calibration_data.subset(CALIBRATION_IMAGES, seed)
 
-    def __len__(self) -> int:
-        return len(self._batches)
+    def __call__(self, archs: Sequence[Architecture]) -> NDArray[np.float64]:
+        """(n,) validation accuracy in percent: by torch in single precision, by ONNX Runtime in 8 bits."""
+        return np.array([self.accuracy(arch) for arch in archs], dtype=np.float64)
 
-    def set_range(self, start_index: int, end_index: int) -> None:
-        """What is read next: batches from one number up to another."""
-        self._left = iter(self._batches[start_index:end_index])
+    def accuracy(self, arch: Architecture) -> float:
+        """Percent of one network."""
+        space = self.evaluator.net.space
+        if space.precision(arch) == "fp32":
+            return self.evaluator.accuracy(arch)
+        network = self.evaluator.net.extract(arch, self.evaluator.statistics(arch))
+        batches = self.evaluator.data.batches(EVALUATION_BATCH, space.resolution(arch))
+        data = onnx_model(network.operators, folded_weights(network)).SerializeToString()
+        return onnx_accuracy(self.quantized(data), batches)
 
-    def get_next(self) -> dict[str, Images] | None:
-        """The next feed; None at the end."""
-        batch = next(self._left, None)
-        return None if batch is None else {INPUT: batch}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without ONNX Runtime's prints, and without the handler that its warnings give to the root logger."""
-    handler = logging.NullHandler()
-    root = logging.getLogger()
-    root.addHandler(handler)
-    try:
-        with redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        root.removeHandler(handler)
+    def quantized(self, data: bytes) -> bytes:
+        """A serialised model in 8 bits."""
+        size = onnx.load_from_string(data).graph.input[0].type.tensor_type.shape.dim[2].dim_value
+        images = [batch.numpy() for batch, _ in self._images.batches(EVALUATION_BATCH, size)]
+        return quantized(data, np.concatenate(images), "minmax")
 
 
 # ---- whether it is worth having -------------------------------------------------------------------

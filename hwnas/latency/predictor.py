@@ -25,7 +25,8 @@ from hwnas.errors import HwnasError, TableError
 from hwnas.latency.calibrate import judge, least_squares, linear, repeatability_cv, spread_over
 from hwnas.latency.measure import Device, Identity, Timing, time_models
 from hwnas.latency.table import SCHEMA, Entry, check_schema
-from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.networks.onnx_graph import random_weights
+from hwnas.networks.quantization import timed_model
 from hwnas.predictors.ridge import Ridge
 from hwnas.progress import Progress, silent
 from hwnas.spaces import Architectures, NetworkSpace, Operator, OperatorSum, space_of
@@ -313,5 +314,5 @@ def _time(
     for arch in archs:
         operators = space.operators(arch)
         weights = [random_weights(operator, generator) for operator in operators]
-        models.append(bytes(onnx_model(operators, weights, batch_size).SerializeToString()))
+        models.append(timed_model(operators, weights, batch_size))
     return time_models(models, device, rounds, generator, progress)

@@ -9,9 +9,9 @@ other alone).
 caches as it does inside a network: warm where a network fits, cold where it does not. A round is visits that
 together hold every operator, and a visit to each whole network, in shuffled order.
 
-**What makes it whole.** At each resolution networks over the range of MACs are timed back to back. Entries
-are corrected, alike operators alike, towards what these networks take; then they give slope and intercept of
-each resolution. Further, random ones are only predicted, and judge the table.
+**What makes it whole.** At each resolution, in each precision, networks over the range of MACs are timed back
+to back. Entries are corrected, alike operators alike, towards what these networks take; then they give slope
+and intercept of each resolution and precision. Further, random ones are only predicted, and judge the table.
 
 benchmarks/README.md holds the measurements behind these choices, and the protocols that lost.
 """
@@ -44,11 +44,13 @@ from hwnas.latency.devices import get_device
 from hwnas.latency.jobs import Models
 from hwnas.latency.measure import Device, Identity, Plan, Samples, Timing, Visit, timings
 from hwnas.latency.noise import noise
-from hwnas.latency.table import Entry, LatencyTable, resolutions
-from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.latency.table import Entry, Group, LatencyTable, group_lookup
+from hwnas.networks.onnx_graph import random_weights
+from hwnas.networks.quantization import timed_model
 from hwnas.progress import Progress, silent
 from hwnas.spaces import Architecture, Architectures, NetworkSpace, Operator
 from hwnas.spaces.base import Rng
+from hwnas.spaces.operators import PRECISIONS
 
 CALIBRATION_NETWORKS = 48
 CANDIDATES = 2000  # architectures that networks are chosen from
@@ -57,6 +59,7 @@ DIFFERENCE = np.array([0.5, -0.5, 0.5, -0.5])  # an entry of the models that `Su
 CONSIDERED = 16  # chains that compete for each visit
 FLOOR = 0.01  # of an empty call: what an operator that cannot be told from one is taken to cost
 PATIENCE_S = 20.0  # a resolution, for timings that are not precise yet
+UNLIKE = 256.0  # times: operators of several precisions are corrected apart
 LARGEST_FACTOR = 4.0  # that an operator is corrected by; on quiet machines it is 1.1
 EMPTY_CALL = Operator("conv", (1, 1, 1), (1, 1, 1), (("k", 1), ("s", 1), ("act", "identity")))
 
@@ -82,9 +85,10 @@ def profile(
 ) -> LatencyTable:
     """Measure every operator of a space on a device, calibrate on whole networks, and judge on others.
 
+    `precision` is "fp32" or "int8", of all operators, unless it is a choice of the space (`PrecisionSpace`).
     `device` is a name of `hwnas list devices`, with `threads`, or a device of your own. `rounds` is how often
     each operator and network is visited at least; without it, 12 times, and then until the 95 % interval of
-    predicted networks is within ±1.25 %, or 16 times and for 20 seconds a resolution.
+    predicted networks is within ±1.25 %, or for 20 seconds a resolution.
     `calibration_networks` and `held_out_networks` are per resolution. The device is used for `time_limit_s`
     seconds at most, with opening the models. `checkpoint` is a folder that keeps what is measured, so that
     an interrupted profile goes on from there. `rng` draws weights, networks and the order of visits.
@@ -134,9 +138,10 @@ def campaign_of(
 def table_of(subject: Subject, campaign: Campaign, identity: Identity) -> LatencyTable:
     """The table that passes over a subject make; DeviceError or TableError if they make none."""
     found = timings([p.samples for p in campaign.passes], len(subject.models), subject.seed)
-    runtime = {**identity.runtime, "precisions": [subject.precision], "batch_size": subject.batch_size}
+    precisions = list(dict.fromkeys(operator.precision for operator in subject.operators))
+    runtime = {**identity.runtime, "precisions": precisions, "batch_size": subject.batch_size}
     plain = LatencyTable(identity.device, runtime, {}, [], _entries(subject, found))
-    calibration = [_calibrate(subject, plain, resolution, found) for resolution in subject.networks]
+    calibration = [_calibrate(subject, plain, group, found) for group in subject.networks]
     protocol = _protocol(subject, campaign, found, calibration, identity.statistic)
     if protocol["noisy"]:
         log.warning("the latency table is noisy: %s", "; ".join(protocol["noise"]))
@@ -183,14 +188,14 @@ class Subject:
     """What a profile times, drawn once.
 
     The models are each of n operators alone, each behind another, an empty call, and the networks,
-    calibrating and held out, by resolution.
+    calibrating and held out, by resolution and precision.
     """
 
     space: NetworkSpace
     precision: str
     operators: tuple[Operator, ...]
     before: tuple[int | None, ...]  # the operator that each is behind; None for the first of a network
-    networks: Mapping[int, tuple[Architectures, Architectures]]
+    networks: Mapping[Group, tuple[Architectures, Architectures]]
     models: Models
     chunks: Sequence[Chunk]
     seed: int  # of visits and bootstraps
@@ -213,16 +218,16 @@ class Subject:
         others = [self.empty if other is None else other for other in self.before]
         return np.array([[i, self.empty, n + i, other] for i, other in enumerate(others)])
 
-    def models_of(self, resolution: int) -> tuple[slice, slice]:
-        """The models of the calibrating and of the held-out networks of a resolution."""
+    def models_of(self, group: Group) -> tuple[slice, slice]:
+        """The models of the calibrating and of the held-out networks of a resolution and precision."""
         start = self.first_network
         for other, (calibrating, held_out) in self.networks.items():
             middle = start + len(calibrating)
             stop = middle + len(held_out)
-            if other == resolution:
+            if other == group:
                 return slice(start, middle), slice(middle, stop)
             start = stop
-        raise KeyError(resolution)
+        raise KeyError(group)
 
 
 def subject_of(
@@ -244,12 +249,11 @@ def subject_of(
     weights = {operator: random_weights(operator, generator) for operator in operators}
     chains = _covering_chains(space, operators, generator)
     before = tuple(_before(i, chain) for i, chain in enumerate(chains))
-    networks = _choose_networks(space, calibration_networks, held_out_networks, generator)
+    networks = _choose_networks(space, precision, calibration_networks, held_out_networks, generator)
     weights[EMPTY_CALL] = random_weights(EMPTY_CALL, generator)
 
     def model(chain: Sequence[Operator]) -> bytes:
-        proto = onnx_model(chain, [weights[operator] for operator in chain], batch_size)
-        return bytes(proto.SerializeToString())
+        return timed_model(chain, [weights[operator] for operator in chain], batch_size)
 
     timed: list[Sequence[Operator]] = [[operator] for operator in operators]
     for operator, other in zip(operators, before, strict=True):
@@ -351,29 +355,31 @@ def _one_round(chains: Sequence[Chain], generator: np.random.Generator) -> list[
 
 def _choose_networks(
     space: NetworkSpace,
+    precision: str,
     calibration_networks: int,
     held_out_networks: int,
     generator: np.random.Generator,
-) -> dict[int, tuple[Architectures, Architectures]]:
-    """By resolution, the networks to calibrate on, spread over the range of MACs, and random others.
+) -> dict[Group, tuple[Architectures, Architectures]]:
+    """By resolution and precision, the networks to calibrate on, spread over MACs, and random others.
 
-    Where a resolution has fewer architectures than asked for, at most half of them are held out.
+    Where one has fewer architectures than asked for, at most half of them are held out.
     """
     candidates = space.sample(CANDIDATES, generator)
     order = generator.permutation(np.unique(candidates.genotypes, axis=0, return_index=True)[1])
     candidates = candidates[order]
-    at = resolutions(space, candidates)
+    groups, groups_of = group_lookup(space, precision)
+    at = groups_of(candidates)
     chosen = {}
-    for resolution in np.unique(at).tolist():
-        archs = candidates[at == resolution]
+    for position in np.unique(at).tolist():
+        archs, group = candidates[at == position], groups[position]
         held_out = max(1, min(held_out_networks, len(archs) // 2))
         if len(archs) < 2:
             raise TableError(
-                f"{space.id} has one architecture at {resolution} px; there is nothing to calibrate"
+                f"{space.id} has one architecture at {group[0]} px; there is nothing to calibrate"
             )
         rest = archs[held_out:]
         spread = spread_over(space.macs(rest), min(calibration_networks, len(rest)))
-        chosen[resolution] = (rest[spread], archs[:held_out])
+        chosen[group] = (rest[spread], archs[:held_out])
     return chosen
 
 
@@ -417,31 +423,31 @@ def _unresolved(subject: Subject, found: Sequence[Timing]) -> NDArray[np.int64]:
 def _gain(
     subject: Subject,
     entries: NDArray[np.float64],
-    counts: Mapping[int, NDArray[np.float64]],
-    measured: Mapping[int, NDArray[np.float64]],
+    counts: Mapping[Group, NDArray[np.float64]],
+    measured: Mapping[Group, NDArray[np.float64]],
 ) -> NDArray[np.float64]:
     """From the relative errors of the calibrating networks to corrections of the operators, (n, m)."""
     shares = []
-    for resolution, of in counts.items():
-        slope, intercept = fit(of @ entries, measured[resolution])
+    for group, of in counts.items():
+        slope, intercept = fit(of @ entries, measured[group])
         shares.append(slope * of * entries / linear(of @ entries, slope, intercept)[:, None])
     features = [
-        [*operator.in_shape[:2], operator.out_shape[0], operator.out_shape[-1], operator.macs]
-        for operator in subject.operators
+        [*o.in_shape[:2], o.out_shape[0], o.out_shape[-1], o.macs, UNLIKE ** PRECISIONS.index(o.precision)]
+        for o in subject.operators
     ]
     return correction_gain(np.concatenate(shares), np.log2(features))
 
 
 def _residuals(
     entries: NDArray[np.float64],
-    counts: Mapping[int, NDArray[np.float64]],
-    measured: Mapping[int, NDArray[np.float64]],
+    counts: Mapping[Group, NDArray[np.float64]],
+    measured: Mapping[Group, NDArray[np.float64]],
 ) -> NDArray[np.float64]:
-    """Relative errors of the calibrating networks of all resolutions, (m,)."""
+    """Relative errors of the calibrating networks of all groups, (m,)."""
     return np.concatenate(
         [
-            measured[resolution] / linear(of @ entries, *fit(of @ entries, measured[resolution])) - 1
-            for resolution, of in counts.items()
+            measured[group] / linear(of @ entries, *fit(of @ entries, measured[group])) - 1
+            for group, of in counts.items()
         ]
     )
 
@@ -464,7 +470,7 @@ def _half_width(subject: Subject, found: Sequence[Timing]) -> float:
     judging = {r: _counts(subject, held_out) for r, (_, held_out) in subject.networks.items()}
     rows = {r: subject.models_of(r)[0] for r in subject.networks}
 
-    def predict(alone: NDArray[np.float64], measured: Mapping[int, NDArray[np.float64]]) -> list[float]:
+    def predict(alone: NDArray[np.float64], measured: Mapping[Group, NDArray[np.float64]]) -> list[float]:
         entries = alone * _factors(gain, _residuals(alone, counts, measured))
         return [
             ms
@@ -495,20 +501,20 @@ def _counts(subject: Subject, archs: Sequence[Architecture] | Architectures) -> 
 
 
 def _calibrate(
-    subject: Subject, plain: LatencyTable, resolution: int, found: Sequence[Timing]
+    subject: Subject, plain: LatencyTable, group: Group, found: Sequence[Timing]
 ) -> dict[str, Any]:
     """A row of the table's calibration."""
-    space, networks = subject.space, subject.networks[resolution]
+    space, networks = subject.space, subject.networks[group]
     sums = [plain.sum_ms(space, archs, subject.precision) for archs in networks]
     macs = [space.macs(archs) for archs in networks]
-    timed = [found[models] for models in subject.models_of(resolution)]
+    timed = [found[models] for models in subject.models_of(group)]
     calibrating, held_out = ([timing.ms for timing in part] for part in timed)
     slope, intercept = fit(sums[0], calibrating)
     baseline = judge(linear(macs[1], *least_squares(macs[0], calibrating)), held_out)
     return {
         "space": space.id,
-        "resolution": resolution,
-        "precision": subject.precision,
+        "resolution": group[0],
+        "precision": group[1],
         "slope": slope,
         "intercept_ms": intercept,
         "networks": len(calibrating),

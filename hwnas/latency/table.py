@@ -124,10 +124,10 @@ class LatencyTable:
     ) -> NDArray[np.float64]:
         """Calibrated sum of the operators of n architectures of one space, (n,), in milliseconds.
 
-        `precision` defaults to the table's first. The calibration of an architecture is that of its space and
-        resolution; failing that, that of the same resolution in another space; failing that, the plain
-        sum is returned. Either substitute is logged as a warning, once a space. TableError names an
-        operator that is missing.
+        `precision`, where it is no choice of the space, defaults to the table's first. The calibration of an
+        architecture is that of its space, resolution and precision; failing that, that of the same resolution
+        and precision in another space; failing that, the plain sum is returned. Either substitute is logged
+        as a warning, once a space. TableError names an operator that is missing.
         """
         if len(archs) == 0:
             return np.zeros(0)
@@ -166,18 +166,18 @@ class LatencyTable:
 
     def _lookup(self, space: NetworkSpace, precision: str) -> Callable[[Any], NDArray[np.float64]]:
         """The function from architectures of one space to latencies."""
-        sums, resolutions_of = self._operator_sum(space, precision), resolution_lookup(space)
+        sums, (groups, groups_of) = self._operator_sum(space, precision), group_lookup(space, precision)
         known: dict[int, tuple[float, float]] = {}
 
         def latency(archs: Any) -> NDArray[np.float64]:
             genotypes = space.genotypes(archs)
             total = self._check_missing(space, genotypes, precision, sums(archs))
-            at = resolutions_of(genotypes)
-            for resolution in np.unique(at).tolist():
-                if resolution not in known:
-                    known[resolution] = self._calibration_of(space, resolution, precision)
-                slope, intercept = known[resolution]
-                rows = at == resolution
+            at = groups_of(genotypes)
+            for group in np.unique(at).tolist():
+                if group not in known:
+                    known[group] = self._calibration_of(space, *groups[group])
+                slope, intercept = known[group]
+                rows = at == group
                 total[rows] = slope * total[rows] + intercept
             return total
 
@@ -385,28 +385,34 @@ def _calibration_lines(row: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def resolutions(space: NetworkSpace, archs: Any) -> NDArray[np.int64]:
-    """The height of the input of n architectures, (n,), as `space.resolution` gives it of one."""
-    return resolution_lookup(space)(archs)
+Group = tuple[int, str]  # the resolution and the precision of a network: each has a calibration of its own
 
 
-def resolution_lookup(space: NetworkSpace) -> Callable[[Any], NDArray[np.int64]]:
-    """The function from architectures to `resolutions`, for those who ask often."""
+def group_lookup(
+    space: NetworkSpace, precision: str = "fp32"
+) -> tuple[list[Group], Callable[[Any], NDArray[np.int64]]]:
+    """The groups of a space's networks, and the function from n architectures to theirs, (n,) positions.
+
+    TableError if the first slot can be empty.
+    """
     slot = space.slots[0]
     columns = [space.index(name) for name in slot.choices]
-    shape = tuple(int(n) for n in space.cardinalities[columns])
-    table = np.zeros(shape, dtype=np.int64)
-    for index, operator in space.slot_operators(slot).items():
+    found: dict[tuple[int, ...], Group] = {}
+    for index, operator in space.slot_operators(slot, precision).items():
         if operator is None:
             raise TableError(f"the first slot of {space.id} can be empty, so its input has no known size")
-        table[index] = operator.in_shape[1]
+        found[index] = (operator.in_shape[1], operator.precision)
+    groups = sorted(set(found.values()))
+    table = np.zeros(tuple(int(n) for n in space.cardinalities[columns]), dtype=np.int64)
+    for index, group in found.items():
+        table[index] = groups.index(group)
 
     def look_up(archs: Any) -> NDArray[np.int64]:
         genotypes = space.genotypes(archs)
-        found = table[tuple(genotypes[:, column] for column in columns)]
-        return np.asarray(found + np.zeros(len(genotypes), int))
+        positions = table[tuple(genotypes[:, column] for column in columns)]
+        return np.asarray(positions + np.zeros(len(genotypes), int))
 
-    return look_up
+    return groups, look_up
 
 
 def check_schema(data: Mapping[str, Any], path: str | Path) -> None:

@@ -8,6 +8,7 @@ checked against.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -174,14 +175,14 @@ def build_operator(operator: Operator) -> OperatorBlock:
 
 
 class StaticNetwork(nn.Module):
-    """One architecture as a plain network: a chain of operators' blocks.
+    """One architecture as a plain network in single precision: a chain of operators' blocks.
 
     `operators` says what it is made of, `blocks` holds one module for each.
     """
 
     def __init__(self, operators: Iterable[Operator]) -> None:
         super().__init__()
-        self.operators = tuple(operators)
+        self.operators = tuple(replace(operator, precision="fp32") for operator in operators)
         with torch.random.fork_rng(devices=[]):  # torch draws weights by its global generator
             self.blocks = nn.ModuleList(build_operator(operator) for operator in self.operators)
 

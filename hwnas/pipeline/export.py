@@ -56,19 +56,21 @@ def export_model(
     """models/<id>/ of one architecture: its network, plain and as ONNX, and its entry, not yet measured.
 
     `network` is another one of it than that of inherited weights, `changes` what its entry says otherwise.
-    ExportError if ONNX Runtime's outputs on images of the test split or its test accuracy are not torch's.
+    ExportError if ONNX Runtime's outputs on images of the test split or its test accuracy are not torch's;
+    of an architecture in 8 bits this is asked of the network before it is quantised.
     """
     from hwnas.export.checks import accuracy_by, check_accuracy, check_outputs
     from hwnas.export.folder import SUMS_FILE, save_model
     from hwnas.export.metadata import input_facts, properties
     from hwnas.export.onnx import check_onnx, onnx_accuracy, with_metadata
+    from hwnas.export.quantize import PrecisionEvaluator
     from hwnas.networks.blocks import folded_weights
     from hwnas.networks.onnx_graph import onnx_model
     from hwnas.training.data import resize
     from hwnas.training.evaluation import EVALUATION_BATCH, accuracy_of
 
     test, name = run.data("test"), arch.id if changes is None else str(changes["id"])
-    resolution = run.space.resolution(arch)
+    resolution, precision = run.space.resolution(arch), run.space.precision(arch)
     if network is None:
         network = run.supernet.extract(arch, run.evaluator.statistics(arch))
     batch_size = run.config.latency.batch_size
@@ -76,9 +78,13 @@ def export_model(
     images, _ = next(test.stream([np.arange(min(CHECKED_IMAGES, len(test)))]))
     images = resize(images, resolution)
     difference = check_onnx(data, network, images)
+    if precision == "int8":
+        assert isinstance(run.judge, PrecisionEvaluator)
+        data = run.judge.quantized(data)
     accuracy = onnx_accuracy(data, test.batches(EVALUATION_BATCH, resolution))
     expected = accuracy_of(network, test)
-    check_accuracy(accuracy, expected, len(test), f"ONNX Runtime, model {name},")
+    if precision == "fp32":
+        check_accuracy(accuracy, expected, len(test), f"ONNX Runtime, model {name},")
     metrics = next(e.metrics for e in run.searched.evaluations if e.architecture == arch)
     predicted = run.predicted_accuracy[arch.id]
     checks: dict[str, Any] = {
@@ -89,7 +95,7 @@ def export_model(
     entry = {
         "id": name,
         "architecture": arch.values,
-        "precision": "fp32",
+        "precision": precision,
         "validation_accuracy": metrics["accuracy"],
         "test_accuracy": accuracy,
         "predicted": {
@@ -116,7 +122,7 @@ def export_model(
     for stale in OPTIONAL:
         remove_file(folder / stale)
     forget_int8(run, name)
-    if run.config.export.openvino:
+    if run.config.export.openvino and precision == "fp32":
         from hwnas.export.openvino import export_openvino, openvino_logits
 
         export_openvino(data, folder)
@@ -125,6 +131,6 @@ def export_model(
         check_accuracy(found, expected, len(test), runtime)
         difference = check_outputs(logits, network, images, runtime)
         checks["openvino"] = {"difference": difference, "test_accuracy": found}
-    if run.config.export.int8:
+    if run.config.export.int8 and precision == "fp32":
         entry["int8"] = quantize_model(run, name, data, resolution)
     write_entry(run, entry)

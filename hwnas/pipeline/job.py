@@ -41,11 +41,12 @@ from hwnas.searching.objectives import Constraint, Evaluate, Evaluation, Objecti
 from hwnas.searching.pareto import ParetoFront
 from hwnas.searching.strategies import check_strategy
 from hwnas.searching.tensorboard import TensorBoard
-from hwnas.spaces import Architecture, NetworkSpace, get_space
+from hwnas.spaces import Architecture, NetworkSpace, PrecisionSpace, get_space
 from hwnas.store import Store, digest, file_digest, read_json, write_json, write_text
 from hwnas.training.strategies import check_strategy as check_training_strategy
 
 if TYPE_CHECKING:  # torch is loaded by the stages that need it
+    from hwnas.export.quantize import PrecisionEvaluator
     from hwnas.networks.supernet import Supernet
     from hwnas.training.data import Dataset
     from hwnas.training.evaluation import AccuracyEvaluator
@@ -169,6 +170,7 @@ DERIVED = (
     "further_tables",
     "supernet",
     "evaluator",
+    "judge",
     "objectives",
     "searched",
     "predicted_accuracy",
@@ -430,6 +432,20 @@ class Run:
             self.supernet, self.data("train"), self.data("validation"), images, self.config.seed
         )
 
+    @property
+    def searches_int8(self) -> bool:
+        """Whether networks in 8 bits are among those that the search chooses from."""
+        return isinstance(self.space, PrecisionSpace) and "int8" in self.space.precisions
+
+    @cached_property
+    def judge(self) -> AccuracyEvaluator | PrecisionEvaluator:
+        """Validation accuracy of the space's architectures, of each in its precision."""
+        if not self.searches_int8:
+            return self.evaluator
+        from hwnas.export.quantize import PrecisionEvaluator
+
+        return PrecisionEvaluator(self.evaluator, self.config.seed)
+
     # ---- what was found -------------------------------------------------------------------------
 
     @property
@@ -626,10 +642,10 @@ class _Accuracy:
         self.run = run
 
     def __call__(self, archs: Sequence[Architecture]) -> Any:
-        return self.run.evaluator(archs)
+        return self.run.judge(archs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, (self.run.evaluator, "__call__")
+        return getattr, (self.run.judge, "__call__")
 
 
 def _standing(status: Status, budgets_ms: Sequence[float]) -> dict[str, str]:

@@ -96,6 +96,13 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
 def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     latency = run.config.latency
     path = run.directory / run.latency_file
+    if latency.table is None:
+        _check_runtime(run, latency.device)
+    if latency.source == "predictor" and run.searches_int8:
+        raise ConfigError(
+            "latency.source: predictor learns from what is the same in every precision; with "
+            "space.precisions set latency.source: table"
+        )
     if latency.source != "table":
         device, seed = get_device(latency.device, latency.threads), run.config.seed
         if latency.source == "predictor":
@@ -173,11 +180,15 @@ def check_bounds(run: Run) -> None:
 
 def check_int8(run: Run) -> None:
     """ConfigError if models in 8 bits are asked for and the device cannot run them."""
-    runtime = run.latency.runtime["name"]
-    if run.config.export.int8 and runtime.startswith("torch"):
+    _check_runtime(run, run.latency.runtime["name"])
+
+
+def _check_runtime(run: Run, runtime: str) -> None:
+    asked = "space.precisions" if run.searches_int8 else "export.int8" if run.config.export.int8 else None
+    if asked is not None and runtime.startswith("torch"):
         raise ConfigError(
-            f"export.int8: the latency is of the runtime {runtime}, which runs no quantised ONNX model; "
-            "set export.int8: false, or latency.device: onnxruntime"
+            f"{asked}: the latency is of the runtime {runtime}, which runs no quantised ONNX model; "
+            "ask for single precision alone, or set latency.device: onnxruntime"
         )
 
 

@@ -124,7 +124,9 @@ def agreement(predicted: ArrayLike, measured: ArrayLike, relative: bool) -> Agre
 
 def kind_of(model: Mapping[str, Any]) -> str:
     """What an entry of pareto.json is, one of `MODEL_KINDS`."""
-    return "in 8 bits" if "quantized" in model else "fine-tuned" if "finetuned" in model else "model"
+    return (
+        "in 8 bits" if model.get("precision") == "int8" else "fine-tuned" if "finetuned" in model else "model"
+    )
 
 
 def models_frame(models: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hwnas.errors import SpaceError, known_names
@@ -17,6 +17,7 @@ from hwnas.spaces.base import (
 )
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
 from hwnas.spaces.operators import Operator
+from hwnas.spaces.precision import PrecisionSpace
 from hwnas.spaces.proxyless import ProxylessSpace
 from hwnas.spaces.resnet50 import ResNet50Space
 
@@ -27,14 +28,18 @@ SPACES: dict[str, Callable[..., NetworkSpace]] = {
 }
 
 
-def get_space(name: str, **parameters: Any) -> NetworkSpace:
-    """The space of this name; `parameters` are those of its class. SpaceError for an unknown one."""
+def get_space(name: str, precisions: Sequence[str] | None = None, **parameters: Any) -> NetworkSpace:
+    """The space of this name; `parameters` are those of its class. SpaceError for an unknown one.
+
+    With `precisions`, such as ("fp32", "int8"), the precision of a network is one more choice.
+    """
     if name not in SPACES:
         raise SpaceError(f"unknown space {name!r}; {known_names(name, SPACES)}")
     try:
-        return SPACES[name](**parameters)
+        space = SPACES[name](**parameters)
     except TypeError as error:
         raise SpaceError(f"space {name!r}: {error}") from None
+    return space if precisions is None else PrecisionSpace(space, precisions)
 
 
 def space_of(definition: Mapping[str, Any]) -> NetworkSpace:
@@ -53,6 +58,7 @@ __all__ = [
     "NetworkSpace",
     "Operator",
     "OperatorSum",
+    "PrecisionSpace",
     "SearchSpace",
     "Slot",
     "get_space",

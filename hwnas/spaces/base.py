@@ -261,6 +261,11 @@ class SearchSpace:
         if space != self.id:
             raise SpaceError(f"these architectures are of space {space}, not of {self.id}")
 
+    @property
+    def has_hooks(self) -> bool:
+        """Whether more than the choices and their conditions says what an architecture is."""
+        return self._canonical_hook is not None or self._valid_hook is not None
+
     # ---- canonical form -------------------------------------------------------------------------
 
     def active(self, archs: Any) -> NDArray[np.bool_]:
@@ -518,6 +523,10 @@ class NetworkSpace(SearchSpace, ABC):
     def operators(self, arch: Architecture, precision: str = "fp32") -> list[Operator]:
         """The operators of an architecture in the order in which they run."""
         return list(self.lower(arch, precision).values())
+
+    def precision(self, arch: Architecture) -> str:
+        """The precision of an architecture's operators: "fp32" unless that is a choice of the space."""
+        return self.operators(arch)[0].precision
 
     def resolution(self, arch: Architecture) -> int:
         """The height (and width) that inputs of this architecture are resized to."""

@@ -25,11 +25,12 @@ from hwnas.export import quantize as module
 from hwnas.export.compare import Comparison, compare
 from hwnas.export.onnx import onnx_accuracy, onnx_logits
 from hwnas.export.predict import Predictor
-from hwnas.export.quantize import METHODS, by_sensitivity, decide, quantize, quantized
+from hwnas.export.quantize import by_sensitivity, decide, quantize
 from hwnas.finetuning import finetune_model
 from hwnas.latency.devices import get_device
 from hwnas.networks.blocks import build_network, folded_weights
 from hwnas.networks.onnx_graph import onnx_model
+from hwnas.networks.quantization import METHODS, quantized
 from hwnas.pipeline import Run, load_run, open_run
 from hwnas.progress import silent
 from hwnas.spaces import Operator, get_space

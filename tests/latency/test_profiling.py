@@ -96,7 +96,7 @@ def test_impossible_requests_are_refused():
     with pytest.raises(DeviceError, match="unknown device 'abacus'; known: onnxruntime"):
         profile(SPACE, "abacus")
     with pytest.raises(SpaceError, match="fp32 only"):
-        profile(SPACE, FakeDevice(), precision="int8")
+        profile(SPACE, FakeDevice(), precision="bf16")
     with pytest.raises(TableError, match="at least 1"):
         profile(SPACE, FakeDevice(), held_out_networks=0)
 

@@ -9,7 +9,7 @@ import pytest
 
 from hwnas.errors import ChecksumError, StoreError, TableError
 from hwnas.latency.measure import Identity
-from hwnas.latency.table import Entry, LatencyTable, resolutions
+from hwnas.latency.table import Entry, LatencyTable, group_lookup
 from hwnas.spaces import Choice, SearchSpace
 from hwnas.store import sealed
 from tests.latency.fakes import small_space
@@ -60,7 +60,9 @@ def test_latency_is_the_calibrated_sum():
 def test_resolutions_of_many_are_those_of_each():
     for space in (SPACE, small_space(resolutions=(10,)), small_space(stem={"width": [8, 16]})):
         archs = space.sample(20, 0)
-        assert resolutions(space, archs).tolist() == [space.resolution(arch) for arch in archs]
+        groups, groups_of = group_lookup(space)
+        expected = [(space.resolution(arch), space.precision(arch)) for arch in archs]
+        assert [groups[i] for i in groups_of(archs)] == expected
 
 
 def test_a_missing_operator_is_named_only_where_it_is_needed():
