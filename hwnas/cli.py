@@ -462,7 +462,7 @@ def front(
         _print_json(found)
         return
     out.print(_front_table(found["models"]))
-    for line in _int8_lines(found["models"]):
+    for line in _dropped_int8(found["models"]):
         _say(line)
     more = "" if found["latency"] == "measured" else f"; measure it: hwnas export {run}, hwnas verify {run}"
     _say(f"Latency: {found['latency']}{more}")
@@ -688,7 +688,7 @@ def _finish(job: Run, as_json: bool) -> None:
             _say(f"Failed: {summary['failed']} of {summary['evaluations']} evaluations{last}")
         if summary["models"]:
             out.print(models_table(summary["models"]))
-            for line in _int8_lines(summary["models"]):
+            for line in _dropped_int8(summary["models"]):
                 _say(line)
         for budget in summary["budgets"]:
             _say(_budget_line(budget))
@@ -734,12 +734,15 @@ def models_table(models: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _int8_lines(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What became of models in 8 bits that are no models of their own, a line each."""
-    for model in models:
-        int8 = model.get("int8") or {"status": "kept"}
-        if int8["status"] != "kept":
-            yield f"{model['id']} in 8 bits: {int8['status']}; {int8['reason']}"
+def _dropped_int8(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line on the models that are not worth having in 8 bits, where there are any."""
+    dropped = [
+        f"{model['id']} ({model['int8']['speedup']:.2f} times as fast)"
+        for model in models
+        if model.get("int8") and model["int8"]["status"] == "dropped"
+    ]
+    if dropped:
+        yield f"Dropped in 8 bits, the README.md of each says why: {', '.join(dropped)}"
 
 
 # ---- tables --------------------------------------------------------------------------------------

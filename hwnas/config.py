@@ -189,8 +189,8 @@ class Experiment(Section):
     name: str = Field(pattern=f"^{NAME}$")  # names the run's folder
     seed: int = Field(0, ge=0)  # of everything that is drawn
     data: Named  # a dataset and its parameters
-    # A search space and its parameters; classes and channels come from the data. With precisions: [fp32, int8]
-    # the search also chooses the precision of each network.
+    # A search space and its parameters; classes and channels come from the data. With the parameter
+    # precisions: [fp32, int8] the search also chooses the precision of each network.
     space: Named
     training: Training = Training()
     latency: Latency = Latency()

@@ -169,7 +169,8 @@ def decide(candidate: Mapping[str, Any], found: Comparison) -> dict[str, Any]:
     accuracy, allowed = candidate["validation_accuracy"], candidate["max_accuracy_loss"]
     accurate = accuracy["int8"] >= accuracy["fp32"] - allowed
     attempts = f", the least of {candidate['attempts']} attempts" if candidate["attempts"] > 1 else ""
-    loss = f"costs {accuracy['fp32'] - accuracy['int8']:.2f} points of validation accuracy{attempts}"
+    lost = accuracy["fp32"] - accuracy["int8"]
+    loss = f"{'costs' if lost >= 0 else 'gains'} {abs(lost):.2f} points of validation accuracy{attempts}"
     texts = [
         f"{ms:.4g} ms ({low:.4g} to {high:.4g})"
         for ms, (low, high) in ((found.new_ms, found.new_ci_ms), (found.old_ms, found.old_ci_ms))

@@ -271,7 +271,8 @@ def test_what_is_not_faster_is_dropped_and_says_why(copy: Path, monkeypatch: pyt
     assert all(model["precision"] == "fp32" for model in run.models)
     assert not list(copy.glob("models/*-int8"))
     shown = CliRunner().invoke(app, ["front", str(copy)]).stdout
-    assert f"{choose(run, {})['models'][0]['id']} in 8 bits: dropped; " in shown
+    assert "Dropped in 8 bits, the README.md of each says why: " in shown
+    assert f"{choose(run, {})['models'][0]['id']} (0.5" in shown
 
 
 def test_what_is_faster_is_a_model_of_its_own(
