@@ -238,7 +238,7 @@ def kill_in(job: Job, stage: str, writing: bool, left: Left, rng: np.random.Gene
         return "", "made before it was killed"
     step, file = struck[0] if struck else ("", "")
     what = "run.db" if "run.db" in file else "an artefact"
-    return (where or ["opening the run"])[-1], f"writing {what}" if step else "any moment"
+    return (where or ["the opening of the run"])[-1], f"writing {what}" if step else "any moment"
 
 
 def test_a_search_and_an_export_that_are_killed(tiny_run: Path, tmp_path: Path) -> None:
@@ -290,5 +290,5 @@ def test_killed_runs_end_as_one_that_was_not(tmp_path: Path, record_property: An
                 LatencyTable.load(job.folder / "latency_table.json")
             shutil.rmtree(job.folder)
     for (where, how), count in sorted(ends.items()):
-        record_property(f"{where}: {how}", count)
-    record_property("runs", chain)
+        record_property(f"killed in {where}, {how}" if where else how, count)
+    record_property("runs, each with a profile of its own", chain)
