@@ -7,6 +7,7 @@ import os
 # Before torch is loaded: small tensors gain nothing from more threads, and lose much on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,18 @@ def write_config(folder: Path, **sections: dict[str, Any]) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(changed))
     return path
+
+
+CONNECTIONS: list[tuple[str, str]] = []  # that this process opened to other machines
+
+
+def _heard(event: str, arguments: tuple[Any, ...]) -> None:
+    asks = event in ("socket.connect", "socket.getaddrinfo", "socket.sendto")
+    if asks and getattr(arguments[0], "family", None) != socket.AF_UNIX:
+        CONNECTIONS.append((event, str(arguments)))
+
+
+sys.addaudithook(_heard)
 
 
 @pytest.fixture(scope="session")

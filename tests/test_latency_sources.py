@@ -73,7 +73,7 @@ def test_a_latency_of_batches(copy: Path, source: str) -> None:
 
 def test_a_table_of_other_batches_is_refused(copy: Path) -> None:
     table = copy / "latency_table.json"
-    with pytest.raises(TableError, match=r"of batches of 1, latency.batch_size is 3; set that to the table"):
+    with pytest.raises(TableError, match=r"of batch_size 1, latency.batch_size is 3. Set that to the table"):
         run_with(copy, "table", table=str(table), batch_size=3)
 
 

@@ -6,14 +6,18 @@ programs in front, as YAML (https://github.com/huggingface/hub-docs/blob/main/mo
 
 from __future__ import annotations
 
+import html
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 from scipy import stats
+
+from hwnas.text import printable
 
 USE = """import json
 import numpy as np
@@ -99,8 +103,10 @@ def model_card(
         *([("In 8 bits", _int8(entry))] if entry.get("int8") else []),
         ("Status", entry["status"]),
     ]
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    choices = "\n".join(f"| `{name}` | {value} |" for name, value in entry["architecture"].items())
+    table = "\n".join(f"| {_text(name)} | {_text(value)} |" for name, value in rows)
+    choices = "\n".join(
+        f"| `{_text(name)}` | {_text(value)} |" for name, value in entry["architecture"].items()
+    )
     images, classes = origin.images, origin.classes
     before = ", before it was quantised" if entry.get("precision") == "int8" else ""
     torch = "" if "quantized" in entry else TORCH.format(but=before)
@@ -121,11 +127,11 @@ The test split was not used in training or search.
 
 ## Input
 
-Float32 of shape (1, {channels}, {size}, {size}). Images were prepared as: {origin.preparation};
+Float32 of shape (1, {channels}, {size}, {size}). Images were prepared as: {_text(origin.preparation)};
 then resized to {size}×{size} (bilinear, antialiased), scaled to 0–1, less the mean
 {json.dumps(list(origin.preprocessing["mean"]))}, over the standard deviation
 {json.dumps(list(origin.preprocessing["std"]))}. Output: {len(classes)} logits, one a class:
-{", ".join(classes[:20])}{" …" if len(classes) > 20 else ""}.
+{_text(", ".join(classes[:20]))}{" …" if len(classes) > 20 else ""}.
 
 ## Use
 
@@ -201,6 +207,12 @@ def _metadata(entry: Mapping[str, Any], origin: Origin) -> str:
 def _accuracy(accuracy: float, images: int) -> str:
     low, high = accuracy_interval(accuracy, images)
     return f"{accuracy:.2f} % (95 %: {low:.2f} to {high:.2f}, {images:,} images)"
+
+
+def _text(value: object) -> str:
+    """A value in Markdown as it is: in one line, without HTML, links, pictures or columns of its own."""
+    plain = html.escape(" ".join(printable(str(value)).split()), quote=False)
+    return re.sub(r"[\\*\[\]|]", r"\\\g<0>", plain)
 
 
 def _checked(entry: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from PIL import Image
 
 from hwnas.errors import DataError, StoreError
 from hwnas.images import fitted
+from hwnas.latency.external_data import check_external_data
 
 CHANNELS = {"grey": 1, "RGB": 3}
 
@@ -54,8 +57,8 @@ class Predictor:
     def __init__(self, model: str | Path, threads: int = 1) -> None:
         """`model` is a model.onnx, or the folder that holds it.
 
-        StoreError for a file that is none, or does not say how its images are prepared; DataError if only
-        its makers know that.
+        StoreError for a file that is none, wants weights from outside its folder, or does not say how its
+        images are prepared; DataError if only its makers know that.
         """
         path = Path(model) / "model.onnx" if Path(model).is_dir() else Path(model)
         if not path.is_file():
@@ -64,6 +67,10 @@ class Predictor:
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        try:
+            check_external_data(onnx.load(path, load_external_data=False), path)
+        except (OSError, DecodeError) as error:
+            raise StoreError(f"{path} is not a model that ONNX can read: {error}") from None
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]

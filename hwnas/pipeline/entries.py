@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwnas.errors import StoreError
 from hwnas.export.card import Origin, model_card
 from hwnas.report.data import operator_times
 from hwnas.report.drawing import sketch_network
@@ -13,6 +16,9 @@ from hwnas.store import read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from hwnas.pipeline.job import Run
+
+PARETO_SCHEMA = 1
+MODEL_ID = re.compile("[0-9a-f]{12}(-ft[1-9][0-9]*)?")
 
 
 def evaluation_of(run: Run, entry: Mapping[str, Any]) -> Evaluation:
@@ -29,15 +35,29 @@ def evaluation_of(run: Run, entry: Mapping[str, Any]) -> Evaluation:
 
 
 def read_entry(run: Run, name: str) -> dict[str, Any]:
-    """architecture.json of a model."""
-    return read_json(run.directory / "models" / name / "architecture.json")
+    """architecture.json of a model; StoreError if it is missing, or that of another."""
+    path = model_folder(run, name) / "architecture.json"
+    entry = read_json(path)
+    if entry.get("id") != name:
+        raise StoreError(
+            f"{path} is of the model {entry.get('id')!r}; {run.directory} was put together wrongly"
+        )
+    return entry
+
+
+def model_folder(run: Run, name: str) -> Path:
+    """Where a model lies; StoreError for what is no model's id, which could name any folder."""
+    path = run.directory / "models" / str(name)
+    if MODEL_ID.fullmatch(str(name)) is None or path.is_symlink():
+        raise StoreError(f"{run.directory} names a model {name!r}, which is no folder of its own in models/")
+    return path
 
 
 def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
     """architecture.json, README.md and SHA256SUMS of a model."""
     from hwnas.export.folder import write_sums
 
-    folder, arch = run.directory / "models" / entry["id"], run.space.architecture(entry["architecture"])
+    folder, arch = model_folder(run, entry["id"]), run.space.architecture(entry["architecture"])
     write_json(folder / "architecture.json", entry)
     data, runtime = run.data("test"), run.latency.runtime
     card = model_card(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hwnas.pipeline.entries import write_entry
+from hwnas.pipeline.entries import model_folder, write_entry
 from hwnas.pipeline.profile import check_int8
 from hwnas.pipeline.quantized import candidate_file, forget_int8, quantize_model
 from hwnas.progress import Progress
@@ -112,7 +112,7 @@ def export_model(
         "status": "exported",
         **(changes or {}),
     }
-    folder, inputs = run.directory / "models" / name, input_facts(test, network.input_shape)
+    folder, inputs = model_folder(run, name), input_facts(test, network.input_shape)
     facts = {"id": name, "architecture": arch.values, "input": inputs, "classes": list(test.classes)}
     remove_file(folder / SUMS_FILE)  # written last: with it a folder is whole
     save_model(network, folder, facts)

@@ -24,15 +24,33 @@ from hwnas.text import PrintableFormatter
 
 log = logging.getLogger("hwnas")
 
+# What is written in place, and folders that are written to; other files are replaced as a whole.
+WRITTEN = (
+    "run.db", "run.db-wal", "run.db-shm", ".lock", "hwnas.log", "supernet", "models", "figures", "int8",
+    "finetune", "tensorboard", "latency_table.unfinished",
+)  # fmt: skip
+
 
 def run_folder(run_dir: str | Path) -> Path:
     """Where a run lives: as given if that is absolute or under ``runs/``, otherwise under ``runs/``."""
     path = Path(run_dir)
-    if path.is_absolute() or (path.parts[:1] == ("runs",) and len(path.parts) > 1):
+    if path.is_absolute():
         return path
     if ".." in path.parts:
         raise ConfigError(f"run folder {path} climbs out of runs/; give an absolute path")
+    if path.parts[:1] == ("runs",) and len(path.parts) > 1:
+        return path
     return Path("runs") / path
+
+
+def check_links(directory: Path) -> None:
+    """StoreError for a symbolic link in a run's folder through which hwnas would write outside of it."""
+    for name in WRITTEN:
+        if (directory / name).is_symlink():
+            raise StoreError(
+                f"{directory / name} is a symbolic link, and nothing is written outside a run's folder; put "
+                "what it names in its place, or link the whole folder"
+            )
 
 
 def environment() -> dict[str, Any]:

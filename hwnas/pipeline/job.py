@@ -18,10 +18,11 @@ import yaml
 
 from hwnas.config import GIVEN_DATA, Experiment, Named, load_config, overridden, parse_config
 from hwnas.errors import ConfigError, DataError, StoreError
+from hwnas.latency.devices import DEVICES
 from hwnas.latency.predictor import LatencyPredictor, MeasuredLatency
 from hwnas.latency.table import LatencyTable
-from hwnas.pipeline.entries import evaluation_of, read_entry
-from hwnas.pipeline.folder import environment, locked, logging_to, run_folder
+from hwnas.pipeline.entries import PARETO_SCHEMA, evaluation_of, model_folder, read_entry
+from hwnas.pipeline.folder import check_links, environment, locked, logging_to, run_folder
 from hwnas.pipeline.profile import (
     LATENCY_FILES,
     TABLE_FILE,
@@ -134,7 +135,15 @@ def run_for_device(run: Run, table: str | Path, run_dir: str | Path) -> Run:
     if trained is None:
         raise StoreError(f"{run.directory} has no supernet yet; run: hwnas train {run.directory}/config.yaml")
     outputs = trained["outputs"]
-    latency = run.config.latency.model_copy(update={"source": "table", "table": str(Path(table).resolve())})
+    kept = directory / TABLE_FILE
+    runtime = LatencyTable.load(table if Path(table).exists() or not kept.exists() else kept).runtime
+    of_table = {
+        "source": "table",
+        "table": str(Path(table).resolve()),
+        "device": runtime["name"] if runtime["name"] in DEVICES else run.config.latency.device,
+        "threads": runtime.get("threads") or run.config.latency.threads,
+    }
+    latency = run.config.latency.model_copy(update=of_table)
     job = Run(directory, run.config.model_copy(update={"latency": latency}), run._data)
     stands = job.store.stage("train")
     if stands is None:
@@ -187,6 +196,7 @@ class Run:
         self.directory = directory
         self.config = config
         self._data = dict(data or {})
+        check_links(directory)
         self.store = Store(directory / "run.db")
         self.watch: Watch | None = None  # called while a search is running
         self.device: str | None = None  # where the run's own device is, if not where the experiment says
@@ -600,7 +610,16 @@ class Run:
     @property
     def models(self) -> list[dict[str, Any]]:
         """The entries of pareto.json, fastest first."""
-        return list(read_json(self.directory / "pareto.json")["models"])
+        path = self.directory / "pareto.json"
+        data = read_json(path)
+        if data.get("schema") != PARETO_SCHEMA:
+            raise StoreError(
+                f"{path} has schema {data.get('schema')!r}, this hwnas reads {PARETO_SCHEMA}; use the hwnas "
+                "that wrote it"
+            )
+        for entry in data["models"]:
+            model_folder(self, entry["id"])
+        return list(data["models"])
 
     @property
     def front(self) -> ParetoFront:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwnas.config import Latency
 from hwnas.errors import ConfigError, DeviceError, InfeasibleError, TableError
 from hwnas.export.verify import same_device
 from hwnas.latency.devices import DEVICES, get_device
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("hwnas")
 
 TABLE_FILE = "latency_table.json"
+PRECISION = "fp32"  # of what is trained and exported
 UNFINISHED_TABLE = "latency_table.unfinished"  # folder of an interrupted profile's passes
 # What the profile stage leaves, by latency.source.
 LATENCY_FILES = {
@@ -84,7 +86,7 @@ def _latency_inputs(run: Run) -> dict[str, Any]:
 def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     further = []
     for name, source in run.config.latency.further_tables.items():
-        table = _given_table(source, run.config.latency.batch_size)
+        table = _given_table(source, run.config.latency)
         table.latency_ms(run.space.sample(1000, run.config.seed))  # names an operator that it lacks
         further.append(further_table(name))
         table.save(run.directory / further[-1])
@@ -116,7 +118,7 @@ def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[
             write_json(path, measured_on(device, latency.rounds, seed, latency.batch_size))
         return {"table": file_digest(path)}, [run.latency_file]
     if latency.table is not None:
-        table = _given_table(latency.table, latency.batch_size)
+        table = _given_table(latency.table, latency, own=True)
     else:
         refused = run.directory / UNFINISHED_TABLE / "refused"
         if refused.exists() and not latency.allow_noisy:
@@ -143,14 +145,29 @@ def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[
     return {"table": file_digest(path)}, [run.latency_file]
 
 
-def _given_table(path: str, batch_size: int) -> LatencyTable:
-    """A table that somebody measured; TableError if it is of batches of another size."""
+def _given_table(path: str, latency: Latency, own: bool = False) -> LatencyTable:
+    """A table that somebody measured; TableError if it is of something else than the experiment asks for.
+
+    One that is not the run's `own` may be of another runtime and number of threads.
+    """
     table = LatencyTable.load(path)
-    measured_at = table.runtime.get("batch_size", 1)
-    if measured_at != batch_size:
+    runtime, device = table.runtime, latency.device
+    has = {"batch_size": runtime.get("batch_size", 1)}
+    asked: dict[str, Any] = {"batch_size": latency.batch_size}
+    if own and runtime.get("threads") is not None:
+        has["threads"], asked["threads"] = runtime["threads"], latency.threads
+    if own and runtime["name"] in DEVICES:
+        has["device"], asked["device"] = runtime["name"], "onnxruntime" if device[:6] == "ssh://" else device
+    differing = [
+        f"it is of {name} {value}, latency.{name} is {asked[name]}"
+        for name, value in has.items()
+        if value != asked[name]
+    ]
+    if runtime["precisions"][0] != PRECISION:
+        differing.append(f"it is of precision {runtime['precisions'][0]}, models are of {PRECISION}")
+    if differing:
         raise TableError(
-            f"{path} is of batches of {measured_at}, latency.batch_size is "
-            f"{batch_size}; set that to the table's, or profile"
+            f"{path} does not fit the experiment: {'; '.join(differing)}. Set that to the table's, or profile"
         )
     return table
 

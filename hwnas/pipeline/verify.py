@@ -10,7 +10,7 @@ import numpy as np
 
 from hwnas.export.verify import Verdict, added, last_on, measure_models, most_accurate, stable, verdict
 from hwnas.latency.measure import Device
-from hwnas.pipeline.entries import evaluation_of, read_entry, write_entry
+from hwnas.pipeline.entries import PARETO_SCHEMA, evaluation_of, read_entry, write_entry
 from hwnas.pipeline.export import export_model
 from hwnas.pipeline.profile import own_device
 from hwnas.pipeline.quantized import candidates_of, decide_int8, int8_name
@@ -100,7 +100,7 @@ def judge_entry(entry: dict[str, Any], budgets_ms: Sequence[float]) -> None:
 def _write_front(run: Run, entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """pareto.json of entries; the files that the verify stage answers for."""
     kept = sorted(entries, key=lambda entry: float(entry["measured"]["latency_ms"]))
-    write_json(run.directory / "pareto.json", {"schema": 1, "models": kept})
+    write_json(run.directory / "pareto.json", {"schema": PARETO_SCHEMA, "models": kept})
     made = ("architecture.json", "README.md", "SHA256SUMS")
     files = [f"models/{entry['id']}/{name}" for entry in kept for name in made]
     files += [f"models/{entry['id']}/model.onnx" for entry in kept if "quantized" in entry]
