@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +24,7 @@ from hwnas.pipeline import (
     own_device,
     read_entry,
 )
+from hwnas.store import remove_folder
 
 if TYPE_CHECKING:
     from hwnas.networks.blocks import StaticNetwork
@@ -60,7 +60,7 @@ def finetune_model(
         wanted = _made_from(run, parent, epochs, learning_rate)
         made = (run.directory / "models" / name / SUMS_FILE).exists()  # written last
         if again:
-            shutil.rmtree(_folder(run, name), ignore_errors=True)
+            remove_folder(_folder(run, name))
         elif made:
             _check_same(name, read_entry(run, name)["finetuned"], wanted)
         train = again or not made
@@ -74,7 +74,7 @@ def finetune_model(
             for entry in entries:
                 judge_entry(entry, run.config.latency.budgets_ms)
             amend(run, entries)
-        shutil.rmtree(_folder(run, name), ignore_errors=True)
+        remove_folder(_folder(run, name))
         with suppress(OSError):  # others are unfinished, or there is none
             _folder(run, name).parent.rmdir()
         return read_entry(run, name)

@@ -27,6 +27,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import sqlite3
 import tempfile
 import time
@@ -121,6 +122,16 @@ def remove_temporaries(folder: Path) -> None:
     """Remove what killed writers left in and below a folder in which nobody is writing."""
     for left in folder.rglob(f".*{TEMPORARY}"):
         left.unlink(missing_ok=True)
+
+
+def remove_folder(path: str | Path) -> None:
+    """Remove a folder and all that is in it, if it is there; StoreError says what cannot be removed."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"cannot remove {path}: {error.strerror or error}; remove it by hand") from None
 
 
 def write_text(path: str | Path, text: str) -> None:

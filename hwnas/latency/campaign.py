@@ -9,6 +9,7 @@ holds without slowing down: more are shared out among chunks, whose passes take 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from hwnas.latency.jobs import Models
 from hwnas.latency.measure import Device, Plan, Samples, Visit
 from hwnas.progress import Progress, silent
 from hwnas.store import digest, write_bytes
+
+log = logging.getLogger(__name__)
 
 OPEN_MODELS = 1000  # above about 1200 open sessions timings of small models drift by up to 8 %
 OPEN_BYTES = 2 << 30  # of serialised models; a session keeps its own copy of the weights, often repacked
@@ -239,6 +242,7 @@ class _Checkpoint:
         for number, path in enumerate(sorted(self._folder.glob("pass-*.safetensors"))):
             found = _read(path, self._key) if path == self._path(number) else None
             if found is None or len(found.samples.cold_ns) != models:
+                log.warning("%s is damaged or of other settings; it is measured again", path)
                 for other in self._folder.glob("pass-*.safetensors"):
                     if other >= path:
                         other.unlink()

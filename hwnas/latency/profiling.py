@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.errors import DeviceError, TableError
+from hwnas.errors import DeviceError, TableError, TimingError
 from hwnas.latency.calibrate import (
     correction_gain,
     fit,
@@ -118,6 +118,8 @@ def campaign_of(
     def half_width(passes: Sequence[Samples]) -> float:
         try:
             return _half_width(subject, timings(passes, len(subject.models), subject.seed))
+        except TimingError:
+            raise
         except DeviceError:  # not everything was seen yet
             return math.inf
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ from hwnas.latency.table import LatencyTable
 from hwnas.progress import Progress
 from hwnas.searching.feasible import check_feasible, extreme
 from hwnas.searching.objectives import Objective, Problem
-from hwnas.store import file_digest, write_json, write_text
+from hwnas.store import file_digest, remove_folder, write_json, write_text
 
 if TYPE_CHECKING:
     from hwnas.pipeline.job import Run
@@ -225,4 +224,4 @@ def own_device(run: Run) -> Device:
 
 
 def forget(run: Run) -> None:
-    shutil.rmtree(run.directory / UNFINISHED_TABLE, ignore_errors=True)
+    remove_folder(run.directory / UNFINISHED_TABLE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from hwnas.export.compare import compare
 from hwnas.export.verify import added
 from hwnas.latency.measure import Device
 from hwnas.progress import Progress
-from hwnas.store import read_bytes, read_json, remove_file, write_bytes
+from hwnas.store import read_bytes, read_json, remove_file, remove_folder, write_bytes
 
 if TYPE_CHECKING:  # torch is loaded by the stages that need it
     from hwnas.pipeline.job import Run
@@ -33,7 +32,7 @@ def candidate_file(name: str) -> str:
 def forget_int8(run: Run, name: str) -> None:
     """Remove the candidate of a model, and what became of it."""
     remove_file(run.directory / candidate_file(name))
-    shutil.rmtree(_folder(run, name), ignore_errors=True)
+    remove_folder(_folder(run, name))
 
 
 def quantize_model(run: Run, name: str, data: bytes, resolution: int) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def decide_int8(
             continue
         entry["int8"] = decide(entry["int8"], found[name])
         if entry["int8"]["status"] != "kept":
-            shutil.rmtree(_folder(run, name), ignore_errors=True)
+            remove_folder(_folder(run, name))
             continue
         path = _folder(run, name) / "architecture.json"
         own = _entry(entry, verifications[name], read_json(path) if path.exists() else {})

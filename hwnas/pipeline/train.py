@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hwnas.progress import Progress
+from hwnas.store import remove_folder
 
 if TYPE_CHECKING:  # torch is loaded by the stages that need it
     from hwnas.networks.supernet import Supernet
@@ -62,4 +62,4 @@ def train_supernet(run: Run, progress: Progress) -> tuple[Supernet, TrainingResu
 
 
 def forget(run: Run) -> None:
-    shutil.rmtree(run.directory / "supernet", ignore_errors=True)
+    remove_folder(run.directory / "supernet")

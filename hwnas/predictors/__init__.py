@@ -48,10 +48,12 @@ def load_predictor(path: str | Path) -> Predictor:
     and for one that holds no predictor or another schema; ChecksumError for a changed one.
     """
     data = read_json(path, "save the predictor again, or restore the file from a copy")
-    if "predictor" not in data or data.get("schema") != SCHEMA:
+    if "predictor" not in data:
+        raise StoreError(f"{path} is not a predictor: it does not say which one")
+    if data.get("schema") != SCHEMA:
         raise StoreError(
-            f"{path} is not a predictor of schema {SCHEMA}, the one that this hwnas reads "
-            f"(predictor {data.get('predictor')!r}, schema {data.get('schema')!r})"
+            f"{path} has schema {data.get('schema')!r}, this hwnas reads {SCHEMA}; use the hwnas that "
+            "wrote it"
         )
     try:
         predictor = get_predictor(data["predictor"], data["seed"])

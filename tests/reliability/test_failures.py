@@ -17,7 +17,7 @@ from onnx import ModelProto
 
 from hwnas import search
 from hwnas.config import Training
-from hwnas.errors import DeviceError, SearchError, TimingError, TrainingError
+from hwnas.errors import DeviceError, SearchError, StoreError, TimingError, TrainingError
 from hwnas.export.compare import compare
 from hwnas.latency.devices.onnxruntime import OnnxRuntimeDevice
 from hwnas.latency.measure import Plan, Samples, time_models
@@ -94,6 +94,15 @@ def test_a_run_whose_training_diverges_says_so_and_goes_on(
     assert code == 0
     metadata = json.loads((tmp_path / "run" / "supernet" / "supernet.json").read_text())["metadata"]
     assert metadata["diverged"] == [{"learning_rate": 0.1, "until_step": 0}]
+
+
+def test_a_training_that_cannot_be_removed_is_not_taken_for_a_new_one(copy: Path) -> None:
+    elsewhere = Path(shutil.move(copy / "supernet", copy.parent / "elsewhere"))
+    with closing(load_run(copy)) as run:
+        (copy / "supernet").symlink_to(elsewhere)
+        with pytest.raises(StoreError, match=r"cannot remove .*supernet: .*; remove it by hand"):
+            run.make(["train"], restart="train")
+    assert (elsewhere / "model.safetensors").exists()
 
 
 # ---- evaluations ----------------------------------------------------------------------------------
