@@ -117,8 +117,6 @@ def render(data: ReportData) -> str:
         sections=_sections(data),
         facts=_flat(data.environment),
         config=yaml.safe_dump(_plain(data.config), sort_keys=False, allow_unicode=True),
-        drawing_key="Higher: more pixels. Wider: more channels. Fuller: more of the "
-        + ("time." if data.verdict else "MACs."),
         style=Markup(_STYLE),
         script=Markup(_SCRIPT),
         script_digest=Markup(_DIGEST),
