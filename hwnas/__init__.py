@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from hwnas.spaces import Architecture, Architectures, Choice, Operator, SearchSpace, get_space
     from hwnas.store import Store
     from hwnas.training.data import from_loader, load_dataset, resize
+    from hwnas.training.evaluation import AccuracyEvaluator
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AccuracyEvaluator": "hwnas.training.evaluation",
     "Architecture": "hwnas.spaces",
     "Architectures": "hwnas.spaces",
     "Choice": "hwnas.spaces",
@@ -64,6 +66,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AccuracyEvaluator",
     "Architecture",
     "Architectures",
     "Choice",

@@ -29,3 +29,10 @@ def test_a_model_of_your_own() -> None:
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_is_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 60
+
+
+def test_a_supernet_that_is_trained_already() -> None:
+    main = runpy.run_path(str(EXAMPLES / "search_supernet.py"))["main"]
+    front = main(evaluations=14)
+    assert front.best().metrics["accuracy"] > 80
+    assert front.to_frame()["latency_ms"].is_monotonic_decreasing
