@@ -12,6 +12,7 @@ import hwnas
 
 def test_public_names_are_pinned() -> None:
     assert sorted(hwnas.__all__) == [
+        "AccuracyEvaluator",
         "Architecture",
         "Architectures",
         "Choice",
