@@ -20,9 +20,10 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from PIL import Image
 
-from hwnas.errors import DataError, StoreError
+from hwnas.errors import ChecksumError, DataError, StoreError
 from hwnas.images import fitted
 from hwnas.latency.external_data import check_external_data
+from hwnas.store import file_digest
 
 CHANNELS = {"grey": 1, "RGB": 3}
 
@@ -58,7 +59,8 @@ class Predictor:
         """`model` is a model.onnx, or the folder that holds it.
 
         StoreError for a file that is none, wants weights from outside its folder, or does not say how its
-        images are prepared; DataError if only its makers know that.
+        images are prepared; DataError if only its makers know that; ChecksumError for one that is not what
+        SHA256SUMS beside it says.
         """
         path = Path(model) / "model.onnx" if Path(model).is_dir() else Path(model)
         if not path.is_file():
@@ -68,15 +70,17 @@ class Predictor:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         try:
-            check_external_data(onnx.load(path, load_external_data=False), path)
+            model = onnx.load(path, load_external_data=False)
         except (OSError, DecodeError) as error:
-            raise StoreError(f"{path} is not a model that ONNX can read: {error}") from None
+            raise _unreadable(path, error) from None
+        check_external_data(model, path)
+        _check_sum(path)
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its exceptions have no common base class
-            raise StoreError(f"{path} is not a model that ONNX Runtime can load: {error}") from None
+            raise _unreadable(path, error) from None
         properties = self._session.get_modelmeta().custom_metadata_map
         self._input = self._session.get_inputs()[0]
         self.classes: tuple[str, ...] = tuple(_property(properties, "classes", path))
@@ -96,6 +100,20 @@ class Predictor:
         probabilities = self(file)
         order = np.argsort(-probabilities, kind="stable")[:n]
         return [{"class": self.classes[i], "probability": float(probabilities[i])} for i in order]
+
+
+def _unreadable(path: Path, error: Exception) -> StoreError:
+    reason = " ".join(str(error).split())
+    return StoreError(f"{path} is not a model that ONNX Runtime can load: {reason}")
+
+
+def _check_sum(path: Path) -> None:
+    """ChecksumError if SHA256SUMS beside a file says that it is another one: weights alone do not."""
+    sums = path.with_name("SHA256SUMS")
+    lines = sums.read_text(errors="replace").splitlines() if sums.is_file() else []
+    known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    if known.get(path.name, (found := file_digest(path))) != found:
+        raise ChecksumError(f"{path} is not what {sums.name} beside it says; restore both from a copy")
 
 
 def _property(properties: Mapping[str, str], name: str, path: Path) -> Any:

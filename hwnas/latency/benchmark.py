@@ -81,8 +81,10 @@ def read_model(file: str | Path, shapes: Shapes) -> tuple[bytes, str, list[str]]
         model = onnx.load(path, load_external_data=False)
         check_external_data(model, path)
         load_external_data_for_model(model, str(path.parent))
+        onnx.checker.check_model(model)
     except (OSError, DecodeError, onnx.checker.ValidationError) as error:
-        raise ConfigError(f"cannot read {file} as an ONNX model: {error}") from None
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"cannot read {file} as an ONNX model: {reason}") from None
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:

@@ -139,7 +139,8 @@ def open_onnxruntime(model: bytes, threads: int) -> Run:
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
     except Exception as error:  # its exceptions have no common base class
-        raise RunnerError(f"ONNX Runtime cannot load a model: {error}") from None
+        reason = " ".join(str(error).split())
+        raise RunnerError(f"ONNX Runtime cannot load a model: {reason}") from None
     (argument,) = session.get_inputs()
     shape = [size if isinstance(size, int) else 1 for size in argument.shape]
     outputs = [output.name for output in session.get_outputs()]

@@ -51,7 +51,7 @@ def test_damaged_files_are_refused(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 2}, "not a predictor of schema 1.*schema 2"),
+        ({"schema": 2}, "has schema 2, this hwnas reads 1"),
         ({"predictor": None}, "not a predictor.*None"),
         ({"predictor": "forest"}, "unknown predictor 'forest'"),
         ({"features": [[1.0], [2.0, 3.0]]}, "equal length"),

@@ -27,7 +27,9 @@ from PIL import Image
 import hwnas
 from hwnas.config import load_config
 from hwnas.errors import HwnasError, StoreError
+from hwnas.export.predict import Predictor
 from hwnas.images import fitted
+from hwnas.latency.benchmark import read_model
 from hwnas.latency.table import LatencyTable
 from hwnas.pipeline import load_run
 from hwnas.predictors import get_predictor, load_predictor
@@ -122,6 +124,14 @@ def model(file: Path) -> Any:
     return {name: tensor.tolist() for name, tensor in hwnas.load_model(file.parent).state_dict().items()}
 
 
+def shipped(file: Path) -> Any:
+    return Predictor(file).top(file.parent.parent / "photo.png", 3)
+
+
+def any_onnx(file: Path) -> Any:
+    return len(read_model(file, {})[0])
+
+
 def store(file: Path) -> Any:
     with contextlib.closing(load_run(file.parent)) as run:
         return json.dumps(run.summary()), run.evaluations().to_csv()
@@ -151,7 +161,10 @@ def artefact(request: pytest.FixtureRequest, tiny_run: Path, tmp_path: Path) -> 
         return Path(shutil.copytree(tiny_run / "supernet", tmp_path / "supernet")) / name.split("/")[1]
     if name.startswith("models/"):
         folder = min((tiny_run / "models").iterdir())
-        return Path(shutil.copytree(folder, tmp_path / "model")) / name.split("/")[1]
+        Image.new("L", (24, 24), 99).save(tmp_path / "photo.png")
+        copied = Path(shutil.copytree(folder, tmp_path / "model"))
+        (copied / "any.onnx").write_bytes((copied / "model.onnx").read_bytes())
+        return copied / name.split("/")[1]
     if name == "predictor.json":
         rows = np.random.default_rng(0).random((30, 5))
         fitted_one = get_predictor("gp", 0)
@@ -163,7 +176,7 @@ def artefact(request: pytest.FixtureRequest, tiny_run: Path, tmp_path: Path) -> 
     return tmp_path / name
 
 
-MAY_DIFFER = ("config.yaml", "image.png", "image.jpg")  # no checksum says what they were
+MAY_DIFFER = ("config.yaml", "any.onnx", "image.png", "image.jpg")  # no checksum says what they were
 SEALED = [*BYTES, *[of_values] * 5, nest]
 CASES: list[tuple[str, Callable[[Path], Any], list[Mutation]]] = [
     ("latency_table.json", table, SEALED),
@@ -173,6 +186,8 @@ CASES: list[tuple[str, Callable[[Path], Any], list[Mutation]]] = [
     ("supernet/model.safetensors", supernet, BYTES),
     ("models/model.json", model, SEALED),
     ("models/model.safetensors", model, BYTES),
+    ("models/model.onnx", shipped, BYTES),
+    ("models/any.onnx", any_onnx, BYTES),
     ("predictor.json", predictor, SEALED),
     ("image.png", partial(image, 16), BYTES),
     ("image.jpg", partial(image, 16), BYTES),
