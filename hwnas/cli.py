@@ -473,7 +473,10 @@ def front(
 def _front_table(models: Sequence[dict[str, Any]]) -> Table:
     """Models to choose from, in their order; fits 80 columns."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    bits = _bits(models)
     table.add_column("model", no_wrap=True)
+    if bits:
+        table.add_column("bits", justify="right")
     for column in ("val %", "test %", "ms", "95 %", "MMACs", "k params"):
         table.add_column(column, justify="right", min_width=max(map(len, column.split())))
     for column in ("status", ""):
@@ -482,6 +485,7 @@ def _front_table(models: Sequence[dict[str, Any]]) -> Table:
         test, ms = model["test_accuracy"], model["latency_ms"]
         table.add_row(
             _cell(model["id"]),
+            *([bits[model["id"]]] if bits else []),
             f"{model['accuracy']:.2f}",
             "" if test is None else f"{test:.2f}",
             f"{ms:.4g}",
@@ -715,7 +719,10 @@ def _budget_line(budget: dict[str, Any]) -> str:
 def models_table(models: Sequence[dict[str, Any]]) -> Table:
     """The front as a table for the terminal, fastest first; fits 80 columns."""
     table = Table(title="Pareto front", box=box.SIMPLE_HEAD, padding=0, show_edge=False)
+    bits = _bits(models)
     table.add_column("model", no_wrap=True)
+    if bits:
+        table.add_column("bits", justify="right")
     for column in ("val %", "test %", "predicted ms", "measured ms", "budget ms"):
         table.add_column(column, justify="right", min_width=max(map(len, column.split())))
     table.add_column("status", no_wrap=True)
@@ -724,6 +731,7 @@ def models_table(models: Sequence[dict[str, Any]]) -> Table:
         budget = model["budget_ms"]
         table.add_row(
             _cell(model["id"]),
+            *([bits[model["id"]]] if bits else []),
             f"{model['validation_accuracy']:.2f}",
             f"{model['test_accuracy']:.2f}",
             "" if predicted is None else f"{predicted:.4g}",
@@ -732,6 +740,14 @@ def models_table(models: Sequence[dict[str, Any]]) -> Table:
             _cell(model["status"]),
         )
     return table
+
+
+def _bits(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The bits of each model's precision by id, where ids do not say it; empty if all do."""
+    small = [m["id"] for m in models if m.get("precision") == "int8"]
+    if all(name.endswith("-int8") for name in small):
+        return {}
+    return {model["id"]: "8" if model["id"] in small else "32" for model in models}
 
 
 def _dropped_int8(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:

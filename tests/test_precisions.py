@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,10 @@ def test_a_run_searches_both_precisions(
         with pytest.raises(ConfigError, match=r"no model of .* that can be fine-tuned"):
             finetune_model(run, model["id"], 1)
     assert {row["precision"] for row in choose(run, {})["models"]} >= {"int8"}
+    code, said, _ = hwnas_command("front", run.directory)
+    assert code == 0
+    for row in choose(run, {})["models"]:
+        assert re.search(rf"{row['id']}\s+{'8' if row['precision'] == 'int8' else '32'} ", said)
     assert "in 8 bits" in (run.directory / "report.html").read_text()
     again = open_run(config, run_dir=run.directory)  # killed and gone on with: nothing is evaluated anew
     again.make(["search"])
