@@ -57,7 +57,7 @@ def export_model(
 
     `network` is another one of it than that of inherited weights, `changes` what its entry says otherwise.
     ExportError if ONNX Runtime's outputs on images of the test split or its test accuracy are not torch's;
-    of an architecture in 8 bits this is asked of the network before it is quantised.
+    of an architecture in 8 bits the outputs are compared before it is quantised, its accuracy is stated.
     """
     from hwnas.export.checks import accuracy_by, check_accuracy, check_outputs
     from hwnas.export.folder import SUMS_FILE, save_model
