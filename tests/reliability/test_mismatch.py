@@ -44,7 +44,9 @@ def test_what_was_written_once_is_read_for_ever(
         found = said(copy)
         assert found.keys() == expected.keys()
         for key, value in expected.items():
-            if key in ("table", "predictor"):
+            if key == "predictor":  # fitted again, perhaps on another kind of processor
+                assert found[key] == pytest.approx(value, abs=0.02), key
+            elif key == "table":
                 assert found[key] == pytest.approx(value, rel=1e-9), key
             else:
                 assert found[key] == value, key
