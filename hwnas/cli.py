@@ -1214,7 +1214,7 @@ def _say(text: str) -> None:
 
 def _complain(error: object) -> None:
     """An error in one line."""
-    sys.stderr.write(f"error: {printable(str(error))}\n")
+    sys.stderr.write(f"error: {printable(' '.join(str(error).splitlines()))}\n")
 
 
 def _cell(text: str) -> Text:

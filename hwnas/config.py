@@ -313,7 +313,7 @@ def parse_config(data: Mapping[str, Any], origin: str = "the experiment") -> Exp
     except ValidationError as error:
         problems = []
         for problem in error.errors()[:MOST_PROBLEMS]:
-            where = ".".join(str(part) for part in problem["loc"])
+            where = " ".join(".".join(str(part) for part in problem["loc"]).split())[:MOST_SHOWN]
             given = f" (got {_shown(problem['input'])})" if where and problem["type"] != "missing" else ""
             message = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "extra_forbidden":

@@ -118,6 +118,7 @@ def changed(file: Path, place: float, value: Any) -> bytes:
 @example(text="seed: 0x" + "f" * 5000)
 @example(text="name: " + "x" * 20_000)
 @example(text="name: 1:2:3:4\nseed: 0o17\n? [a]\n: b")
+@example(text="? '\n\n'")
 @example(text="[" * 2000)
 @example(text="".join(f"a{i}: 0\n" for i in range(1000)))
 @example(text="a:\n- " * 1000)
