@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hwnas.pipeline.job import Run
 
 PARETO_SCHEMA = 1
-MODEL_ID = re.compile("[0-9a-f]{12}(-ft[1-9][0-9]*)?")
+MODEL_ID = re.compile("[0-9a-f]{12}(-ft[1-9][0-9]*)?(-int8)?")
 
 
 def evaluation_of(run: Run, entry: Mapping[str, Any]) -> Evaluation:

@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 import hwnas
 from hwnas.config import load_config, parse_override
 from hwnas.errors import ConfigError, DeviceError, HwnasError, StoreError
-from hwnas.export.card import model_card
+from hwnas.export.card import Origin, model_card
 from hwnas.export.predict import Predictor
 from hwnas.latency.benchmark import read_model
 from hwnas.latency.bundle import build_table
@@ -218,16 +218,17 @@ def test_names_do_not_act_in_a_model_card() -> None:
         "params": 1,
         "status": "exported",
     }
-    card = model_card(
-        entry,
+    origin = Origin(
         experiment="x",
         objectives=("accuracy",),
-        input_shape=(3, 8, 8),
+        training="Not at all.",
+        dataset="cats",
+        images={"train": 1, "validation": 1, "test": 1},
         preparation=" ".join(NAMES),
         preprocessing={"mean": [0.0], "std": [1.0]},
         classes=NAMES,
-        device=" ".join(NAMES),
     )
+    card = model_card(entry, origin, input_shape=(3, 8, 8), drawing="stem", device=" ".join(NAMES))
     prose = card[: card.index("## Use")] + card[card.index("## Architecture") :]
     assert "<" not in prose
     assert "![" not in prose.replace("!\\[", "")
