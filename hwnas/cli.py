@@ -322,7 +322,7 @@ def search(
         job = run_for_device(job, table, run_dir)
         _make(job, ["profile", "search"], restart, extend=evaluations is not None)
         known, new = job.accuracies
-        err.print(_cell(f"Accuracies: {known} known from {run}, {new} evaluated anew"))
+        err.print(_cell(f"Accuracies: {known} known from {run}, {new} evaluated anew"), soft_wrap=True)
     _finish(job, as_json)
 
 
@@ -387,7 +387,7 @@ def verify(
     before = job.store.stage("verify") is not None and restart is None
     _make(job, ["verify"], restart)
     if before:
-        err.print(_cell(f"Verified before; to measure again: hwnas verify {run} --restart"))
+        err.print(_cell(f"Verified before; to measure again: hwnas verify {run} --restart"), soft_wrap=True)
     _finish(job, as_json)
 
 
