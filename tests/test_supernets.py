@@ -50,3 +50,10 @@ def test_a_shipped_supernet(folder: Path) -> None:
 def test_digits_are_recognised_as_stated() -> None:
     net = hwnas.load_supernet(SUPERNETS / "digits")
     assert found(net, "cluttered-digits") == pytest.approx(stated("digits"), abs=1)  # other images calibrate
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA.is_dir(), reason="CIFAR-10 is not beside this checkout")
+def test_cifar10_is_recognised_as_stated() -> None:
+    net = hwnas.load_supernet(SUPERNETS / "cifar10")
+    assert found(net, "cifar10", path=str(DATA)) == pytest.approx(stated("cifar10"), abs=1)
