@@ -54,6 +54,7 @@ def write_config(folder: Path, **sections: dict[str, Any]) -> Path:
 
 
 CONNECTIONS: list[tuple[str, str]] = []  # that this process opened to other machines
+OF_THE_RUN: list[tuple[str, str]] = []  # those while the shared run was made
 
 
 def _heard(event: str, arguments: tuple[Any, ...]) -> None:
@@ -70,8 +71,10 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of the tiny experiment; tests copy it before they change it."""
     import hwnas
 
-    folder = tmp_path_factory.mktemp("tiny")
-    return hwnas.run(write_config(folder), run_dir=folder / "run").directory
+    folder, before = tmp_path_factory.mktemp("tiny"), len(CONNECTIONS)
+    run = hwnas.run(write_config(folder), run_dir=folder / "run")
+    OF_THE_RUN.extend(CONNECTIONS[before:])
+    return run.directory
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from hwnas.latency.table import LatencyTable
 from hwnas.pipeline import load_run, run_folder
 from hwnas.predictors import load_predictor
 from hwnas.store import Store, read_json, write_json
-from tests.conftest import CONNECTIONS, Command, write_config
+from tests.conftest import CONNECTIONS, OF_THE_RUN, Command, write_config
 from tests.reliability.make_fixtures import FIXTURES, SMALL
 
 FIXTURE = FIXTURES / "schema-2"
@@ -358,7 +358,7 @@ def test_a_whole_run_opens_no_connection(tmp_path: Path) -> None:
 
 def test_the_shared_run_opened_no_connection(tiny_run: Path) -> None:
     assert (tiny_run / "report.html").exists()
-    assert CONNECTIONS == []
+    assert OF_THE_RUN == []
     with socket.socket() as asking:
         asking.connect_ex(("127.0.0.1", 9))
     assert CONNECTIONS.pop()[0] == "socket.connect"  # they are heard
