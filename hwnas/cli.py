@@ -699,7 +699,7 @@ def _finish(job: Run, as_json: bool) -> None:
         if summary["report"]:
             _say(f"Report: {summary['report']}")
         if summary["models"]:
-            kept = [model for model in summary["models"] if model["status"] != "missed"]
+            kept = [m for m in summary["models"] if m["status"] not in ("missed", "undecidable")]
             best = max(kept or summary["models"], key=lambda model: float(model["validation_accuracy"]))
             model = job.directory / "models" / best["id"] / "model.onnx"
             _say(f'Use one: onnxruntime.InferenceSession("{model}"), as the README.md beside it shows')
