@@ -27,8 +27,7 @@ PAGE = "http://report.test/report.html"
 ACTIONS = """
 const press = (element, key) => element.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
 const seen = [];
-const look = async () => {
-  await new Promise((done) => setTimeout(done, 50)); // a dialog says a little later that it is closed
+const note = () => {
   const dialog = document.getElementById("dialog"), tip = document.getElementById("tip");
   seen.push({
     tip: tip.hidden ? null : tip.textContent,
@@ -37,6 +36,10 @@ const look = async () => {
     cards: document.querySelectorAll("#cards > article").length,
   });
 };
+const look = async () => {
+  await new Promise((done) => setTimeout(done, 50)); // a dialog says a little later that it is closed
+  note();
+};
 const [front] = document.querySelectorAll("svg:has(a.mark)");
 const models = front.querySelectorAll("a.mark");
 models[0].focus(); await look();
@@ -44,11 +47,9 @@ press(models[0], "ArrowRight"); await look();
 press(document.activeElement, "Enter"); await look();
 press(document.getElementById("dialog"), "ArrowRight"); await look();
 document.getElementById("close").click(); await look();
-const frame = () => new Promise(requestAnimationFrame);
-await frame(); await frame(); // the focus comes back from the dialog, and what that scrolls hides a tip
 const other = front.querySelector("g.mark"), box = other.getBoundingClientRect();
 const at = { clientX: box.left + box.width / 2, clientY: box.top + box.height / 2, bubbles: true };
-other.dispatchEvent(new PointerEvent("pointermove", at)); await look();
+other.dispatchEvent(new PointerEvent("pointermove", at)); note(); // a late scroll would hide it again
 front.dispatchEvent(new PointerEvent("pointerleave", { pointerType: "mouse" })); await look();
 document.querySelector("#budgets ~ .table a").click(); await look();
 const stops = [...models].filter((model) => model.tabIndex === 0).length;
