@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import hwnas
 from hwnas import pipeline
 from hwnas.choosing import choose
-from hwnas.errors import ConfigError, SpaceError
+from hwnas.errors import ConfigError, SpaceError, TableError
 from hwnas.export.onnx import onnx_accuracy
 from hwnas.finetuning import finetune_model
 from hwnas.latency.devices import DEVICES
@@ -25,6 +26,13 @@ from tests.conftest import TINY, write_config
 from tests.latency.fakes import FakeDevice, small_space
 
 BOTH = ("fp32", "int8")
+STAGE = {"block": "fused", "width": 12, "depth": [1, 2, 3], "kernel": 3, "expand": [1, 2], "stride": 2}
+SINGLE: dict[str, Any] = {  # a space in which precision is no choice
+    "resolutions": [16],
+    "stem": {"width": 8, "activation": "relu"},
+    "stages": [{**STAGE, "activation": "relu"}],
+    "head": {"width": 32, "activation": "relu"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +108,7 @@ def test_a_table_has_an_entry_per_precision(space: PrecisionSpace, tmp_path: Pat
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run whose device is twice as fast in 8 bits."""
-    stage = {"block": "fused", "width": 12, "depth": [1, 2, 3], "kernel": 3, "expand": [1, 2], "stride": 2}
-    space = {
-        "resolutions": [16],
-        "stem": {"width": 8, "activation": "relu"},
-        "stages": [{**stage, "activation": "relu"}],
-        "head": {"width": 32, "activation": "relu"},
-        "precisions": list(BOTH),
-    }
+    space = {**SINGLE, "precisions": list(BOTH)}
     return write_config(
         tmp_path_factory.mktemp("config"),
         space=space,
@@ -170,6 +171,42 @@ def test_what_cannot_tell_precisions_apart_is_refused(
     overrides = {f"latency.{name}": value for name, value in {"device": "onnxruntime", **latency}.items()}
     with pytest.raises(ConfigError, match=message):
         open_run(config, run_dir=tmp_path / "run", overrides=overrides).make(["profile"])
+
+
+@pytest.fixture(scope="module")
+def table_of_both(config: Path) -> LatencyTable:
+    space = open_run(config, run_dir=config.parent / "profiled").space
+    return profile(space, FakeDevice(halved), rounds=6, calibration_networks=4, held_out_networks=4)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "held", "fits"),
+    [
+        (["int8"], ["int8"], True),
+        (["int8", "fp32"], ["int8", "fp32"], True),
+        (["fp32", "int8"], ["int8", "fp32"], True),  # each is looked up by name
+        (["int8"], ["fp32"], False),
+        (["fp32", "int8"], ["fp32"], False),
+        (None, ["fp32", "int8"], True),
+        (None, ["int8", "fp32"], False),  # it would answer for 8 bits
+    ],
+)
+def test_a_given_table_has_the_precisions_that_are_chosen_from(
+    table_of_both: LatencyTable, tmp_path: Path, chosen: list[str] | None, held: list[str], fits: bool
+) -> None:
+    file = tmp_path / "table.json"
+    replace(table_of_both, runtime={**table_of_both.runtime, "precisions": held}).save(file)
+    space = SINGLE if chosen is None else {**SINGLE, "precisions": chosen}
+    run = open_run(
+        write_config(tmp_path, space=space, latency={"table": str(file)}), run_dir=tmp_path / "run"
+    )
+    if fits:
+        run.make(["profile"])
+        assert run.table.runtime["precisions"] == held
+        return
+    asked = ", ".join(chosen or ["fp32"])
+    with pytest.raises(TableError, match=rf"it is of precision .*{held[0]}.*, models are of {asked}"):
+        run.make(["profile"])
 
 
 def test_spaces_without_the_choice_are_what_they_were() -> None:

@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwnas.config import Latency
 from hwnas.errors import ConfigError, DeviceError, InfeasibleError, TableError
 from hwnas.export.verify import same_device
 from hwnas.latency.devices import DEVICES, get_device
@@ -17,6 +16,7 @@ from hwnas.latency.table import LatencyTable
 from hwnas.progress import Progress
 from hwnas.searching.feasible import check_feasible, extreme
 from hwnas.searching.objectives import Objective, Problem
+from hwnas.spaces import PrecisionSpace
 from hwnas.store import file_digest, remove_folder, write_json, write_text
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _latency_inputs(run: Run) -> dict[str, Any]:
 def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     further = []
     for name, source in run.config.latency.further_tables.items():
-        table = _given_table(source, run.config.latency)
+        table = _given_table(run, source)
         table.latency_ms(run.space.sample(1000, run.config.seed))  # names an operator that it lacks
         further.append(further_table(name))
         table.save(run.directory / further[-1])
@@ -117,7 +117,7 @@ def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[
             write_json(path, measured_on(device, latency.rounds, seed, latency.batch_size))
         return {"table": file_digest(path)}, [run.latency_file]
     if latency.table is not None:
-        table = _given_table(latency.table, latency, own=True)
+        table = _given_table(run, latency.table, own=True)
     else:
         refused = run.directory / UNFINISHED_TABLE / "refused"
         if refused.exists() and not latency.allow_noisy:
@@ -144,12 +144,12 @@ def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[
     return {"table": file_digest(path)}, [run.latency_file]
 
 
-def _given_table(path: str, latency: Latency, own: bool = False) -> LatencyTable:
+def _given_table(run: Run, path: str, own: bool = False) -> LatencyTable:
     """A table that somebody measured; TableError if it is of something else than the experiment asks for.
 
     One that is not the run's `own` may be of another runtime and number of threads.
     """
-    table = LatencyTable.load(path)
+    table, latency = LatencyTable.load(path), run.config.latency
     runtime, device = table.runtime, latency.device
     has = {"batch_size": runtime.get("batch_size", 1)}
     asked: dict[str, Any] = {"batch_size": latency.batch_size}
@@ -162,8 +162,11 @@ def _given_table(path: str, latency: Latency, own: bool = False) -> LatencyTable
         for name, value in has.items()
         if value != asked[name]
     ]
-    if runtime["precisions"][0] != PRECISION:
-        differing.append(f"it is of precision {runtime['precisions'][0]}, models are of {PRECISION}")
+    # Where precision is no choice of the space, a table answers by its first.
+    chosen = run.space.precisions if isinstance(run.space, PrecisionSpace) else (PRECISION,)
+    held = runtime["precisions"] if isinstance(run.space, PrecisionSpace) else runtime["precisions"][:1]
+    if not set(chosen) <= set(held):
+        differing.append(f"it is of precision {', '.join(held)}, models are of {', '.join(chosen)}")
     if differing:
         raise TableError(
             f"{path} does not fit the experiment: {'; '.join(differing)}. Set that to the table's, or profile"
