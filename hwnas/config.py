@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from hwnas.errors import ConfigError, known_names
+from hwnas.text import one_line
 
 GIVEN_DATA = "given in Python"  # data.name where the data came as an argument
 
@@ -273,7 +274,7 @@ def _plain(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise yaml.YAMLError(" ".join(str(error).split())) from None
+        raise yaml.YAMLError(one_line(error)) from None
 
 
 def _shown(value: Any) -> str:

@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.errors import ChecksumError, StoreError
+from hwnas.text import one_line
 
 SCHEMA = 3  # 1 has no predictions, 1 and 2 have no checksums
 MOST_UNPACKED = 256 << 20  # bytes in a file of few
@@ -301,7 +302,7 @@ def _line(error: Exception) -> str:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     if code == sqlite3.SQLITE_BUSY:
         return f"another process has been writing it for {BUSY_S} s; wait for it, or stop it"
-    return f"{' '.join(str(error).split())}; {_REMEDIES.get(code, REMEDY)}"
+    return f"{one_line(error)}; {_REMEDIES.get(code, REMEDY)}"
 
 
 def _opened_for_reading(path: Path) -> sqlite3.Connection:
@@ -436,7 +437,7 @@ class Store:
                     values += part
                 yield values
         except sqlite3.Error as error:
-            raise StoreError(f"cannot read {self.path}: {_line(error)}; {REMEDY}") from None
+            raise StoreError(f"cannot read {self.path}: {_line(error)}") from None
         finally:
             cursor.close()
 

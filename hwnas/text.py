@@ -14,6 +14,11 @@ def printable(text: str) -> str:
     return UNPRINTABLE.sub("\ufffd", text)
 
 
+def one_line(error: Exception) -> str:
+    """What an exception of another library says, in one line."""
+    return " ".join(str(error).split())
+
+
 class PrintableFormatter(logging.Formatter):
     """Lines of a log in which nothing moves the cursor or turns colours on."""
 

@@ -17,6 +17,7 @@ from hwnas.latency.external_data import check_external_data
 from hwnas.latency.measure import Device
 from hwnas.latency.together import geometric_mean, time_together
 from hwnas.progress import Progress, silent
+from hwnas.text import one_line
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -83,8 +84,7 @@ def read_model(file: str | Path, shapes: Shapes) -> tuple[bytes, str, list[str]]
         load_external_data_for_model(model, str(path.parent))
         onnx.checker.check_model(model)
     except (OSError, DecodeError, onnx.checker.ValidationError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"cannot read {file} as an ONNX model: {reason}") from None
+        raise ConfigError(f"cannot read {file} as an ONNX model: {one_line(error)}") from None
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:

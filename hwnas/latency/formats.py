@@ -34,6 +34,7 @@ from hwnas.latency.table import Entry, LatencyTable
 from hwnas.spaces import Operator, get_space
 from hwnas.spaces.operators import make_divisible
 from hwnas.store import read_bytes, unpacked, write_text
+from hwnas.text import one_line
 
 BLOCKS = ("expanded_conv", "MBConv")
 STEMS = ("Conv", "first_conv")
@@ -143,7 +144,7 @@ def _facts(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 raise TableError(f"{path} is a latency table of hwnas already; use it as it is")
             yield from rows.items()
     except UNREADABLE as error:
-        raise TableError(f"{path} is not a look-up table: {' '.join(str(error).split())}") from None
+        raise TableError(f"{path} is not a look-up table: {one_line(error)}") from None
 
 
 def _row(path: str | Path, key: Any, facts: Any) -> _Row:

@@ -41,6 +41,7 @@ from hwnas.spaces import Architecture, NetworkSpace, Slot, space_of
 from hwnas.spaces.base import Rng
 from hwnas.spaces.operators import Body, Layer, Linear
 from hwnas.store import digest, parse_json, read_bytes, read_json, write_bytes, write_json
+from hwnas.text import one_line
 
 SCHEMA = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -278,8 +279,9 @@ def _loaded(path: Path, referring: tuple[Path, ...]) -> Supernet:
         state = safetensors.torch.load(read_bytes(weights))
         net.load_state_dict(state)
     except (safetensors.SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise ChecksumError(f"{weights} does not hold this supernet's weights; {remedy} ({reason})") from None
+        raise ChecksumError(
+            f"{weights} does not hold this supernet's weights; {remedy} ({one_line(error)})"
+        ) from None
     if net.checksum != data["checksum"]:
         raise ChecksumError(f"{weights} is not what was written (its checksum differs); {remedy}")
     net.has_statistics = data["has_statistics"]

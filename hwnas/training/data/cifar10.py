@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from hwnas.errors import DataError, MissingExtraError
+from hwnas.text import one_line
 from hwnas.training.data.base import Source, Split, check_positive
 from hwnas.training.data.stored import Held, Indices, Items, decoded
 
@@ -157,7 +158,7 @@ def _saved(folder: Path) -> Part:
     try:
         found = datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:
-        raise DataError(f"cifar10: cannot read {folder}: {_line(error)}; save it again") from None
+        raise DataError(f"cifar10: cannot read {folder}: {one_line(error)}; save it again") from None
     return _of_library(found, str(folder))
 
 
@@ -168,7 +169,7 @@ def _on_hub(name: object, part: str) -> Part:
         found = datasets.load_dataset(str(name), split=part)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"cifar10: cannot load {name!r} from the Hugging Face hub: {_line(error)}; check name and "
+            f"cifar10: cannot load {name!r} from the Hugging Face hub: {one_line(error)}; check name and "
             "network, or give path, a folder that holds it"
         ) from None
     return _of_library(found, f"{name}, {part}")
@@ -207,7 +208,9 @@ def _table(column: Callable[..., list[Any]], origin: str) -> Part:
         try:
             return column(*names)
         except (OSError, ValueError) as error:
-            raise DataError(f"cifar10: cannot read {origin}: {_line(error)}; fetch the files again") from None
+            raise DataError(
+                f"cifar10: cannot read {origin}: {one_line(error)}; fetch the files again"
+            ) from None
 
     labels = read(LABEL)
     if not labels or not all(isinstance(label, int) for label in labels):
@@ -232,7 +235,7 @@ class Encoded(Items):
                 pixels = np.array(image.convert("RGB"))
         except (OSError, ValueError, SyntaxError, TypeError, KeyError) as error:
             raise DataError(
-                f"cifar10: cannot decode image {index} of {self._origin}: {_line(error)}; "
+                f"cifar10: cannot decode image {index} of {self._origin}: {one_line(error)}; "
                 "fetch the files again"
             ) from None
         if pixels.shape != (*SHAPE[1:], SHAPE[0]):
@@ -241,7 +244,3 @@ class Encoded(Items):
                 "not 32×32; for other images there is imagefolder"
             )
         return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

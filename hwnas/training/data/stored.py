@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwnas.errors import DataError
+from hwnas.text import one_line
 
 Indices = NDArray[np.int64]  # (k,) numbers of images
 MIB = 2**20
@@ -138,7 +139,7 @@ class Streamed(Stored):
                 yield images
         except (RuntimeError, OSError, EOFError) as error:  # by where it was when it ended
             raise DataError(
-                f"a process that decodes images ended ({' '.join(str(error).split())}); make memory "
+                f"a process that decodes images ended ({one_line(error)}); make memory "
                 "free, or use a smaller training.batch_size"
             ) from None
 
