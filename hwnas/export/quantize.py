@@ -101,7 +101,8 @@ class PrecisionEvaluator:
     def __init__(self, evaluator: AccuracyEvaluator, seed: int) -> None:
         """`seed` draws the images that calibrate, of those that calibrate batch norms."""
         self.evaluator = evaluator
-        self._images = evaluator.calibration_data.subset(CALIBRATION_IMAGES, seed)
+        self._calibration_data = evaluator.calibration_data.subset(CALIBRATION_IMAGES, seed)
+        self._images: dict[int, Images] = {}  # that calibrate, by resolution
 
     def __call__(self, archs: Sequence[Architecture]) -> NDArray[np.float64]:
         """(n,) validation accuracy in percent: by torch in single precision, by ONNX Runtime in 8 bits."""
@@ -113,15 +114,15 @@ class PrecisionEvaluator:
         if space.precision(arch) == "fp32":
             return self.evaluator.accuracy(arch)
         network = self.evaluator.net.extract(arch, self.evaluator.statistics(arch))
-        batches = self.evaluator.data.batches(EVALUATION_BATCH, space.resolution(arch))
         data = onnx_model(network.operators, folded_weights(network)).SerializeToString()
-        return onnx_accuracy(self.quantized(data), batches)
+        batches = ((images.cpu(), labels.cpu()) for images, labels in self.evaluator.batches(arch))
+        return onnx_accuracy(self.quantized(data, space.resolution(arch)), batches)
 
-    def quantized(self, data: bytes) -> bytes:
-        """A serialised model in 8 bits."""
-        size = onnx.load_from_string(data).graph.input[0].type.tensor_type.shape.dim[2].dim_value
-        images = [batch.numpy() for batch, _ in self._images.batches(EVALUATION_BATCH, size)]
-        return quantized(data, np.concatenate(images), "minmax")
+    def quantized(self, data: bytes, resolution: int) -> bytes:
+        """A serialised model in 8 bits, whose input has this resolution."""
+        if resolution not in self._images:
+            self._images[resolution] = _images(self._calibration_data, resolution)
+        return quantized(data, self._images[resolution], "minmax")
 
 
 # ---- whether it is worth having -------------------------------------------------------------------
@@ -140,8 +141,7 @@ def candidate_of(
     def accuracy(model: bytes) -> float:
         return onnx_accuracy(model, validation.batches(EVALUATION_BATCH, resolution))
 
-    drawn = train.subset(CALIBRATION_IMAGES, seed).batches(EVALUATION_BATCH, resolution)
-    images = np.concatenate([batch.numpy() for batch, _ in drawn])
+    images = _images(train.subset(CALIBRATION_IMAGES, seed), resolution)
     before = accuracy(data)
     found = quantize(data, images, accuracy, before - allowed)
     tested = [onnx_accuracy(m, test.batches(EVALUATION_BATCH, resolution)) for m in (data, found.data)]
@@ -159,6 +159,11 @@ def candidate_of(
         "speedup": None,
         "speedup_ci": None,
     }, found.data
+
+
+def _images(data: Dataset, resolution: int) -> Images:
+    """All images of a dataset, at a resolution."""
+    return np.concatenate([batch.numpy() for batch, _ in data.batches(EVALUATION_BATCH, resolution)])
 
 
 def decide(candidate: Mapping[str, Any], found: Comparison) -> dict[str, Any]:

@@ -70,9 +70,12 @@ class AccuracyEvaluator:
     def accuracy(self, arch: Architecture) -> float:
         """Percent of one subnet."""
         statistics = self.statistics(arch)
-        batches = self._batches(self.data, EVALUATION_BATCH, arch)
         with evaluating(self.net):
-            return _accuracy(lambda images: self.net(images, arch, statistics), batches)
+            return _accuracy(lambda images: self.net(images, arch, statistics), self.batches(arch))
+
+    def batches(self, arch: Architecture) -> Batches:
+        """Images at a subnet's resolution, where the weights are, and labels: what it is judged on."""
+        return self._batches(self.data, EVALUATION_BATCH, arch)
 
     def _batches(self, data: Dataset, batch: int, arch: Architecture) -> Batches:
         """The batches of a dataset at the resolution of an architecture, made once if they are few."""
