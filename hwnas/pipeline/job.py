@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -239,11 +240,9 @@ class Run:
             if restart is not None or self.store.stage("train") is None:
                 train_supernet(self, silent)
             return
-        if restart is None and not extend and all(self.store.stage(name) is not None for name in names):
-            for name in names:  # it is only looked at: in a folder that cannot be written, or beside others
-                self._make(name, display, again=False)
-            return
-        with locked(self.directory):
+        stands = restart is None and not extend and all(self.store.stage(n) is not None for n in names)
+        # What stands is only looked at: in a folder that cannot be written, or beside others.
+        with nullcontext() if stands else locked(self.directory):
             for name in names:
                 if extend and name == "search" and restart is None:
                     self._extend()

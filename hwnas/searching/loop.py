@@ -202,8 +202,7 @@ def search(
     nearest reachable value; SearchError when objectives, constraints or options are wrong, when an evaluate
     function returns another shape, or when more than half of the evaluations failed, of 10 failures on or at
     the end (then the search goes back to before the first failure, and tries again when it is run again);
-    StoreError when
-    the store holds another search of this name, or another process goes on with this one.
+    StoreError when the store holds another search of this name, or another process goes on with this one.
     """
     evaluations = whole("evaluations", evaluations, 1)
     if any(objective.evaluate is elsewhere for objective in objectives):
