@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import ConfigError, known_names
+from hwnas.export.sums import SUMS_FILE
 from hwnas.pipeline import (
     Display,
     Run,
@@ -20,6 +21,7 @@ from hwnas.pipeline import (
     judge_entry,
     locked,
     measure_entries,
+    model_folder,
     no_display,
     own_device,
     read_entry,
@@ -52,13 +54,11 @@ def finetune_model(
     ConfigError for a model that the run has not exported, or that is fine-tuned itself, and for one that was
     fine-tuned otherwise for as many epochs. StoreError if another process is at work in the folder.
     """
-    from hwnas.export.folder import SUMS_FILE
-
     with locked(run.directory):
         parent = _parent(run, model)
         name = f"{model}-ft{epochs}"
         wanted = _made_from(run, parent, epochs, learning_rate)
-        made = (run.directory / "models" / name / SUMS_FILE).exists()  # written last
+        made = (model_folder(run, name) / SUMS_FILE).exists()  # written last
         if again:
             remove_folder(_folder(run, name))
         elif made:

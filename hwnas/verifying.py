@@ -8,7 +8,7 @@ from hwnas.errors import StoreError
 from hwnas.export.verify import added, measure_models, same_device
 from hwnas.latency.devices import get_device
 from hwnas.latency.measure import Device
-from hwnas.pipeline import Run, amend, locked, read_entry
+from hwnas.pipeline import Run, amend, locked, model_folder, read_entry
 from hwnas.progress import Progress, silent
 from hwnas.store import read_bytes
 
@@ -35,7 +35,7 @@ def _verified(run: Run, name: str, device: Device, progress: Progress) -> dict[s
     if run.store.stage("export") is None:
         raise StoreError(f"{run.directory} has no exported models yet; run: hwnas export {run.directory}")
     ids = [model["id"] for model in run.models] if verified else run.outputs("search")["front"]
-    models = {model: read_bytes(run.directory / "models" / model / "model.onnx") for model in ids}
+    models = {model: read_bytes(model_folder(run, model) / "model.onnx") for model in ids}
     found = measure_models(models, device, run.config.latency.verify_rounds, (), run.config.seed, progress)
     label = device.identity.device["name"] if name.startswith("ssh://") else name
     entries = [read_entry(run, model) for model in ids]

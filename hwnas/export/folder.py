@@ -2,7 +2,7 @@
 
     model.json          the operators that it is made of, its classes, how images are prepared; sealed
     model.safetensors   the state_dict of that network, batch-norm statistics included
-    SHA256SUMS          of every other file in the folder, for ``sha256sum -c SHA256SUMS``
+    SHA256SUMS          of every other file in the folder; see `hwnas.export.sums`
 
 `model.json` holds the SHA-256 of the weights, so that the two cannot be mixed up. Nothing in them is
 executed.
@@ -25,12 +25,11 @@ from torch import Tensor
 from hwnas.errors import ChecksumError, SpaceError, StoreError
 from hwnas.networks.blocks import StaticNetwork
 from hwnas.spaces import Operator
-from hwnas.store import file_digest, parse_json, read_bytes, read_json, write_bytes, write_json, write_text
+from hwnas.store import file_digest, parse_json, read_bytes, read_json, write_bytes, write_json
 
 SCHEMA = 1
 DEFINITION_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
-SUMS_FILE = "SHA256SUMS"
 REMEDY = "restore the folder from a copy, or export the run again: hwnas export RUN --restart export"
 
 
@@ -100,14 +99,6 @@ def _check_precision(folder: Path) -> None:
             f"{folder} is a model in 8 bits, which ONNX Runtime runs and torch does not; the network that it "
             f"is made of is {folder.with_name(str(made_of['from']))}"
         )
-
-
-def write_sums(folder: str | Path) -> None:
-    """Write `SHA256SUMS` of all other files in a folder, by name."""
-    folder = Path(folder)
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
-    lines = [f"{file_digest(folder / name)}  {name}\n" for name in names if name != SUMS_FILE]
-    write_text(folder / SUMS_FILE, "".join(lines))
 
 
 def _operators(data: Mapping[str, Any], path: Path) -> list[Operator]:

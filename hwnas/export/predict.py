@@ -20,10 +20,11 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from PIL import Image
 
-from hwnas.errors import ChecksumError, DataError, StoreError
+from hwnas.errors import DataError, StoreError
+from hwnas.export.sums import check_sum
 from hwnas.images import fitted
 from hwnas.latency.external_data import check_external_data
-from hwnas.store import file_digest
+from hwnas.text import one_line
 
 CHANNELS = {"grey": 1, "RGB": 3}
 
@@ -74,7 +75,7 @@ class Predictor:
         except (OSError, DecodeError) as error:
             raise _unreadable(path, error) from None
         check_external_data(model, path)
-        _check_sum(path)
+        check_sum(path)
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
@@ -103,17 +104,7 @@ class Predictor:
 
 
 def _unreadable(path: Path, error: Exception) -> StoreError:
-    reason = " ".join(str(error).split())
-    return StoreError(f"{path} is not a model that ONNX Runtime can load: {reason}")
-
-
-def _check_sum(path: Path) -> None:
-    """ChecksumError if SHA256SUMS beside a file says that it is another one: weights alone do not."""
-    sums = path.with_name("SHA256SUMS")
-    lines = sums.read_text(errors="replace").splitlines() if sums.is_file() else []
-    known = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    if known.get(path.name, (found := file_digest(path))) != found:
-        raise ChecksumError(f"{path} is not what {sums.name} beside it says; restore both from a copy")
+    return StoreError(f"{path} is not a model that ONNX Runtime can load: {one_line(error)}")
 
 
 def _property(properties: Mapping[str, str], name: str, path: Path) -> Any:

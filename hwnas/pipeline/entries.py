@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwnas.errors import StoreError
 from hwnas.export.card import Origin, model_card
+from hwnas.export.sums import write_sums
 from hwnas.report.data import operator_times
 from hwnas.report.drawing import sketch_network
 from hwnas.searching.objectives import Evaluation
@@ -55,8 +56,6 @@ def model_folder(run: Run, name: str) -> Path:
 
 def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
     """architecture.json, README.md and SHA256SUMS of a model."""
-    from hwnas.export.folder import write_sums
-
     folder, arch = model_folder(run, entry["id"]), run.space.architecture(entry["architecture"])
     write_json(folder / "architecture.json", entry)
     data, runtime = run.data("test"), run.latency.runtime

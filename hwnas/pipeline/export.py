@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwnas.export.sums import SUMS_FILE
 from hwnas.pipeline.entries import model_folder, write_entry
 from hwnas.pipeline.profile import check_int8
 from hwnas.pipeline.quantized import candidate_file, forget_int8, quantize_model
@@ -60,7 +61,7 @@ def export_model(
     of an architecture in 8 bits the outputs are compared before it is quantised, its accuracy is stated.
     """
     from hwnas.export.checks import accuracy_by, check_accuracy, check_outputs
-    from hwnas.export.folder import SUMS_FILE, save_model
+    from hwnas.export.folder import save_model
     from hwnas.export.metadata import input_facts, properties
     from hwnas.export.onnx import check_onnx, onnx_accuracy, with_metadata
     from hwnas.export.quantize import PrecisionEvaluator
@@ -80,7 +81,7 @@ def export_model(
     difference = check_onnx(data, network, images)
     if precision == "int8":
         assert isinstance(run.judge, PrecisionEvaluator)
-        data = run.judge.quantized(data)
+        data = run.judge.quantized(data, resolution)
     accuracy = onnx_accuracy(data, test.batches(EVALUATION_BATCH, resolution))
     expected = accuracy_of(network, test)
     if precision == "fp32":

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwnas.export.compare import compare
 from hwnas.export.verify import added
 from hwnas.latency.measure import Device
+from hwnas.pipeline.entries import model_folder, read_entry
 from hwnas.progress import Progress
-from hwnas.store import read_bytes, read_json, remove_file, remove_folder, write_bytes
+from hwnas.store import read_bytes, remove_file, remove_folder, write_bytes
 
 if TYPE_CHECKING:  # torch is loaded by the stages that need it
     from hwnas.pipeline.job import Run
@@ -32,7 +32,7 @@ def candidate_file(name: str) -> str:
 def forget_int8(run: Run, name: str) -> None:
     """Remove the candidate of a model, and what became of it."""
     remove_file(run.directory / candidate_file(name))
-    remove_folder(_folder(run, name))
+    remove_folder(model_folder(run, int8_name(name)))
 
 
 def quantize_model(run: Run, name: str, data: bytes, resolution: int) -> dict[str, Any]:
@@ -76,13 +76,14 @@ def decide_int8(
         name = entry["id"]
         if name not in pairs:
             continue
+        folder = model_folder(run, int8_name(name))
         entry["int8"] = decide(entry["int8"], found[name])
         if entry["int8"]["status"] != "kept":
-            remove_folder(_folder(run, name))
+            remove_folder(folder)
             continue
-        path = _folder(run, name) / "architecture.json"
-        own = _entry(entry, verifications[name], read_json(path) if path.exists() else {})
-        write_bytes(path.with_name("model.onnx"), with_metadata(pairs[name][1], int8_properties(own)))
+        before = read_entry(run, int8_name(name)) if (folder / "architecture.json").exists() else {}
+        own = _entry(entry, verifications[name], before)
+        write_bytes(folder / "model.onnx", with_metadata(pairs[name][1], int8_properties(own)))
         kept.append(own)
     log.info("verify: %d of %d models in 8 bits are kept", len(kept), len(pairs))
     return kept
@@ -112,7 +113,3 @@ def _entry(
         "status": "exported",
         "verifications": added(before.get("verifications", []), verification),
     }
-
-
-def _folder(run: Run, name: str) -> Path:
-    return run.directory / "models" / int8_name(name)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hwnas.latency.table import LatencyTable
 from hwnas.pipeline import search
+from hwnas.pipeline.entries import model_folder
 from hwnas.progress import Progress
 from hwnas.report.data import ReportData, operator_times, thinned
 from hwnas.report.html import write_report
@@ -48,9 +49,7 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
             )
             for entry in run.models
         },
-        files={
-            name: sorted(path.name for path in (run.directory / "models" / name).iterdir()) for name in models
-        },
+        files={name: sorted(path.name for path in model_folder(run, name).iterdir()) for name in models},
         budgets_ms={b["budget_ms"]: b["model"] for b in run.outputs("verify")["budgets"]},
         hypervolume=hypervolume,
         reference=", ".join(

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hwnas.export.sums import SUMS_FILE
 from hwnas.export.verify import Verdict, added, last_on, measure_models, most_accurate, stable, verdict
 from hwnas.latency.measure import Device
-from hwnas.pipeline.entries import PARETO_SCHEMA, evaluation_of, read_entry, write_entry
+from hwnas.pipeline.entries import PARETO_SCHEMA, evaluation_of, model_folder, read_entry, write_entry
 from hwnas.pipeline.export import export_model
 from hwnas.pipeline.profile import own_device
 from hwnas.pipeline.quantized import candidates_of, decide_int8, int8_name
@@ -78,8 +79,6 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
 
 def finetuned_models(run: Run) -> dict[str, str]:
     """The ids of models that were fine-tuned from this supernet, each with that of the model it was."""
-    from hwnas.export.folder import SUMS_FILE
-
     found, checksum = {}, run.outputs("train")["checksum"]
     for path in sorted((run.directory / "models").glob(f"*-ft*/{SUMS_FILE}")):  # with it a folder is whole
         made = read_entry(run, path.parent.name).get("finetuned")
@@ -101,7 +100,7 @@ def _write_front(run: Run, entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """pareto.json of entries; the files that the verify stage answers for."""
     kept = sorted(entries, key=lambda entry: float(entry["measured"]["latency_ms"]))
     write_json(run.directory / "pareto.json", {"schema": PARETO_SCHEMA, "models": kept})
-    made = ("architecture.json", "README.md", "SHA256SUMS")
+    made = ("architecture.json", "README.md", SUMS_FILE)
     files = [f"models/{entry['id']}/{name}" for entry in kept for name in made]
     files += [f"models/{entry['id']}/model.onnx" for entry in kept if "quantized" in entry]
     return ["pareto.json", *files]
@@ -138,8 +137,8 @@ def measure_entries(
 
     Behind them those of the models in 8 bits that are worth having.
     """
-    latency, folder = run.config.latency, run.directory / "models"
-    models = {name: read_bytes(folder / name / "model.onnx") for name in names}
+    latency = run.config.latency
+    models = {name: read_bytes(model_folder(run, name) / "model.onnx") for name in names}
     candidates = candidates_of(run, names)
     all_models = {**models, **{int8_name(name): data for name, data in candidates.items()}}
     found = measure_models(

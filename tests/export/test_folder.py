@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import hwnas
 from hwnas.errors import ChecksumError, HwnasError, StoreError
-from hwnas.export.folder import load_model, save_model, write_sums
+from hwnas.export.folder import load_model, save_model
+from hwnas.export.sums import write_sums
 from hwnas.networks.blocks import StaticNetwork, build_network
 from hwnas.spaces import get_space
 from hwnas.store import file_digest, write_json
