@@ -11,9 +11,7 @@ import csv
 import gzip
 import io
 import json
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,12 +33,10 @@ from hwnas.predictors import load_predictor
 from hwnas.predictors.bench import read_table
 from hwnas.store import sealed
 from tests.reliability.make_fixtures import FIXTURES
-from tests.reliability.test_rubbish import MUTATIONS, hanging_after, places
+from tests.reliability.test_rubbish import MUTATIONS, bounded, places
 
 FIXTURE = FIXTURES / "schema-2"
 SETTINGS = settings(max_examples=max(10, MUTATIONS), deadline=None)
-HANGS_S = 20
-MEMORY = 1 << 30  # bytes that a reader may take beside what is there
 BOMB = "\n".join(
     ["a: &a [x, x, x, x, x, x, x, x, x]"]
     + [f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefghijk", "bcdefghijkl", strict=True)]
@@ -60,19 +56,6 @@ finite = st.recursive(
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("read")
-
-
-@contextmanager
-def bounded() -> Iterator[None]:
-    """MemoryError for what takes too much memory, AssertionError for what takes too long."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, before[1]))
-    try:
-        with hanging_after(HANGS_S):
-            yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def check(read: Callable[[Path], Any], file: Path, data: bytes) -> str | None:
