@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hwnas.errors import ConfigError, InfeasibleError, known_names
+from hwnas.errors import ConfigError, InfeasibleError, StoreError, known_names
 from hwnas.pipeline import Run, read_entry
 from hwnas.searching.objectives import Evaluation
 from hwnas.searching.pareto import ParetoFront
@@ -18,14 +18,18 @@ def choose(run: Run, bounds: Mapping[str, float], sort: str = "accuracy") -> dic
 
     Of a verified run latencies are measured, models that missed every budget are left out and named in
     `missed`; otherwise they are those that the search went by: `latency` says which. The model at the knee of
-    the whole front (`ParetoFront.knee`) is marked.
+    the whole front (`ParetoFront.knee`) is marked. Of a search that is not finished it is the front so far:
+    `unfinished` says how many evaluations there are, and of how many.
 
     InfeasibleError, with the nearest value, if nothing is within the bounds; ConfigError for an unknown
-    `sort`; StoreError if the search is not finished.
+    `sort`; StoreError if nothing is evaluated.
     """
     if sort not in SORTS:
         raise ConfigError(f"cannot sort by {sort!r}; {known_names(sort, SORTS)}")
     front, facts = _front(run)
+    searched = run.store.stage("search") is not None
+    if not front and not searched:
+        raise StoreError(f"{run.directory}: the search has found nothing yet that keeps all bounds")
     if not front:
         fastest = min(model["measured"]["latency_ms"] for model in run.models)
         raise InfeasibleError(
@@ -39,10 +43,11 @@ def choose(run: Run, bounds: Mapping[str, float], sort: str = "accuracy") -> dic
         if evaluation in within
     ]
     rows.sort(key=lambda row: SORTS[sort] * float(row[sort]))
-    verified = run.store.stage("verify") is not None
+    verified, total = run.store.stage("verify") is not None, run.config.search.evaluations
     return {
         "run": str(run.directory),
         "latency": "measured" if verified else LATENCIES[run.config.latency.source],
+        "unfinished": None if searched else [len(run.searched_so_far.evaluations), total],
         "missed": [model["id"] for model in run.models if model["status"] == "missed"] if verified else [],
         "models": rows,
     }
@@ -62,7 +67,7 @@ def _front(run: Run) -> tuple[ParetoFront, list[dict[str, Any]]]:
         front, measured = run.front, run.measured
         models = [next(entry for entry, found in measured if found == evaluation) for evaluation in front]
         return front, [_facts(run, e, model) for e, model in zip(front, models, strict=True)]
-    searched = run.searched.front
+    searched = run.searched_so_far.front
     archs = [evaluation.architecture for evaluation in searched]
     macs, params = run.space.macs(archs), run.space.params(archs)
     evaluations = tuple(

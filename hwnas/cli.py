@@ -448,6 +448,8 @@ def front(
 ) -> None:
     """Show the front of a run to choose from: by measured latency, or before it is verified by the predicted.
 
+    Of a search that is still running it shows the front so far.
+
     The model marked "knee" is where the front bends: it lies farthest beyond the line between the two ends,
     both scaled to 0 … 1; from there a little more of one costs much of the other.
 
@@ -464,7 +466,11 @@ def front(
     out.print(_front_table(found["models"]))
     for line in _dropped_int8(found["models"]):
         _say(line)
-    more = "" if found["latency"] == "measured" else f"; measure it: hwnas export {run}, hwnas verify {run}"
+    if found["unfinished"] is not None:
+        _say("The front so far, of {} evaluations of {}".format(*found["unfinished"]))
+    finished = found["unfinished"] is None
+    more = f"; measure it: hwnas export {run}, hwnas verify {run}" if finished else ""
+    more = "" if found["latency"] == "measured" else more
     _say(f"Latency: {found['latency']}{more}")
     if found["missed"]:
         _say(f"Left out, measured too slow for every budget: {', '.join(found['missed'])}")

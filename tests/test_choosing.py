@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hwnas.choosing import SORTS, choose
 from hwnas.errors import ConfigError, InfeasibleError, StoreError
 from hwnas.pipeline import load_run
 from hwnas.store import read_json, write_json
+from tests.conftest import Command
 
 
 @pytest.fixture
@@ -67,8 +69,47 @@ def test_before_it_is_verified_the_latency_is_that_of_the_table(copy: Path) -> N
             assert (row["macs"], row["params"]) == (run.space.macs([arch])[0], run.space.params([arch])[0])
             assert (row["test_accuracy"] is not None) == (row["model"] is not None) == exported
     run.store.reopen_stages(["search"])
+    run.store.forget_search("search")
     with pytest.raises(StoreError, match=r"search is not finished; run: hwnas run \S*config\.yaml"):
         choose(load_run(copy), {})
+
+
+def test_beside_a_running_search_it_is_the_front_so_far(copy: Path, hwnas_command: Command) -> None:
+    run, seen = load_run(copy, {"search.evaluations": 27}), []
+
+    def look(facts: object) -> None:
+        code, out, err = hwnas_command("front", copy, "--json")
+        assert (code, err) == (0, "")
+        seen.append(json.loads(out))
+
+    run.watch = look
+    run.make(["search"], extend=True)
+    done = [found["unfinished"] for found in seen]
+    assert done == sorted(done)
+    assert (done[0][0], done[-1]) == (24, [27, 27])
+    assert {found["latency"] for found in seen} == {"predicted by the latency table"}
+    front = [evaluation.architecture.id for evaluation in run.searched.front]
+    assert [row["id"] for row in seen[-1]["models"]] == front
+    run.store.reopen_stages(["search"])
+    code, out, err = hwnas_command("front", copy)
+    assert "The front so far, of 27 evaluations of 27\nLatency: predicted by the latency table\n" in out
+    assert (code, err) == (0, "")
+
+
+def test_a_search_that_has_found_nothing_yet_says_so(copy: Path, hwnas_command: Command) -> None:
+    run = load_run(copy, {"search.calibration_images": 64})  # other accuracies: none of them is known
+    run.store.reopen_stages(["search", "export", "verify", "report"])
+    run.store.forget_search("search")
+
+    def stopped(archs: object) -> None:
+        raise KeyboardInterrupt
+
+    run.__dict__["judge"] = stopped
+    with pytest.raises(KeyboardInterrupt):
+        run.make(["search"])
+    code, _, err = hwnas_command("front", copy)
+    assert code == 1
+    assert err == f"error: {copy}: the search has found nothing yet that keeps all bounds\n"
 
 
 def test_one_model_is_the_knee_whatever_the_bounds(copy: Path) -> None:

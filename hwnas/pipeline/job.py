@@ -38,7 +38,7 @@ from hwnas.pipeline.train import train_supernet
 from hwnas.predictors import get_predictor
 from hwnas.progress import Progress, silent
 from hwnas.searching.executors import Executor, SerialExecutor, get_executor
-from hwnas.searching.loop import SearchResult, Status, search
+from hwnas.searching.loop import SearchResult, SearchSession, Status, search
 from hwnas.searching.objectives import Constraint, Evaluate, Evaluation, Objective
 from hwnas.searching.pareto import ParetoFront
 from hwnas.searching.strategies import check_strategy
@@ -500,7 +500,7 @@ class Run:
 
     def search(self, name: str, strategy: str, progress: Progress = silent) -> SearchResult:
         """A search of this run's store by name: gone on with, or as it was if it is finished."""
-        section, exact = self.config.search, self.exact
+        section = self.config.search
         executor: Executor = SerialExecutor()
         watchers: list[Callable[[Status], None]] = []
         if self.store.stage("search") is None:
@@ -518,7 +518,7 @@ class Run:
         return search(
             self.space,
             self.objectives,
-            [c if c.name in section.objectives else replace(c, evaluate=exact[c.name]) for c in self.bounds],
+            self._constraints,
             strategy,
             section.evaluations,
             self.config.seed,
@@ -530,6 +530,12 @@ class Run:
             watch=watch,
             **(self._options if strategy == section.strategy else {}),
         )
+
+    @property
+    def _constraints(self) -> list[Constraint]:
+        """The bounds, as a search takes them."""
+        exact, named = self.exact, self.config.search.objectives
+        return [c if c.name in named else replace(c, evaluate=exact[c.name]) for c in self.bounds]
 
     @property
     def _executor(self) -> Executor:
@@ -557,6 +563,23 @@ class Run:
         """The finished search."""
         self.outputs("search")
         return self.search("search", self.config.search.strategy)
+
+    @property
+    def searched_so_far(self) -> SearchResult:
+        """The search, finished or not, such as one that is running; StoreError if it has not begun."""
+        if self.store.stage("search") is not None or not self.store.rounds("search"):
+            return self.searched
+        section = self.config.search
+        return SearchSession(
+            self.space,
+            self.objectives,
+            self._constraints,
+            section.strategy,
+            self.config.seed,
+            self.store,
+            lag=section.lag,
+            **self._options,
+        ).result
 
     @cached_property
     def predicted_accuracy(self) -> dict[str, float]:
