@@ -86,6 +86,12 @@ class _Protocol(_Part):
     noisy: bool = False
     noise: list[str] = []
 
+    @model_validator(mode="after")
+    def _with_reasons(self) -> _Protocol:
+        if self.noisy and not self.noise:
+            raise ValueError("noisy is true, and noise, the reasons, is not there")
+        return self
+
 
 class _Runtime(_Part):
     name: str

@@ -85,6 +85,9 @@ def _numbers(values: Array) -> Array:
         raise SearchError("a predictor learns from numbers in rows of equal length") from None
 
 
+LARGEST = 1e100  # sums of squares of more numbers than there will ever be stay finite
+
+
 class Scaler:
     """Columns and targets moved to mean 0 and deviation 1; constant ones to 0."""
 
@@ -96,6 +99,8 @@ class Scaler:
             )
         if not (np.isfinite(features).all() and np.isfinite(targets).all()):
             raise SearchError("a predictor cannot learn from values that are not finite numbers")
+        if max(np.abs(features).max(), np.abs(targets).max()) > LARGEST:
+            raise SearchError(f"a predictor cannot learn from values beyond ±{LARGEST:g}: use a larger unit")
         self._mean, self._scale = features.mean(axis=0), _deviation(features)
         self._target_mean, self.target_scale = float(targets.mean()), float(_deviation(targets))
 

@@ -79,6 +79,8 @@ def test_it_refuses_what_it_cannot_learn_from(name: str) -> None:
             predictor.fit(*wrong)
     with pytest.raises(SearchError, match="finite"):
         predictor.fit(features, np.where(targets > targets.mean(), np.nan, targets))
+    with pytest.raises(SearchError, match=r"beyond ±1e\+100: use a larger unit"):
+        predictor.fit(features, targets * 1e150)  # their squares would overflow
     predictor.fit(features, targets)
     with pytest.raises(SearchError, match="fitted on"):
         predictor.predict(features[:, 1:])

@@ -157,6 +157,7 @@ def test_other_wrong_files_are_refused(tmp_path):
         ({"runtime": RUNTIME}, "precisions"),
         ({"calibration": [{**CALIBRATION[0], "slope": 0.0}]}, "slope 0.0"),
         ({"calibration": [{"slope": 1.0, "intercept_ms": 0.0}]}, "calibration"),
+        ({"protocol": {"noisy": True}}, "noisy is true, and noise, the reasons, is not there"),
         ({"device": 3}, "not a latency table"),
     ]:
         with pytest.raises(TableError, match=message):
