@@ -329,8 +329,9 @@ def parse_config(data: Mapping[str, Any], origin: str = "the experiment") -> Exp
 def parse_override(text: str) -> tuple[str, Any]:
     """``search.evaluations=50`` as a dotted key and a YAML value; ConfigError if it is not of that form."""
     key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set takes key.sub=value, got {text!r}")
+    key = key.strip()
+    if not (equals and key and key.isprintable()):
+        raise ConfigError(f"--set takes key.sub=value, got {_shown(text)}")
     try:
         return key, _plain(value)
     except yaml.YAMLError:

@@ -47,13 +47,15 @@ def ran(file: Path, counts: dict[str, int]) -> str:
     ]
     rows = [
         (case.attrib["name"], found.attrib["name"], found.attrib["value"])
-        for case in suite
+        for case in suite.iter("testcase")
         for found in case.iter("property")
     ]
     if rows:
         said += ["| test | what | count |", "|---|---|---|"]
         said += [f"| {readable(test)} | {what} | {count} |" for test, what, count in rows] + [""]
-    said += [f"- skipped: {case.attrib['name']}: {why}\n" for case in suite for why in skips(case)]
+    said += [
+        f"- skipped: {case.attrib['name']}: {why}\n" for case in suite.iter("testcase") for why in skips(case)
+    ]
     return "\n".join(said) + "\n"
 
 

@@ -125,6 +125,7 @@ def test_an_experiment_with_any_value_in_any_place(place: float, value: Any, fol
 @SETTINGS
 @given(text=st.text())
 @example(text="a=" + "[" * 2000)
+@example(text="a\nb=\x1f")
 @example(text="a=!!python/object/apply:os.system ['false']")
 @example(text="a={{}: 1}")
 @example(text="a=2025-13-45")
