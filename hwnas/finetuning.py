@@ -156,6 +156,8 @@ def _train(run: Run, parent: Mapping[str, Any], name: str, made: Mapping[str, An
         "predicted": {**parent["predicted"], "accuracy": None},
         "finetuned": {**made, "gain": gain, "gain_ci": [gain - half, gain + half]},
     }
+    if run.store.stage("verify") is not None and name in {entry["id"] for entry in run.models}:
+        amend(run, [], gone=name)  # killed from here on, the run is whole without it
     export_model(run, arch, network, facts)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import hwnas
-from hwnas import finetuning
+from hwnas import finetuning, pipeline
 from hwnas.cli import main
 from hwnas.errors import ConfigError
 from hwnas.finetuning import _difference, finetune_model
@@ -114,6 +114,30 @@ def test_what_was_interrupted_goes_on(copy: Path, monkeypatch: pytest.MonkeyPatc
     assert entry["id"] in {row["id"] for row in load_run(copy).models}
     with pytest.raises(ConfigError, match=r"no model of .* that can be fine-tuned; known: "):
         finetune_model(load_run(copy), entry["id"], 1)
+
+
+def test_killed_while_a_model_is_replaced_the_run_is_whole_without_it(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load_run(copy).models
+    model = before[0]["id"]
+    entry = finetune_model(load_run(copy), model, 1)
+
+    def killed(*arguments: object) -> None:
+        raise Stop
+
+    monkeypatch.setattr(pipeline.export, "write_entry", killed)
+    with pytest.raises(Stop):
+        finetune_model(load_run(copy), model, 1, learning_rate=0.02, again=True)
+    monkeypatch.undo()
+    run = load_run(copy)
+    run.make(["verify", "report"])
+    assert run.models == before
+    assert {budget["model"] for budget in run.outputs("verify")["budgets"]} <= {row["id"] for row in before}
+    anew = finetune_model(run, model, 1, learning_rate=0.02)
+    assert anew["id"] == entry["id"]
+    assert anew["finetuned"]["learning_rate"] == 0.02
+    assert len(load_run(copy).models) == len(before) + 1
 
 
 def test_a_run_that_is_not_verified_gets_an_exported_model(copy: Path) -> None:

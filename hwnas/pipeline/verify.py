@@ -106,10 +106,11 @@ def _write_front(run: Run, entries: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["pareto.json", *files]
 
 
-def amend(run: Run, entries: Sequence[Mapping[str, Any]]) -> None:
+def amend(run: Run, entries: Sequence[Mapping[str, Any]], gone: str | None = None) -> None:
     """Write entries that changed, or are new, into a `locked` run; the report is then to be made anew.
 
-    What is verified stays so; if this is killed in the middle, it is verified again.
+    `gone` is the id of a model that is to be one no more, and neither is what was made of it in 8 bits. What
+    is verified stays so; if this is killed in the middle, it is verified again.
     """
     done = run.store.stage("verify")
     run.store.reopen_stages(["verify", "report"])
@@ -117,9 +118,13 @@ def amend(run: Run, entries: Sequence[Mapping[str, Any]]) -> None:
         write_entry(run, entry)
     if done is None:
         return
-    changed = {entry["id"] for entry in entries}  # what is made of these in 8 bits is among them, or gone
-    others = [e for e in run.models if e.get("quantized", {}).get("from") not in changed]
-    models = {entry["id"]: entry for entry in (*others, *entries)}
+    changed = [gone, *(entry["id"] for entry in entries)]
+    models = {  # what is made of the changed ones in 8 bits is among the new ones, or gone
+        entry["id"]: entry
+        for entry in run.models
+        if entry["id"] != gone and ("quantized" not in entry or entry["quantized"]["from"] not in changed)
+    }
+    models |= {str(entry["id"]): dict(entry) for entry in entries}
     files = _write_front(run, list(models.values()))
     budgets = [
         {**row, "model": most_accurate(list(models.values()), row["budget_ms"], "measured")}
