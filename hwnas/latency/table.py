@@ -93,14 +93,21 @@ class _Protocol(_Part):
         return self
 
 
+class _Device(_Part):
+    name: str
+    cpu: str | None
+
+
 class _Runtime(_Part):
     name: str
+    version: str | None
+    threads: int | None
     precisions: list[str]
-    threads: int | None = None
     batch_size: int = 1
 
 
 class _Parts(_Part):
+    device: _Device
     runtime: _Runtime
     protocol: _Protocol
     calibration: list[_Calibration]
@@ -269,7 +276,9 @@ class LatencyTable:
             calibration = [dict(row) for row in data["calibration"]]
             if not runtime["precisions"]:
                 raise TableError(f"{path}: runtime.precisions is empty")
-            _Parts.model_validate({"runtime": runtime, "protocol": protocol, "calibration": calibration})
+            _Parts.model_validate(
+                {"device": device, "runtime": runtime, "protocol": protocol, "calibration": calibration}
+            )
             for row in calibration:
                 slope, intercept = float(row["slope"]), float(row["intercept_ms"])
                 if not (slope > 0 and math.isfinite(slope) and math.isfinite(intercept)):

@@ -159,6 +159,8 @@ def test_other_wrong_files_are_refused(tmp_path):
         ({"calibration": [{"slope": 1.0, "intercept_ms": 0.0}]}, "calibration"),
         ({"protocol": {"noisy": True}}, "noisy is true, and noise, the reasons, is not there"),
         ({"device": 3}, "not a latency table"),
+        ({"device": {"name": "board"}}, r"device\.cpu: Field required"),
+        ({"runtime": {"name": "onnxruntime", "precisions": ["fp32"]}}, r"runtime\.version: Field required"),
     ]:
         with pytest.raises(TableError, match=message):
             LatencyTable.load(write(path, {**data, **change}))
