@@ -6,7 +6,7 @@ import csv
 import io
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -24,6 +24,7 @@ from hwnas.store import read_bytes, unpacked
 TEST_ROWS = 1000  # at most so many are predicted
 FEWEST_TEST_ROWS = 10
 LEVELS = 64  # distinct values of a categorical column at most
+MOST_LISTED = 2000  # characters of column names in a message
 
 Columns = dict[str, list[str]]
 
@@ -97,19 +98,26 @@ def _read_columns(path: str | Path) -> Columns:
     if len(lines) < 2:
         raise DataError(f"{path} has no rows; give a header and a line for each architecture")
     header, *rows = lines
+    header = [" ".join(name.split()) for name in header]  # spreadsheets break the lines of long names
     if len(set(header)) != len(header):
-        raise DataError(f"{path}: a column name occurs twice: {', '.join(header)}")
+        raise DataError(f"{path}: a column name occurs twice: {_listed(header)}")
     for number, row in enumerate(rows, 1):
         if len(row) != len(header):
             raise DataError(f"{path}: row {number} has {len(row)} fields, the header has {len(header)}")
     return {name: [row[i].strip() for row in rows] for i, name in enumerate(header)}
 
 
+def _listed(names: Iterable[str]) -> str:
+    """Names in a message, if need be the first of them."""
+    listed = ", ".join(names)
+    return listed if len(listed) <= MOST_LISTED else f"{listed[:MOST_LISTED]}…"
+
+
 def _matching(columns: Columns, patterns: Sequence[str], path: str | Path) -> list[str]:
     """Names of columns that match any pattern, in the file's order; DataError for a pattern without any."""
     for pattern in patterns:
         if not any(name == pattern or fnmatchcase(name, pattern) for name in columns):
-            raise DataError(f"{path} has no column {pattern!r}; it has {', '.join(columns)}")
+            raise DataError(f"{path} has no column {pattern!r}; it has {_listed(columns)}")
     return [name for name in columns if any(name == p or fnmatchcase(name, p) for p in patterns)]
 
 

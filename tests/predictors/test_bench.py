@@ -146,3 +146,10 @@ def test_impossible_comparisons_are_refused(options: dict[str, int], message: st
         compare(*problem(), ["forest"], 40, 1)
     with pytest.raises(DataError, match="every target is 3"):
         compare(problem()[0], np.full(80, 3.0), ["ridge"], 40, 1)
+
+
+def test_a_column_name_of_two_lines_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('a,"latency\n(ms)"\n' + "".join(f"{i},{2 * i}\n" for i in range(5)))
+    table = read_table(tmp_path / "t.csv", target="latency (ms)")
+    assert table.names == ("a",)
+    assert table.targets.tolist() == [0, 2, 4, 6, 8]

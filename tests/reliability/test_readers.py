@@ -205,6 +205,8 @@ tables = st.lists(st.lists(fields, min_size=1, max_size=4), max_size=6)
 @given(text=st.text() | tables.map(rows_as_text) | tables.map(lambda t: rows_as_text([["a", "ms"], *t])))
 @example(text="a,ms\n" + "1,2\n" * 3 + '"')
 @example(text="a,ms\n" + "x" * 200_000 + ",1\n")
+@example(text="a," + "x" * 100_000 + "\n1,2\n")
+@example(text='a,"latency\n(ms)"\n1,2\n')
 def test_a_csv_of_any_text(text: str, folder: Path) -> None:
     data = text.encode(errors="replace")
     check(partial(read_table, target="ms"), folder / "any.csv", data)
