@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hwnas.cli import StageDisplay, app
+from hwnas.cli import app
+from hwnas.cli.display import StageDisplay
 from hwnas.config import load_config
 from hwnas.errors import ConfigError, MissingExtraError, SearchError, StoreError
 from hwnas.pipeline import load_run, open_run
@@ -171,7 +172,7 @@ def test_more_is_more_than_what_is_finished(copy: Path) -> None:
 def test_what_there_is_to_know_is_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("hwnas.cli.LINE_S", 0)
+    monkeypatch.setattr("hwnas.cli.display.LINE_S", 0)
     with StageDisplay() as display:
         display("search")(3, 24, "")
         display.watch({"evaluations": "3 of 24", "best within 1 ms": "81.50 %"})

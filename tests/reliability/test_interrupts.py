@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hwnas.cli import StageDisplay
+from hwnas.cli.display import StageDisplay
 from hwnas.progress import Progress, silent
 from tests.conftest import Command, write_config
 from tests.latency.fakes import FakeDevice
