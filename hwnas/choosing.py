@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hwnas.config import COSTS
 from hwnas.errors import ConfigError, InfeasibleError, StoreError, known_names
-from hwnas.pipeline import Run, read_entry
+from hwnas.pipeline import Run, costs_of, read_entry
 from hwnas.searching.objectives import Evaluation
 from hwnas.searching.pareto import ParetoFront
 
-SORTS = {"accuracy": -1, "latency_ms": 1, "macs": 1, "params": 1}  # best first
+SORTS = {"accuracy": -1, "latency_ms": 1, **dict.fromkeys(COSTS, 1)}  # best first
 
 
 def choose(run: Run, bounds: Mapping[str, float], sort: str = "accuracy") -> dict[str, Any]:
@@ -69,10 +70,12 @@ def _front(run: Run) -> tuple[ParetoFront, list[dict[str, Any]]]:
         return front, [_facts(run, e, model) for e, model in zip(front, models, strict=True)]
     searched = run.searched_so_far.front
     archs = [evaluation.architecture for evaluation in searched]
-    macs, params = run.space.macs(archs), run.space.params(archs)
     evaluations = tuple(
-        Evaluation(e.architecture, {**e.metrics, "macs": float(m), "params": float(p)})
-        for e, m, p in zip(searched, macs, params, strict=True)
+        Evaluation(
+            e.architecture,
+            {**e.metrics, **costs_of(run, e.architecture, run.space.precision(e.architecture))},
+        )
+        for e in searched
     )
     exported = run.store.stage("export") is not None
     front = ParetoFront(evaluations, searched.objectives)
@@ -92,8 +95,7 @@ def _facts(run: Run, evaluation: Evaluation, entry: Mapping[str, Any]) -> dict[s
         "latency_ms": metrics["latency_ms"],
         "latency_ci_ms": entry["measured"]["latency_ci_ms"] if entry else None,
         **further,
-        "macs": int(metrics["macs"]),
-        "params": int(metrics["params"]),
+        **{name: int(metrics[name]) for name in COSTS},
         "int8": entry.get("int8"),
         "status": entry.get("status", "searched"),
         "model": str(run.directory / "models" / name / "model.onnx") if entry else None,

@@ -29,6 +29,8 @@ from hwnas.errors import ConfigError, known_names
 from hwnas.text import one_line
 
 GIVEN_DATA = "given in Python"  # data.name where the data came as an argument
+# Of a network, known without evaluation: methods of a `NetworkSpace`.
+COSTS = ("macs", "params", "model_bytes", "peak_activation_bytes")
 
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of what becomes part of a path
@@ -156,7 +158,7 @@ class Search(Section):
     strategy: str = "linas"  # see `hwnas list strategies`
     algorithm: str | None = None  # of linas' inner search; none: nsga2, see `hwnas list algorithms`
     evaluations: int = Field(200, ge=1)  # true evaluations of accuracy
-    objectives: tuple[str, ...] = ("accuracy", "latency_ms")  # or macs, params, latency_ms@NAME
+    objectives: tuple[str, ...] = ("accuracy", "latency_ms")  # or COSTS, latency_ms@NAME
     constraints: dict[str, Bounds] = {}  # hard bounds, such as macs: {upper: 250e6}; latency has its budgets
     predictor: str | None = None  # of accuracy; none: the strategy's own, see `hwnas list predictors`
     calibration_images: int = Field(1024, ge=1)  # training images that batch-norm statistics are taken from
@@ -200,7 +202,7 @@ class Experiment(Section):
 
     @model_validator(mode="after")
     def _metrics_are_known(self) -> Experiment:
-        known = ["accuracy", "latency_ms", "macs", "params"]
+        known = ["accuracy", "latency_ms", *COSTS]
         known += [f"latency_ms@{name}" for name in self.latency.further_tables]
         for name in (*self.search.objectives, *self.search.constraints):
             if name not in known:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import hwnas
@@ -52,6 +53,33 @@ def test_three_objectives_and_bounds_from_the_search_to_the_report(tiny_run: Pat
     assert f"macs {float(found['macs'].max()):.4g}" in page
     card = next((run.directory / "models").glob("*/README.md")).read_text()
     assert "better in accuracy or latency_ms or macs" in card
+
+
+def test_bytes_are_objectives_and_bounds(tiny_run: Path, tmp_path: Path) -> None:
+    known = load_run(tiny_run).evaluations()
+    upper = int(known["peak_activation_bytes"].median())
+    run = searched_again(
+        tiny_run,
+        tmp_path / "run",
+        {
+            "objectives": ["accuracy", "latency_ms", "model_bytes"],
+            "constraints": {"peak_activation_bytes": {"upper": upper}},
+        },
+    )
+    found = run.evaluations()
+    assert (found["peak_activation_bytes"] <= upper).all()
+    assert len(run.models) > 0
+    for model in run.models:
+        arch = run.space.architecture(model["architecture"])
+        assert model["model_bytes"] == run.space.model_bytes([arch])[0]
+        data = onnx.load(run.directory / "models" / model["id"] / "model.onnx")
+        stored = [onnx.numpy_helper.to_array(tensor) for tensor in data.graph.initializer]
+        assert model["model_bytes"] == sum(array.nbytes for array in stored if array.dtype == np.float32)
+        card = (run.directory / "models" / model["id"] / "README.md").read_text()
+        assert f"| Weights | {model['model_bytes']:,} bytes |" in card
+    assert run.front.objectives[2].name == "model_bytes"
+    with pytest.raises(InfeasibleError, match="model_bytes"):
+        searched_again(tiny_run, tmp_path / "none", {"constraints": {"model_bytes": {"upper": 10}}})
 
 
 def test_accuracy_alone_within_a_budget_by_another_algorithm(tiny_run: Path, tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def test_the_folder_of_a_run(tiny_run: Path) -> None:
             "measured",
             "macs",
             "params",
+            "model_bytes",
+            "peak_activation_bytes",
             "budget_ms",
             "checks",
             "int8",

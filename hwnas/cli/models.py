@@ -24,7 +24,7 @@ def front(
         typer.Option("--min-accuracy", metavar="PERCENT", help="Only models of this validation accuracy."),
     ] = None,
     sort: Annotated[
-        str, typer.Option("--sort", metavar="accuracy|latency_ms|macs|params", help="Which comes first.")
+        str, typer.Option("--sort", metavar="accuracy|latency_ms|macs|…", help="Which comes first.")
     ] = "accuracy",
     as_json: AsJson = False,
 ) -> None:

@@ -99,6 +99,11 @@ def model_card(
         ),
         ("MACs", f"{entry['macs']:,}"),
         ("Parameters", f"{entry['params']:,}"),
+        *(
+            (said, f"{entry[name]:,} bytes")  # of earlier models they are not known
+            for name, said in (("model_bytes", "Weights"), ("peak_activation_bytes", "Peak activations"))
+            if name in entry
+        ),
         *(_checked(entry) if "checks" in entry else []),
         *([("In 8 bits", _int8(entry))] if entry.get("int8") else []),
         ("Status", entry["status"]),

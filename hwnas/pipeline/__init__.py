@@ -8,7 +8,7 @@ stand, and refused, with the difference spelled out, when they were made from so
 are what is known of a model, `folder` is where all of it lies.
 """
 
-from hwnas.pipeline.entries import model_folder, read_entry
+from hwnas.pipeline.entries import costs_of, model_folder, read_entry
 from hwnas.pipeline.export import export_model
 from hwnas.pipeline.folder import locked, run_folder
 from hwnas.pipeline.job import Display, Run, load_run, no_display, open_run, run, run_for_device
@@ -22,6 +22,7 @@ __all__ = [
     "Display",
     "Run",
     "amend",
+    "costs_of",
     "export_model",
     "judge_entry",
     "load_run",

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwnas.config import COSTS
 from hwnas.errors import StoreError
 from hwnas.export.card import Origin, model_card
 from hwnas.export.sums import write_sums
 from hwnas.report.data import operator_times
 from hwnas.report.drawing import sketch_network
 from hwnas.searching.objectives import Evaluation
+from hwnas.spaces import Architecture
 from hwnas.store import read_json, write_json, write_text
 
 if TYPE_CHECKING:
@@ -29,10 +31,21 @@ def evaluation_of(run: Run, entry: Mapping[str, Any]) -> Evaluation:
         "accuracy": entry["validation_accuracy"],
         "latency_ms": entry["measured"]["latency_ms"],
         "test_accuracy": entry["test_accuracy"],
-        "macs": entry["macs"],
-        "params": entry["params"],
     }
-    return Evaluation(run.space.architecture(entry["architecture"]), metrics)
+    arch = run.space.architecture(entry["architecture"])
+    return Evaluation(arch, metrics | costs_of(run, arch, entry.get("precision", "fp32")))
+
+
+def costs_of(run: Run, arch: Architecture, precision: str) -> dict[str, int]:
+    """MACs, parameters and bytes of an architecture, by name."""
+    space = run.space
+    found = {
+        "macs": space.macs([arch]),
+        "params": space.params([arch]),
+        "model_bytes": space.model_bytes([arch], precision),
+        "peak_activation_bytes": space.peak_activation_bytes([arch], precision),
+    }
+    return {name: int(found[name][0]) for name in COSTS}
 
 
 def read_entry(run: Run, name: str) -> dict[str, Any]:

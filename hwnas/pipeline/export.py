@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hwnas.export.sums import SUMS_FILE
-from hwnas.pipeline.entries import model_folder, write_entry
+from hwnas.pipeline.entries import costs_of, model_folder, write_entry
 from hwnas.pipeline.profile import check_int8
 from hwnas.pipeline.quantized import candidate_file, forget_int8, quantize_model
 from hwnas.progress import Progress
@@ -105,8 +105,7 @@ def export_model(
             **{metric: float(table.latency_ms([arch])[0]) for metric, table in run.further_tables.items()},
         },
         "measured": {"latency_ms": None, "latency_ci_ms": None},
-        "macs": int(run.space.macs([arch])[0]),
-        "params": int(run.space.params([arch])[0]),
+        **costs_of(run, arch, precision),
         "budget_ms": None,
         "checks": checks,
         "int8": None,

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from hwnas.config import GIVEN_DATA, Experiment, Named, load_config, overridden, parse_config
+from hwnas.config import COSTS, GIVEN_DATA, Experiment, Named, load_config, overridden, parse_config
 from hwnas.errors import ConfigError, DataError, StoreError
 from hwnas.latency.devices import DEVICES
 from hwnas.latency.predictor import LatencyPredictor, MeasuredLatency
@@ -475,7 +475,7 @@ class Run:
         """The metrics that need no evaluation, by name; latency is one unless each network is timed."""
         latency = {} if isinstance(self.latency, MeasuredLatency) else {"latency_ms": self.latency.latency_ms}
         further = {metric: table.latency_ms for metric, table in self.further_tables.items()}
-        return {**latency, **further, "macs": self.space.macs, "params": self.space.params}
+        return {**latency, **further, **{name: getattr(self.space, name) for name in COSTS}}
 
     @property
     def bounds(self) -> list[Constraint]:
@@ -609,8 +609,7 @@ class Run:
                 "predicted_accuracy": [self.predicted_accuracy.get(arch.id, np.nan) for arch in archs],
                 "latency_ms": [e.metrics.get("latency_ms", np.nan) for e in evaluations],
                 **{metric: table.latency_ms(archs) for metric, table in self.further_tables.items()},
-                "macs": self.space.macs(archs).astype(np.int64),
-                "params": self.space.params(archs).astype(np.int64),
+                **{name: getattr(self.space, name)(archs).astype(np.int64) for name in COSTS},
                 "status": [e.status for e in evaluations],
                 "error": [e.error or "" for e in evaluations],
                 "feasible": [self.keeps_bounds(e) for e in evaluations],

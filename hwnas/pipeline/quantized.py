@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hwnas.export.compare import compare
 from hwnas.export.verify import added
 from hwnas.latency.measure import Device
-from hwnas.pipeline.entries import model_folder, read_entry
+from hwnas.pipeline.entries import costs_of, model_folder, read_entry
 from hwnas.progress import Progress
 from hwnas.store import read_bytes, remove_file, remove_folder, write_bytes
 
@@ -82,7 +82,8 @@ def decide_int8(
             remove_folder(folder)
             continue
         before = read_entry(run, int8_name(name)) if (folder / "architecture.json").exists() else {}
-        own = _entry(entry, verifications[name], before)
+        costs = costs_of(run, run.space.architecture(entry["architecture"]), "int8")
+        own = _entry(entry, costs, verifications[name], before)
         write_bytes(folder / "model.onnx", with_metadata(pairs[name][1], int8_properties(own)))
         kept.append(own)
     log.info("verify: %d of %d models in 8 bits are kept", len(kept), len(pairs))
@@ -90,7 +91,10 @@ def decide_int8(
 
 
 def _entry(
-    parent: Mapping[str, Any], verification: Mapping[str, Any], before: Mapping[str, Any]
+    parent: Mapping[str, Any],
+    costs: Mapping[str, int],
+    verification: Mapping[str, Any],
+    before: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The entry of a model in 8 bits that was measured; `before` is that of an earlier verification."""
     int8 = parent["int8"]
@@ -103,8 +107,7 @@ def _entry(
         "test_accuracy": int8["test_accuracy"]["int8"],
         "predicted": {"accuracy": None, "latency_ms": None},  # the search knew nothing of it
         "measured": {**before.get("measured", {}), **latency},
-        "macs": parent["macs"],
-        "params": parent["params"],
+        **costs,
         "budget_ms": None,
         "quantized": {
             "from": parent["id"],

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, cast, overload
+from typing import Any, ClassVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -557,6 +557,26 @@ class NetworkSpace(SearchSpace, ABC):
         """Trainable parameters, (n,)."""
         return self._params(archs)
 
+    def model_bytes(self, archs: Any, precision: str = "fp32") -> NDArray[np.float64]:
+        """Of weights and biases as they are shipped, (n,), in a precision where that is no choice."""
+        if precision not in self._model_bytes:
+            self._model_bytes[precision] = OperatorSum(self, lambda op: op.weight_bytes, precision)
+        return self._model_bytes[precision](archs)
+
+    def peak_activation_bytes(self, archs: Any, precision: str = "fp32") -> NDArray[np.float64]:
+        """The most that is held at once for one input, operator after operator, (n,); see `Operator`."""
+        if precision not in self._activation_bytes:
+            self._activation_bytes[precision] = OperatorMax(self, lambda op: op.activation_bytes, precision)
+        return self._activation_bytes[precision](archs)
+
+    @cached_property
+    def _model_bytes(self) -> dict[str, OperatorSum]:
+        return {}
+
+    @cached_property
+    def _activation_bytes(self) -> dict[str, OperatorSum]:
+        return {}
+
     @cached_property
     def _macs(self) -> OperatorSum:
         return OperatorSum(self, lambda op: op.macs)
@@ -572,6 +592,8 @@ class OperatorSum:
     The value of every slot is tabulated once over the slot's choices; `space.operators` is still the only
     lowering, so the sum is the same as a loop over it.
     """
+
+    _joined: ClassVar[Callable[..., Any]] = staticmethod(np.sum)
 
     def __init__(
         self, space: NetworkSpace, value: Callable[[Operator], float], precision: str = "fp32"
@@ -590,21 +612,27 @@ class OperatorSum:
         self._starts, self._values = np.array(starts), np.concatenate(tables)
 
     def __call__(self, archs: Any) -> NDArray[np.float64]:
-        """(n,) sums."""
+        """(n,) sums, of a subclass what it joins the values to."""
         genotypes = self.space.genotypes(archs)
         if isinstance(archs, Architectures) and len(genotypes) <= SUMMED_AT_ONCE:
             if archs._places is None:
                 archs._places = self._places(genotypes)
-            return np.asarray(self._values[archs._places].sum(axis=1))
+            return np.asarray(self._joined(self._values[archs._places], axis=1))
         total = np.zeros(len(genotypes))
         for start in range(0, len(genotypes), SUMMED_AT_ONCE):
             part = slice(start, start + SUMMED_AT_ONCE)
-            total[part] = self._values[self._places(genotypes[part])].sum(axis=1)
+            total[part] = self._joined(self._values[self._places(genotypes[part])], axis=1)
         return total
 
     def _places(self, genotypes: Genotypes) -> NDArray[np.int64]:
         """(n, slots) where the value of each slot's operator stands; the same for every sum of a space."""
         return np.asarray((genotypes.astype(np.float64) @ self._strides).astype(np.int64) + self._starts)
+
+
+class OperatorMax(OperatorSum):
+    """The largest value, which is not negative, of the operators of n architectures, in the same way."""
+
+    _joined: ClassVar[Callable[..., Any]] = staticmethod(np.max)
 
 
 def _digest(data: object) -> str:

@@ -8,11 +8,13 @@ the elastic blocks, the ONNX graphs, MACs and parameters are derived from, so th
 Conventions: shapes are channels-first without the batch, (channels, height, width). MACs are
 multiply-accumulates of convolutions and linear layers (squeeze-and-excite's included) for one input;
 normalisation, activations, pooling and additions are not counted. Parameters are trainable ones: weights,
-biases, and the scale and shift of batch norm.
+biases, and the scale and shift of batch norm. Bytes are those of what is shipped, where batch norm is part of
+the convolution's weights and bias, for one input.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,6 +23,8 @@ from hwnas.errors import SpaceError
 
 ACTIVATIONS = ("identity", "relu", "relu6", "hswish")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+VALUE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}  # of a weight or an activation
+BIAS_BYTES = {**VALUE_BYTES, "int8": 4}
 SQUEEZE_RATIO = 4
 NORM_EPS = 1e-5
 
@@ -62,6 +66,15 @@ class Conv:
         out, per_group, k, _ = self.weight_shape
         return out * per_group * k * k + (2 * out if self.norm else 0) + (out if self.bias else 0)
 
+    @property
+    def biases(self) -> int:
+        """Of the shipped convolution, whose bias is batch norm's shift."""
+        return self.out_channels
+
+    @property
+    def weights(self) -> int:
+        return math.prod(self.weight_shape)
+
     def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         size = [(s + 2 * (self.kernel // 2) - self.kernel) // self.stride + 1 for s in shape[1:]]
         return (self.out_channels, *size)
@@ -82,7 +95,15 @@ class SqueezeExcite:
 
     @property
     def params(self) -> int:
-        return 2 * self.channels * self.reduced + self.channels + self.reduced
+        return self.weights + self.biases
+
+    @property
+    def biases(self) -> int:
+        return self.channels + self.reduced
+
+    @property
+    def weights(self) -> int:
+        return 2 * self.channels * self.reduced
 
     def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return shape
@@ -146,7 +167,15 @@ class Linear:
 
     @property
     def params(self) -> int:
-        return self.in_features * self.out_features + self.out_features
+        return self.weights + self.biases
+
+    @property
+    def biases(self) -> int:
+        return self.out_features
+
+    @property
+    def weights(self) -> int:
+        return self.in_features * self.out_features
 
     def out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (self.out_features,)
@@ -240,6 +269,26 @@ class Operator:
         return sum(layer.params for layer in self.layers)
 
     @cached_property
+    def weight_bytes(self) -> int:
+        """Of weights and biases as they are shipped; in 8 bits without the scales."""
+        value, bias = VALUE_BYTES[self.precision], BIAS_BYTES[self.precision]
+        layers = [layer for layer in self.layers if isinstance(layer, Conv | SqueezeExcite | Linear)]
+        return sum(layer.weights * value + layer.biases * bias for layer in layers)
+
+    @cached_property
+    def activation_bytes(self) -> int:
+        """The most that is held at once: a layer's input and output, and what waits for a sum.
+
+        Layers run one after another, those of a shortcut last; what is computed value by value (activations,
+        scaling by squeeze-and-excite, sums) is done in place.
+        """
+        entry, result = math.prod(self.in_shape) if self.residual else 0, math.prod(self.out_shape)
+        first, *further = _held(self.body.path, self.in_shape)
+        added = _held(self.body.shortcut or (), self.in_shape)
+        most = max([first, *(held + entry for held in further), *(held + result for held in added)])
+        return most * VALUE_BYTES[self.precision]
+
+    @cached_property
     def key(self) -> str:
         """Canonical text of the operator, such as ``mbconv-in:64x64x16-out:32x32x24-mid:64-k:3-…-p:fp32``.
 
@@ -279,6 +328,16 @@ def _end(layers: tuple[Layer, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
     for layer in layers:
         shape = layer.out_shape(shape)
     return shape
+
+
+def _held(layers: tuple[Layer, ...], shape: tuple[int, ...]) -> list[int]:
+    """How many values each of a chain of layers reads and writes."""
+    found = []
+    for layer in layers:
+        after = layer.out_shape(shape)
+        found.append(math.prod(shape) + (0 if isinstance(layer, SqueezeExcite) else math.prod(after)))
+        shape = after
+    return found
 
 
 def _shape_text(shape: tuple[int, ...]) -> str:

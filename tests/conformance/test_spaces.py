@@ -326,3 +326,37 @@ def test_it_is_profiled(name: str) -> None:
     latency, macs = table.latency_ms(archs), space.macs(archs)
     assert latency[macs.argmax()] > latency[macs.argmin()] > 0
     assert table.operators.keys() == {op.key for op in space.all_operators()}
+
+
+# ---- bytes ---------------------------------------------------------------------------------------
+
+IN_PLACE = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Add", "Mul", "Flatten", "Reshape")
+
+
+def held_at_most(graph: onnx.GraphProto) -> int:
+    """The most values that a graph holds when its nodes run in order, elementwise ones in place."""
+    sizes = {value.name: int(np.prod([d.dim_value for d in value.type.tensor_type.shape.dim]))
+             for value in (*graph.input, *graph.value_info, *graph.output)}  # fmt: skip
+    last = {name: i for i, node in enumerate(graph.node) for name in node.input}
+    alive, most = {graph.input[0].name}, 0
+    for i, node in enumerate(graph.node):
+        if node.op_type not in IN_PLACE:
+            most = max(most, sum(sizes[name] for name in {*alive, *node.output}))
+        alive = {name for name in {*alive, *node.output} if last.get(name, -1) > i}
+    return most
+
+
+@each
+def test_bytes_are_those_of_the_graph_that_is_shipped(name: str) -> None:
+    space, net = FOUND[name], supernet(name)
+    archs = space.sample(6, 0)
+    for arch, stored, held in zip(
+        archs, space.model_bytes(archs), space.peak_activation_bytes(archs), strict=True
+    ):
+        data = batches(space, space.resolution(arch))
+        network = net.extract(arch, hwnas.calibrate(net, arch, data))
+        model = onnx.shape_inference.infer_shapes(onnx_model(network.operators, folded_weights(network)))
+        weights = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
+        assert stored == sum(a.nbytes for a in weights if a.dtype == np.float32 and a.ndim)
+        # Squeeze-and-excite has a few values on the side; a graph may make the shortcut first.
+        assert held == pytest.approx(4 * held_at_most(model.graph), rel=0.02)
