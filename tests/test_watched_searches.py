@@ -70,6 +70,8 @@ def test_a_run_writes_for_tensorboard(copy: Path) -> None:
     if find_spec("tensorboard") is None:
         with pytest.raises(MissingExtraError, match=r"hwnas\[tensorboard\]"):
             run.make(["search"], restart="search")
+        assert load_run(copy).config.search.tensorboard is False
+        assert load_run(copy).store.stage("search") is not None
         return
     run.make(["search"], restart="search")
     for name in ("search", "random-baseline"):
@@ -136,6 +138,14 @@ def test_wrong_options_are_named(copy: Path, arguments: list[str], message: str)
     with pytest.raises(ConfigError, match=message):
         search(copy, *arguments)
     assert load_run(copy).store.stage("search") is not None
+
+
+def test_an_interrupted_search_is_not_shortened(copy: Path) -> None:
+    load_run(copy).store.reopen_stages(["search", "export", "verify", "report"])
+    with pytest.raises(ConfigError, match="the search has 24 evaluations, 10 would be fewer"):
+        search(copy, "--evaluations", "10")
+    assert load_config(copy / "config.yaml").search.evaluations == 24
+    assert "next: hwnas export" in search(copy)
 
 
 def test_a_search_goes_on_as_it_was_only(copy: Path) -> None:

@@ -42,7 +42,7 @@ from hwnas.searching.loop import SearchResult, SearchSession, Status, search
 from hwnas.searching.objectives import Constraint, Evaluate, Evaluation, Objective
 from hwnas.searching.pareto import ParetoFront
 from hwnas.searching.strategies import check_strategy
-from hwnas.searching.tensorboard import TensorBoard
+from hwnas.searching.tensorboard import TensorBoard, summary_writer
 from hwnas.spaces import Architecture, NetworkSpace, PrecisionSpace, get_space
 from hwnas.store import Store, digest, file_digest, read_json, write_json, write_text
 from hwnas.training.strategies import check_strategy as check_training_strategy
@@ -226,6 +226,8 @@ class Run:
             get_executor(
                 section.executor, section.workers, section.ray_address, section.evaluation_time_limit_s
             )
+            if section.tensorboard:
+                summary_writer()
         if "export" in names and self.config.export.openvino:
             from hwnas.export.openvino import load_openvino
 
@@ -273,6 +275,8 @@ class Run:
             return
         if again:
             self._reset(name)
+        elif name == "search" and self.store.rounds("search"):
+            self._check_no_fewer(len(self.searched_so_far.evaluations))
         inputs = self._inputs(name)
         self._describe()
         with logging_to(self.directory / "hwnas.log"):
@@ -315,14 +319,18 @@ class Run:
         if done is None:
             return
         before, now = done["inputs"]["search"]["evaluations"], self.config.search.evaluations
-        if now < before:
-            raise ConfigError(
-                f"{self.directory}: the search has {before} evaluations, {now} would be fewer; "
-                "they can be taken away by --restart search only"
-            )
+        self._check_no_fewer(before)
         self._stands("search", "search", but="search.evaluations")
         if now > before:
             self._reopen("search")
+
+    def _check_no_fewer(self, before: int) -> None:
+        """ConfigError if the experiment has fewer evaluations than there are."""
+        if self.config.search.evaluations < before:
+            raise ConfigError(
+                f"{self.directory}: the search has {before} evaluations, {self.config.search.evaluations} "
+                "would be fewer; they can be taken away by --restart search only"
+            )
 
     def _inputs(self, name: str) -> dict[str, Any]:
         """What a stage is made from, as it is stored."""

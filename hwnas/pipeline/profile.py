@@ -86,7 +86,6 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     further = []
     for name, source in run.config.latency.further_tables.items():
         table = _given_table(run, source)
-        table.latency_ms(run.space.sample(1000, run.config.seed))  # names an operator that it lacks
         further.append(further_table(name))
         table.save(run.directory / further[-1])
     outputs, files = _profile_device(run, progress)
@@ -145,7 +144,8 @@ def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[
 
 
 def _given_table(run: Run, path: str, own: bool = False) -> LatencyTable:
-    """A table that somebody measured; TableError if it is of something else than the experiment asks for.
+    """A table that somebody measured; TableError if it is of something else than the experiment asks for, or
+    lacks an operator of the space.
 
     One that is not the run's `own` may be of another runtime and number of threads.
     """
@@ -171,6 +171,7 @@ def _given_table(run: Run, path: str, own: bool = False) -> LatencyTable:
         raise TableError(
             f"{path} does not fit the experiment: {'; '.join(differing)}. Set that to the table's, or profile"
         )
+    table.latency_ms(run.space.sample(1000, run.config.seed))  # names an operator that it lacks
     return table
 
 

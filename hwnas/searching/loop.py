@@ -28,6 +28,8 @@ from hwnas.searching.objectives import (
     Problem,
     Values,
     elsewhere,
+    free_name,
+    listed,
     real_values,
     whole,
 )
@@ -106,15 +108,20 @@ class SearchResult:
         return np.array(volumes)[latest]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an evaluation: every metric, status, error, and the architecture's values."""
+        """One row an evaluation: every metric, `status`, `error`, and `architecture`, its values.
+
+        A metric of one of these names keeps it, and the column gets an underscore, as ``error_``.
+        """
         names = dict.fromkeys([*(o.name for o in self.problem.objectives), *self.problem.exact])
         columns: dict[str, Any] = {
             name: [e.metrics.get(name, float("nan")) for e in self.evaluations] for name in names
         }
-        columns["status"] = [e.status for e in self.evaluations]
-        columns["error"] = [e.error for e in self.evaluations]
-        columns["architecture"] = [e.architecture.values for e in self.evaluations]
-        return pd.DataFrame(columns)
+        own = {
+            "status": [e.status for e in self.evaluations],
+            "error": [e.error for e in self.evaluations],
+            "architecture": [e.architecture.values for e in self.evaluations],
+        }
+        return pd.DataFrame(columns | {free_name(name, names): values for name, values in own.items()})
 
     def rounds_frame(self) -> pd.DataFrame:
         """One row a round: evaluations and failures so far, the hypervolume (up to `reference`), and
@@ -205,10 +212,13 @@ def search(
     StoreError when the store holds another search of this name, or another process goes on with this one.
     """
     evaluations = whole("evaluations", evaluations, 1)
+    objectives = listed("objectives", objectives, Objective)
     if any(objective.evaluate is elsewhere for objective in objectives):
         elsewhere(())
     if isinstance(executor, str):
         executor = get_executor(executor, workers, time_limit_s=evaluation_time_limit_s)
+    elif not hasattr(executor, "submit"):
+        raise SearchError(f"executor is a name or an Executor, got {executor!r}")
     elif workers is not None or evaluation_time_limit_s is not None:
         raise SearchError("workers and a time limit go with an executor's name; an Executor has its own")
     session = SearchSession(
@@ -285,7 +295,11 @@ class SearchSession:
         **options: Any,
     ) -> None:
         """`limit`: no more evaluations of a stored search than this are taken up again."""
-        self.problem = Problem(space, tuple(objectives), tuple(constraints))
+        if store is not None and not isinstance(store, Store):
+            raise SearchError(f"store is a hwnas.Store, as hwnas.Store('search.db'), got {store!r}")
+        self.problem = Problem(
+            space, listed("objectives", objectives, Objective), listed("constraints", constraints, Constraint)
+        )
         self.name = name
         seed, self._lag = whole("seed", seed, 0), whole("lag", lag, 0)
         self._strategy = get_strategy(strategy, self.problem, seed, **options)
@@ -393,11 +407,14 @@ class SearchSession:
     def tell(self, archs: Sequence[Architecture], metrics: Mapping[str, Sequence[float]]) -> None:
         """Values of n architectures that were asked for, by expensive objective, (n,) each, in any portions.
 
-        A NaN is a failed evaluation. SearchError for what was not asked for or is told already, for another
-        metric or shape, and when at least 10 and more than half of the evaluations failed.
+        A NaN is a failed evaluation. SearchError for what was not asked for, or is told already or twice, for
+        another metric or shape, and, when all is stored, if at least 10 and more than half of the evaluations
+        failed.
         """
         for arch in archs:
             self._check_pending(arch)
+        if len({arch.id for arch in archs}) < len(archs):
+            raise SearchError("an architecture is told twice at once")
         values = {}
         for metric, raw in metrics.items():
             if metric not in self._sources:
@@ -406,7 +423,8 @@ class SearchSession:
         for metric, array in values.items():
             for arch, value in zip(archs, array.tolist(), strict=True):
                 error = None if np.isfinite(value) else f"the value is {value}"
-                self.record(arch, metric, None if error else value, error, 0.0)
+                self._keep(arch, metric, None if error else value, error, 0.0)
+        self._finish(archs)
 
     def fail(self, archs: Sequence[Architecture], error: str) -> None:
         """Architectures that were asked for could not be evaluated, and why."""
@@ -414,7 +432,8 @@ class SearchSession:
             self._check_pending(arch)
             missing = self.missing(arch)
             assert missing is not None
-            self.record(arch, missing, None, error, 0.0)
+            self._keep(arch, missing, None, error, 0.0)
+        self._finish(archs)
 
     def missing(self, arch: Architecture) -> str | None:
         """The first expensive objective that an architecture lacks; None if it has all, or failed."""
@@ -426,17 +445,37 @@ class SearchSession:
         self, arch: Architecture, metric: str, value: float | None, error: str | None, seconds: float
     ) -> None:
         """Store one value of an architecture that was asked for, or why there is none."""
+        self._keep(arch, metric, value, error, seconds)
+        self._finish([arch])
+
+    def _keep(
+        self, arch: Architecture, metric: str, value: float | None, error: str | None, seconds: float
+    ) -> None:
         measurement = Measurement(arch.id, metric, self._sources[metric], value, error, seconds)
         self._store.add_measurement(measurement)
         self._known[metric][arch.id] = measurement
-        self._finish([arch])
 
     def check_failures(self) -> None:
         """SearchError if more than half of the evaluations failed; the search goes back to before them."""
-        if 2 * self._failed_in_order > len(self._evaluations):
-            first = next(i for i, e in enumerate(self._evaluations) if e.status == "failed")
-            self._store.forget_rounds(self.name, bisect_right(self._ends, first))
-            raise SearchError(_why_stopped(self._evaluations))
+        why = self._why_stopped()
+        if why is not None:
+            raise self._go_back(why)
+
+    def _why_stopped(self) -> str | None:
+        """What is said if more than half of the evaluations failed."""
+        errors = [e.error for e in self._evaluations if e.status == "failed"]
+        if 2 * len(errors) <= len(self._evaluations):
+            return None
+        return (
+            f"{len(errors)} of {len(self._evaluations)} evaluations failed, the last with {errors[-1]!r}; "
+            "mend what evaluates, then run the search again: it tries them again"
+        )
+
+    def _go_back(self, why: str) -> SearchError:
+        """Forget the rounds from the first failure on."""
+        first = next(i for i, e in enumerate(self._evaluations) if e.status == "failed")
+        self._store.forget_rounds(self.name, bisect_right(self._ends, first))
+        return SearchError(why)
 
     def _check_pending(self, arch: Architecture) -> None:
         if arch.id not in self._exact:
@@ -455,7 +494,7 @@ class SearchSession:
 
     def _finish(self, archs: Sequence[Architecture]) -> None:
         """Make evaluations of those that have all values now."""
-        good = []
+        good, stopped = [], None
         for arch in archs:
             evaluation = self._evaluation(arch.id)
             if evaluation is None:
@@ -471,8 +510,10 @@ class SearchSession:
         while self._queue and self._queue[0] in self._early:
             self._evaluations.append(self._early.pop(self._queue.popleft()))
             self._failed_in_order += self._evaluations[-1].status == "failed"
-            if self._failed_in_order > TOLERATED_FAILURES:
-                self.check_failures()
+            if self._failed_in_order > TOLERATED_FAILURES and stopped is None:
+                stopped = self._why_stopped()  # raised when all that was told is taken in
+        if stopped is not None:
+            raise self._go_back(stopped)
 
     def _evaluation(self, key: str) -> Evaluation | None:
         """The evaluation of an architecture that has all its values, or failed, and was not finished yet."""
@@ -529,11 +570,3 @@ def _worst(problem: Problem, evaluations: Sequence[Evaluation]) -> Values:
 
 def _volume(points: Values, reference: Sequence[float] | Values, directions: Sequence[str]) -> float:
     return hypervolume(points, list(reference), directions) if np.isfinite(reference).all() else float("nan")
-
-
-def _why_stopped(evaluations: Sequence[Evaluation]) -> str:
-    errors = [e.error for e in evaluations if e.status == "failed"]
-    return (
-        f"{len(errors)} of {len(evaluations)} evaluations failed, the last with {errors[-1]!r}; "
-        "mend what evaluates, then run the search again: it tries them again"
-    )

@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.errors import SearchError
+from hwnas.errors import HwnasError, SearchError
 from hwnas.spaces import Architecture, SearchSpace
+from hwnas.text import one_line
 
 Values = NDArray[np.float64]
 Evaluate = Callable[[Any], Any]  # a sequence of n architectures → n numbers
 
 DIRECTIONS = ("max", "min")
+T = TypeVar("T")
 
 
 def elsewhere(archs: Any) -> Any:
@@ -51,6 +53,7 @@ class Objective:
     source: str = ""
 
     def __post_init__(self) -> None:
+        _check_name(self.name)
         if self.direction not in DIRECTIONS:
             raise SearchError(f"objective {self.name!r}: direction is 'max' or 'min', got {self.direction!r}")
         if not callable(self.evaluate):
@@ -69,6 +72,7 @@ class Constraint:
     evaluate: Evaluate | None = None
 
     def __post_init__(self) -> None:
+        _check_name(self.name)
         bounds: list[Any] = [bound for bound in (self.lower, self.upper) if bound is not None]
         if not bounds or not all(isinstance(b, Real) and math.isfinite(b) for b in bounds):
             raise SearchError(
@@ -159,6 +163,24 @@ class Problem:
         return total
 
 
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not name.strip():
+        raise SearchError(f"a metric's name is a text, got {name!r}")
+
+
+def free_name(name: str, metrics: Collection[str]) -> str:
+    """A name for a column beside those of metrics: with an underscore behind it where one has the name."""
+    return free_name(f"{name}_", metrics) if name in metrics else name
+
+
+def listed(name: str, values: Any, kind: type[T]) -> tuple[T, ...]:
+    """An argument that is a list of one kind of object; SearchError for anything else."""
+    found = tuple(values) if isinstance(values, list | tuple) else (None,)
+    if not all(isinstance(value, kind) for value in found):
+        raise SearchError(f"{name} is a list of hwnas.{kind.__name__}, got {values!r:.80}")
+    return found
+
+
 def whole(name: str, value: Any, least: int) -> int:
     """A whole number of any integer type as int; SearchError for anything else and for less than `least`."""
     try:
@@ -191,7 +213,13 @@ def real_values(name: str, raw: Any, n: int) -> Values:
 
 def checked_values(name: str, evaluate: Evaluate, archs: Sequence[Architecture]) -> Values:
     """The n values of n architectures; SearchError for another shape or a value that is no finite number."""
-    values = real_values(name, evaluate(archs), len(archs))
+    try:
+        raw = evaluate(archs)
+    except HwnasError:
+        raise
+    except Exception as error:
+        raise SearchError(f"{name}: evaluate raised {type(error).__name__}: {one_line(error)}") from error
+    values = real_values(name, raw, len(archs))
     if not np.isfinite(values).all():
         bad = int(np.argmin(np.isfinite(values)))
         raise SearchError(f"{name} of {archs[bad]} is {values[bad]}; every value must be a finite number")

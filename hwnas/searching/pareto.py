@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from hwnas.errors import InfeasibleError, SearchError
-from hwnas.searching.objectives import DIRECTIONS, Constraint, Evaluation, Objective, Values
+from hwnas.searching.objectives import DIRECTIONS, Constraint, Evaluation, Objective, Values, free_name
 
 ON_CHORD = 1e-9  # of what is scaled to 0 … 1: rounding
 
@@ -87,6 +87,10 @@ class ParetoFront(Sequence[Evaluation]):
             if kind not in ("max", "min") or name not in metrics:
                 known = ", ".join(f"max_{m}, min_{m}" for m in metrics)
                 raise SearchError(f"unknown bound {bound!r}; known: {known}")
+            try:
+                limit = float(limit)
+            except (TypeError, ValueError):
+                raise SearchError(f"{bound} is a number, got {limit!r}") from None
             values = [e.metrics.get(name, math.nan) for e in left]
             keep = [value <= limit if kind == "max" else value >= limit for value in values]
             text = f"{name} {'<=' if kind == 'max' else '>='} {limit:g}"
@@ -121,7 +125,8 @@ class ParetoFront(Sequence[Evaluation]):
         columns: dict[str, Any] = {
             o.name: [e.metrics[o.name] for e in self.evaluations] for o in self.objectives
         }
-        return pd.DataFrame({**columns, "architecture": [e.architecture.values for e in self.evaluations]})
+        columns[free_name("architecture", columns)] = [e.architecture.values for e in self.evaluations]
+        return pd.DataFrame(columns)
 
     def hypervolume(self, reference: Sequence[float]) -> float:
         """Exact hypervolume between the front and `reference`, one value an objective, in its units."""

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from hwnas.errors import MissingExtraError
 from hwnas.searching.loop import Status
+
+
+def summary_writer() -> type[Any]:
+    """What writes for TensorBoard; MissingExtraError without it."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtraError("tensorboard", "tensorboard") from None
+    return SummaryWriter
 
 
 class TensorBoard:
     """Writes scalars by the number of evaluations into a folder; `tensorboard --logdir FOLDER` shows them."""
 
     def __init__(self, folder: str | Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise MissingExtraError("tensorboard", "tensorboard") from None
-        self._writer = SummaryWriter(str(folder))
+        self._writer = summary_writer()(str(folder))
 
     def __call__(self, status: Status) -> None:
         scalars = {"hypervolume": status.hypervolume, "failed": status.failed, "front": len(status.front)}

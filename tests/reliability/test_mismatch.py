@@ -166,6 +166,20 @@ def test_a_table_of_another_space_names_what_it_lacks(tmp_path: Path, hwnas_comm
     assert "profile their space on this device" in err
 
 
+def test_another_device_goes_on_when_it_gets_the_right_table(
+    copy: Path, tmp_path: Path, hwnas_command: Command
+) -> None:
+    whole = LatencyTable.load(copy / "latency_table.json")
+    part = dict(list(whole.operators.items())[:3])
+    dataclasses.replace(whole, operators=part).save(tmp_path / "wrong.json")
+    arguments = ["search", copy, "--run-dir", tmp_path / "board", "--table"]
+    code, _, err = hwnas_command(*arguments, tmp_path / "wrong.json")
+    assert code == 1
+    assert "the table has no operator" in err
+    code, _, err = hwnas_command(*arguments, copy / "latency_table.json")
+    assert code == 0, err
+
+
 def test_another_device_takes_threads_and_runtime_from_its_table(copy: Path, tmp_path: Path) -> None:
     table = LatencyTable.load(copy / "latency_table.json")
     runtime = {**table.runtime, "name": "openvino", "threads": 4}

@@ -1,6 +1,7 @@
 """Ask and tell: the search without its evaluations."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,6 +84,77 @@ def test_failures_are_told() -> None:
     assert session.status(50).failed == 2
     with pytest.raises(SearchError, match="10 of 18 evaluations failed"):
         session.fail(session.ask(10), "out of memory")
+
+
+def test_what_is_told_beside_too_many_failures_is_stored() -> None:
+    store = Store()
+    session = told(strategy="random", store=store)
+    session.tell(session.ask(10), {"accuracy": [float("nan")] * 9 + [69.0]})
+    batch = session.ask(10)
+    with pytest.raises(SearchError, match="10 of 11 evaluations failed"):
+        session.tell(batch, {"accuracy": [float("nan"), *range(70, 79)]})
+    known = store.measurements("accuracy", "search search")
+    assert [known[arch.id].value for arch in batch] == [None, *range(70, 79)]
+
+
+def test_nothing_is_told_twice_at_once() -> None:
+    session = told(strategy="random")
+    (arch,) = session.ask(1)
+    with pytest.raises(SearchError, match="told twice at once"):
+        session.tell([arch, arch], {"accuracy": [1.0, 2.0]})
+    assert session.pending == [arch]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"objectives": Objective("a", "max", expensive=True)},
+            r"objectives is a list of hwnas\.Objective, got",
+        ),
+        ({"objectives": ["accuracy"]}, r"objectives is a list of hwnas\.Objective, got \['accuracy'\]"),
+        ({"constraints": {"cost": 80}}, r"constraints is a list of hwnas\.Constraint, got \{'cost': 80\}"),
+        (
+            {"store": "search.db"},
+            r"store is a hwnas\.Store, as hwnas\.Store\('search\.db'\), got 'search\.db'",
+        ),
+    ],
+)
+def test_arguments_of_another_kind(changes: dict[str, Any], message: str) -> None:
+    known = {"objectives": [Objective("a", "max", evaluate=lambda archs: [1.0] * len(archs), expensive=True)]}
+    with pytest.raises(SearchError, match=message):
+        SearchSession(toy_space(), **{**known, **changes})
+    with pytest.raises(SearchError, match=message):
+        search(toy_space(), **{**known, **changes})
+    with pytest.raises(SearchError, match="executor is a name or an Executor, got None"):
+        search(toy_space(), known["objectives"], executor=None)  # type: ignore[arg-type]
+
+
+def test_a_cheap_function_that_raises_is_named() -> None:
+    def cost(archs: Any) -> Any:
+        raise ZeroDivisionError("by nothing")
+
+    with pytest.raises(SearchError, match="cost: evaluate raised ZeroDivisionError: by nothing"):
+        search(toy_space(), [Objective("cost", "min", evaluate=cost)])
+
+
+def test_metrics_may_have_the_names_of_columns() -> None:
+    def values(archs: Any) -> list[float]:
+        return [float(hash(arch.genotype) % 97) for arch in archs]
+
+    names = ("error", "status", "architecture")
+    wanted = [Objective(name, "min", evaluate=values, expensive=name == "error") for name in names]
+    result = search(toy_space(), wanted, strategy="random", evaluations=12)
+    frame = result.to_frame()
+    assert frame["error"].tolist() == values([e.architecture for e in result.evaluations])
+    assert set(frame["status_"]) == {"ok"}
+    assert list(frame["architecture_"]) == [e.architecture.values for e in result.evaluations]
+    assert list(result.front.to_frame().columns) == [*names, "architecture_"]
+    for name in ("", " ", 5):
+        with pytest.raises(SearchError, match="a metric's name is a text, got"):
+            Objective(name, "min", evaluate=values)  # type: ignore[arg-type]
+    with pytest.raises(SearchError, match="max_error is a number, got 'a'"):
+        result.front.best(max_error="a")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
