@@ -29,7 +29,7 @@ class Dataset:
     What comes out of it are images (n, c, h, w), float32, ``(x - mean) / std`` of values x in 0…1, with
     `mean` and `std` by channel, and labels, int64 (n,), positions in `classes`. `stored` holds the images
     or knows where they are; `settings` is plain data that says where they come from, `preparation` says in
-    words how they became pixels of this shape.
+    words how they became pixels of this shape. DataError for a class whose name no file could hold.
     """
 
     stored: Stored
@@ -39,6 +39,11 @@ class Dataset:
     std: tuple[float, ...]
     settings: Mapping[str, Any]
     preparation: str
+
+    def __post_init__(self) -> None:
+        for name in self.classes:
+            if not (isinstance(name, str) and is_utf8(name)):
+                raise DataError(f"the class {name!r} has no name that can be written as UTF-8; give it one")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -127,3 +132,12 @@ def check_positive(what: str, value: object, unit: str) -> None:
     """DataError unless the value is a whole number above 0."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise DataError(f"{what} is {value!r}; give a positive number of {unit}")
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name, such as one of a folder, can be written as UTF-8."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hwnas.errors import DataError
 from hwnas.images import fitted
-from hwnas.training.data.base import SPLITS, Source, Split, check_positive
+from hwnas.training.data.base import SPLITS, Source, Split, check_positive, is_utf8
 from hwnas.training.data.stored import Files, held_or_streamed
 
 HELD_OUT = 0.1  # of each class's training images, for a split that has no folder
@@ -38,9 +38,9 @@ def imagefolder(split: Split, seed: int, path: str | Path, size: int, memory_mb:
     added. A class so small that no image falls into a split gives it the next one; that one alone may go
     back to `train` as the class grows.
 
-    DataError for a missing folder, a single, empty or too small class, classes that differ between the
-    folders, an unreadable image or one whose range is unknown, which a stream finds when it comes to it, or
-    when less memory is free than `memory_mb` allows to fill.
+    DataError for a missing folder, a single, empty or too small class, one whose name is not UTF-8, classes
+    that differ between the folders, an unreadable image or one whose range is unknown, which a stream finds
+    when it comes to it, or when less memory is free than `memory_mb` allows to fill.
     """
     if not isinstance(path, (str, Path)):
         raise DataError(f"imagefolder: path is {path!r}; give the folder that holds train/")
@@ -100,6 +100,8 @@ def _class_files(folder: Path) -> dict[str, list[str]]:
     found = {}
     for sub in sorted(folder.iterdir()):
         if sub.is_dir() and not sub.name.startswith("."):
+            if not is_utf8(sub.name):
+                raise DataError(f"imagefolder: the name of the class folder {sub} is not UTF-8; rename it")
             with os.scandir(sub) as entries:  # one system call for many files, of which there may be millions
                 files = (e.name for e in entries if e.is_file() and not e.name.startswith("."))
                 found[sub.name] = sorted(files)

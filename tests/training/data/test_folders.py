@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
@@ -19,6 +21,7 @@ from hwnas.training.data import SPLITS, Dataset, Split, describe_dataset, load_d
 from hwnas.training.data import digits as digits_module
 from hwnas.training.data import folders as folders_module
 from hwnas.training.data.stored import MOST_WORKERS, Held, Streamed
+from tests.conftest import TINY, Command, write_config
 
 from .small import SMALL
 
@@ -183,6 +186,22 @@ def test_imagefolder_says_what_is_wrong(folder: Path) -> None:
     (folder / "val" / "mouse").rmdir()
     with pytest.raises(DataError, match="different classes: mouse"):
         load(folder)
+
+
+def test_a_class_whose_name_is_not_utf8_is_refused_before_any_work(
+    folder: Path, tmp_path: Path, hwnas_command: Command
+) -> None:
+    os.rename(folder / "train" / "cat", os.fsencode(folder / "train" / "caf") + b"\xe9")
+    with pytest.raises(DataError, match=r"the class folder .*/train/caf\udce9 is not UTF-8; rename it"):
+        load(folder)
+    config = write_config(tmp_path)
+    data = {"name": "imagefolder", "path": str(folder), "size": 16}
+    config.write_text(yaml.safe_dump({**TINY, "data": data}))
+    code, _, err = hwnas_command("run", config, "--run-dir", tmp_path / "run")
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert "/train/caf\ufffd is not UTF-8; rename it" in err
+    assert not (tmp_path / "run" / "latency_table.json").exists()
 
 
 def test_one_class_and_too_few_images_are_refused(tmp_path: Path) -> None:

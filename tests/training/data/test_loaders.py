@@ -96,3 +96,9 @@ def test_a_wrong_normalisation_is_refused() -> None:
     for mean, std in (((0.5,), (1, 1, 1)), ((0.5,) * 3, (1, 0, 1))):
         with pytest.raises(DataError, match="are not one number for each of 3 channels"):
             from_loader(loader_of(), CLASSES, mean, std)
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", 3])
+def test_a_class_that_has_no_name_that_can_be_written_is_refused(name: Any) -> None:
+    with pytest.raises(DataError, match="no name that can be written as UTF-8; give it one"):
+        from_loader(loader_of(), (*CLASSES[:-1], name))
