@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -46,11 +47,23 @@ def run_folder(run_dir: str | Path) -> Path:
 def check_links(directory: Path) -> None:
     """StoreError for a symbolic link in a run's folder through which hwnas would write outside of it."""
     for name in WRITTEN:
-        if (directory / name).is_symlink():
-            raise StoreError(
-                f"{directory / name} is a symbolic link, and nothing is written outside a run's folder; put "
-                "what it names in its place, or link the whole folder"
-            )
+        _check_links(directory / name)
+
+
+def _check_links(path: Path) -> None:
+    """StoreError for a symbolic link at a path or anywhere below it."""
+    try:
+        mode = path.lstat().st_mode
+        below = list(path.iterdir()) if stat.S_ISDIR(mode) else []
+    except OSError:  # it is not there, or whoever needs it says why not
+        return
+    if stat.S_ISLNK(mode):
+        raise StoreError(
+            f"{path} is a symbolic link, and nothing is written outside a run's folder; put what it names in "
+            "its place, or link the whole folder"
+        )
+    for inside in below:
+        _check_links(inside)
 
 
 def environment() -> dict[str, Any]:

@@ -308,6 +308,29 @@ def test_a_link_in_a_runs_folder_is_not_written_through(name: str, run: Path) ->
         load_run(run)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["finetune/MODEL-ft1", "tensorboard/search", "int8/a/b/model.onnx", "supernet/checkpoint.safetensors"],
+)
+def test_a_link_below_is_not_written_through(name: str, run: Path, hwnas_command: Command) -> None:
+    model, outside = min((run / "models").iterdir()).name, run.parent / "outside"
+    link = run / name.replace("MODEL", model)
+    outside.mkdir()
+    (outside / "mine").write_bytes(b"mine")
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside / "mine" if link.suffix else outside)
+    code, out, err = hwnas_command("finetune", run, "--model", model, "--epochs", "1", "--restart")
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: {link} is a symbolic link, and nothing is written outside")
+    assert len(err.splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in outside.iterdir()} == {"mine": b"mine"}
+
+
+def test_a_link_to_the_folder_of_a_run_is_as_good(run: Path, hwnas_command: Command) -> None:
+    (run.parent / "link").symlink_to(run)
+    assert hwnas_command("front", run.parent / "link")[:2] == hwnas_command("front", run)[:2]
+
+
 def test_a_supernet_that_refers_in_circles_is_refused(tmp_path: Path) -> None:
     for folder, other in (("a", "b"), ("b", "c"), ("c", "b")):
         (tmp_path / folder).mkdir()
