@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from hwnas.errors import DataError
+from hwnas.files import check_regular
 
 
 def fitted(file: str | Path, width: int, height: int) -> Image.Image:
@@ -18,6 +19,7 @@ def fitted(file: str | Path, width: int, height: int) -> Image.Image:
     pixels lie on white.
     """
     try:
+        check_regular(file)
         with Image.open(file) as image:
             image.draft(None, (width, height))
             ImageOps.exif_transpose(image, in_place=True)

@@ -40,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.errors import ChecksumError, StoreError
+from hwnas.files import check_regular
 from hwnas.text import one_line
 
 SCHEMA = 3  # 1 has no predictions, 1 and 2 have no checksums
@@ -171,8 +172,9 @@ def read_json(path: str | Path, remedy: str = "make it again, or restore it from
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The bytes of a file; StoreError names what is missing or unreadable."""
+    """The bytes of a file; StoreError names what is missing or unreadable, or no file but a pipe."""
     try:
+        check_regular(path)
         return Path(path).read_bytes()
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
@@ -327,6 +329,9 @@ class Store:
         try:
             if self.path is not None:
                 make_folder(self.path.parent)
+                for end in ("", "-wal", "-shm"):
+                    if (file := self.path.with_name(self.path.name + end)).exists():
+                        check_regular(file)
             self._db = sqlite3.connect(self.path or ":memory:", timeout=BUSY_S, isolation_level=None)
             try:
                 self._open()

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import load_external_data_for_model
 
 from hwnas.errors import ConfigError
+from hwnas.files import check_regular
 from hwnas.latency.external_data import check_external_data
 from hwnas.latency.measure import Device
 from hwnas.latency.together import geometric_mean, time_together
@@ -79,6 +80,7 @@ def read_model(file: str | Path, shapes: Shapes) -> tuple[bytes, str, list[str]]
     """
     path = Path(file) / "model.onnx" if Path(file).is_dir() else Path(file)
     try:
+        check_regular(path)
         model = onnx.load(path, load_external_data=False)
         check_external_data(model, path)
         load_external_data_for_model(model, str(path.parent))

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hwnas.errors import DeviceError
+from hwnas.files import check_regular
 from hwnas.latency.jobs import Models
 from hwnas.latency.measure import Device, Plan, Samples, Visit
 from hwnas.progress import Progress, silent
@@ -268,6 +269,7 @@ class _Checkpoint:
 def _read(path: Path, key: str) -> Pass | None:
     """The pass in a file; None if it is damaged or of another campaign."""
     try:
+        check_regular(path)
         with safe_open(path, "np") as file:
             metadata: dict[str, str] = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in ARRAYS}

@@ -15,14 +15,15 @@ from hwnas.errors import StoreError
 def check_external_data(model: onnx.ModelProto, path: Path) -> None:
     """StoreError, naming it, for a file with weights that does not lie in the folder of the model's file.
 
-    A model that somebody else made could otherwise have any file of this machine read.
+    A model that somebody else made could otherwise have any file of this machine read, or wait at a pipe.
     """
     folder = path.parent.resolve()
     for tensor in _tensors(model):
         if uses_external_data(tensor):
             location = ExternalDataInfo(tensor).location
             file = folder / location
-            if Path(location).is_absolute() or file.resolve() != file or folder not in file.parents:
+            inside = not Path(location).is_absolute() and file.resolve() == file and folder in file.parents
+            if not inside or (file.exists() and not file.is_file()):
                 raise StoreError(
                     f"{path}: its tensor {tensor.name!r} is in {location!r}, which is not a file in the "
                     "model's own folder; it is not read"

@@ -44,14 +44,17 @@ def run_folder(run_dir: str | Path) -> Path:
     return Path("runs") / path
 
 
-def check_links(directory: Path) -> None:
-    """StoreError for a symbolic link in a run's folder through which hwnas would write outside of it."""
+def check_written(directory: Path) -> None:
+    """StoreError for what stands in a run's folder, where hwnas writes, and is neither file nor folder.
+
+    Through a symbolic link it would write outside, and at a named pipe it would wait for ever.
+    """
     for name in WRITTEN:
-        _check_links(directory / name)
+        _check_below(directory / name)
 
 
-def _check_links(path: Path) -> None:
-    """StoreError for a symbolic link at a path or anywhere below it."""
+def _check_below(path: Path) -> None:
+    """StoreError for a path that is there and is neither file nor folder, or anything like it below it."""
     try:
         mode = path.lstat().st_mode
         below = list(path.iterdir()) if stat.S_ISDIR(mode) else []
@@ -62,8 +65,10 @@ def _check_links(path: Path) -> None:
             f"{path} is a symbolic link, and nothing is written outside a run's folder; put what it names in "
             "its place, or link the whole folder"
         )
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise StoreError(f"{path} is a pipe, a socket or a device, not a file; remove it")
     for inside in below:
-        _check_links(inside)
+        _check_below(inside)
 
 
 def environment() -> dict[str, Any]:

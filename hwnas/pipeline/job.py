@@ -23,7 +23,7 @@ from hwnas.latency.devices import DEVICES
 from hwnas.latency.predictor import LatencyPredictor, MeasuredLatency
 from hwnas.latency.table import LatencyTable
 from hwnas.pipeline.entries import PARETO_SCHEMA, evaluation_of, model_folder, read_entry
-from hwnas.pipeline.folder import check_links, environment, locked, logging_to, run_folder
+from hwnas.pipeline.folder import check_written, environment, locked, logging_to, run_folder
 from hwnas.pipeline.profile import (
     LATENCY_FILES,
     TABLE_FILE,
@@ -197,7 +197,7 @@ class Run:
         self.directory = directory
         self.config = config
         self._data = dict(data or {})
-        check_links(directory)
+        check_written(directory)
         self.store = Store(directory / "run.db")
         self.watch: Watch | None = None  # called while a search is running
         self.device: str | None = None  # where the run's own device is, if not where the experiment says

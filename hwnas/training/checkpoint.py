@@ -102,9 +102,9 @@ def note_divergence(path: Path) -> int:
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a checkpoint, and what it says; ChecksumError if it is damaged."""
     try:
+        tensors = safetensors.torch.load(read_bytes(path))
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        tensors = safetensors.torch.load(read_bytes(path))
         about = json.loads(metadata["training"])
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise ChecksumError(f"{path} is not a checkpoint ({error}); {REMEDY}") from None

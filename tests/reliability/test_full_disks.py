@@ -123,7 +123,7 @@ def test_a_full_disk_under_the_log_and_the_lock(
     tiny_run: Path, tmp_path: Path, hwnas_command: Command, monkeypatch: pytest.MonkeyPatch, file: str
 ) -> None:
     folder = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    monkeypatch.setattr("hwnas.pipeline.job.check_links", lambda directory: None)  # or the link is refused
+    monkeypatch.setattr("hwnas.pipeline.job.check_written", lambda directory: None)  # or the link is refused
     (folder / file).unlink()
     (folder / file).symlink_to("/dev/full")
     code, _, err = hwnas_command("report", folder, "--restart")

@@ -97,7 +97,8 @@ def _in_folder(path: object, part: str) -> Part:
     root = Path(path)
     if (root / part / "state.json").is_file():
         return _saved(root / part)
-    tables = sorted(f for f in root.rglob("*.parquet") if f.stem == part or f.stem.startswith(f"{part}-"))
+    every = (file for file in root.rglob("*.parquet") if file.is_file())
+    tables = sorted(f for f in every if f.stem == part or f.stem.startswith(f"{part}-"))
     if tables:
         return _parquet(tables)
     for folder in (root, root / "cifar-10-batches-bin"):
