@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -61,4 +63,12 @@ def test_public_names_are_pinned() -> None:
 )
 def test_no_torch_where_none_is_needed(statement: str) -> None:
     code = f"{statement}; import sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_command_is_the_module() -> None:
+    """Its entry point imports next to nothing before it can be interrupted."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"hwnas": "hwnas.__main__:main"}
+    code = "import sys, hwnas.__main__ as m; m.main; sys.exit('typer' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -72,6 +72,41 @@ def test_an_interrupted_command_says_how_to_go_on_and_does(tmp_path: Path) -> No
     assert (folder / "supernet" / "model.safetensors").exists()
 
 
+# Presses Ctrl-C when a module is first looked for, then is the command.
+AT_AN_IMPORT = """
+import os, signal, sys
+last = sys.argv.pop(1)
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == last:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+from hwnas.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["hwnas.cli", "rich.console", "hwnas.pipeline", "onnxruntime.capi"])
+def test_an_interrupt_during_the_imports_is_one_line(module: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", AT_AN_IMPORT, module, "front", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_an_interrupt_while_a_run_is_opened_is_one_line(tmp_path: Path) -> None:
+    config = tmp_path / "pipe.yaml"
+    os.mkfifo(config)
+    command = [sys.executable, "-m", "hwnas", "run", str(config), "--run-dir", str(tmp_path / "run")]
+    opening = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with config.open("w"):  # it has come to its experiment, and waits for the first word
+        opening.send_signal(signal.SIGINT)
+        out, said = opening.communicate()
+    assert (opening.returncode, out, said) == (130, "", "interrupted\n")
+    assert not (tmp_path / "run").exists()
+
+
 class Interrupted(FakeDevice):
     """Somebody presses Ctrl-C in the second pass."""
 
