@@ -45,7 +45,10 @@ from hwnas.text import one_line
 
 SCHEMA = 3  # 1 has no predictions, 1 and 2 have no checksums
 MOST_UNPACKED = 256 << 20  # bytes in a file of few
-REMEDY = "restore it from a copy, delete it to lose its evaluations, or use another run folder (--run-dir)"
+REMEDY = (
+    "restore it from a copy, delete it (its evaluations are lost, and every stage is made again, the latency "
+    "table too), or use another run folder (--run-dir)"
+)
 TEMPORARY = ".tmp"  # the end of names of files that are being written
 BUSY_S = 30  # how long one process waits for another to finish a write
 

@@ -66,7 +66,10 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
 def test_not_a_database(tmp_path: Path) -> None:
     path = tmp_path / "run.db"
     path.write_bytes(b"not a database" * 100)
-    with pytest.raises(StoreError, match=r"cannot open .*run\.db.*restore it from a copy.*--run-dir"):
+    with pytest.raises(
+        StoreError,
+        match=r"cannot open .*run\.db.*delete it \(its evaluations are lost, and every stage is.*--run-dir",
+    ):
         Store(path)
 
 
