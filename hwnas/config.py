@@ -34,10 +34,12 @@ COSTS = ("macs", "params", "model_bytes", "peak_activation_bytes")
 
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of what becomes part of a path
+MOST_LETTERS = 100  # of such a name; file systems take 255 bytes
+MOST = 10**9  # of any whole number but the seed; none that is larger is meant
 
 
 class Section(BaseModel):
-    """A part of an experiment: immutable; unknown keys, NaN and infinity are refused."""
+    """A part of an experiment: immutable; unknown keys, NaN, infinity and huge numbers are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -46,6 +48,13 @@ class Section(BaseModel):
     def _no_boolean_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
             raise ValueError("true and false are no value for this")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _no_huge_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, int) and value > MOST and info.field_name != "seed":
+            raise ValueError(f"whole numbers are at most {MOST:,}")
         return value
 
 
@@ -90,7 +99,7 @@ class Training(Section):
     mixup: float = Field(0, ge=0)  # alpha of the Beta distribution by which images are mixed; 0: none
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: whichever a short measurement finds faster
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is a GPU
-    threads: int = Field(2, ge=1)  # torch's threads, of each process
+    threads: int = Field(2, ge=1, le=1024)  # torch's threads, of each process
 
     @field_validator("strategy", mode="before")
     @classmethod
@@ -102,7 +111,7 @@ class Latency(Section):
     """The device, where latencies come from, and the budgets."""
 
     device: str = "onnxruntime"  # see `hwnas list devices`
-    threads: int = Field(1, ge=1)  # threads of one inference
+    threads: int = Field(1, ge=1, le=1024)  # threads of one inference
     batch_size: int = Field(1, ge=1)  # images of one inference; a latency is that of the whole batch
     budgets_ms: tuple[float, ...] = ()  # latency budgets; the loosest bounds the search
     source: Literal["table", "predictor", "measured"] = "table"  # operators' table; learnt; each one timed
@@ -127,6 +136,8 @@ class Latency(Section):
     def _names_of_files(cls, tables: dict[str, str]) -> dict[str, str]:
         if not all(re.fullmatch(NAME, name) for name in tables):
             raise ValueError("a device's name is of letters, digits, '.', '_' and '-'")
+        if any(len(name) > MOST_LETTERS for name in tables):
+            raise ValueError(f"a device's name has at most {MOST_LETTERS} characters")
         return tables
 
     @field_validator("budgets_ms")
@@ -157,14 +168,14 @@ class Search(Section):
 
     strategy: str = "linas"  # see `hwnas list strategies`
     algorithm: str | None = None  # of linas' inner search; none: nsga2, see `hwnas list algorithms`
-    evaluations: int = Field(200, ge=1)  # true evaluations of accuracy
+    evaluations: int = Field(200, ge=1, le=10_000_000)  # true evaluations of accuracy
     objectives: tuple[str, ...] = ("accuracy", "latency_ms")  # or COSTS, latency_ms@NAME
     constraints: dict[str, Bounds] = {}  # hard bounds, such as macs: {upper: 250e6}; latency has its budgets
     predictor: str | None = None  # of accuracy; none: the strategy's own, see `hwnas list predictors`
     calibration_images: int = Field(1024, ge=1)  # training images that batch-norm statistics are taken from
     random_baseline: bool = False  # also spend the same evaluations at random, for the report
     executor: Literal["serial", "process", "ray"] = "serial"  # what evaluates; the result is the same
-    workers: int | None = Field(None, ge=1)  # of process and ray; none: one a core
+    workers: int | None = Field(None, ge=1, le=10_000)  # of process and ray; none: one a core
     ray_address: str | None = None  # of a running cluster; none: RAY_ADDRESS, or this machine alone
     evaluation_time_limit_s: float | None = Field(None, gt=0)  # then it has failed; with executor: process
     lag: int = Field(0, ge=0)  # batches that may be out while the next is asked for, to keep workers busy
@@ -189,8 +200,8 @@ class Export(Section):
 class Experiment(Section):
     """One experiment file."""
 
-    name: str = Field(pattern=f"^{NAME}$")  # names the run's folder
-    seed: int = Field(0, ge=0)  # of everything that is drawn
+    name: str = Field(max_length=MOST_LETTERS, pattern=f"^{NAME}$")  # names the run's folder
+    seed: int = Field(0, ge=0, lt=2**63)  # of everything that is drawn
     data: Named  # a dataset and its parameters
     # A search space and its parameters; classes and channels come from the data. With the parameter
     # precisions: [fp32, int8] the search also chooses the precision of each network.

@@ -6,12 +6,15 @@ import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import typer.main
+from rich.progress import Task
 
 from hwnas.cli import app
+from hwnas.cli.display import TimeColumn
 from tests.conftest import Command, write_config
 
 
@@ -21,6 +24,12 @@ def commands() -> list[list[str]]:
     for name, command in group.commands.items():
         found += [[name, sub] for sub in command.commands] if hasattr(command, "commands") else [[name]]
     return found
+
+
+def test_an_enormous_estimate_is_shown_too() -> None:
+    for seconds, shown in ((61, "0:01:01"), (10**12, "31,688 years")):
+        task = SimpleNamespace(finished=False, elapsed=seconds, total=9, time_remaining=seconds)
+        assert TimeColumn().render(cast(Task, task)).plain == f"{shown}, {shown} left"
 
 
 def test_all_commands_exist() -> None:

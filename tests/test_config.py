@@ -39,6 +39,18 @@ def test_unknown_key_is_refused_and_named() -> None:
         ({"training": {"clip_value": float("inf")}}, r"training\.clip_value: .* finite number"),
         ({"export": {"max_accuracy_loss": -1}}, r"export\.max_accuracy_loss: .*greater than or equal to 0"),
         ({"export": {"bits": 4}}, r"export\.bits: unknown key; known: openvino, int8, max_accuracy_loss"),
+        ({"name": "n" * 300}, r"name: String should have at most 100 characters \(got 'nnn"),
+        ({"latency": {"further_tables": {"n" * 300: "p"}}}, "a device's name has at most 100 characters"),
+        (
+            {"search": {"evaluations": 10**21}},
+            r"search\.evaluations: .*less than or equal to 10000000 \(got 1",
+        ),
+        (
+            {"training": {"batch_size": 10**21}},
+            r"training\.batch_size: whole numbers are at most 1,000,000,000",
+        ),
+        ({"latency": {"threads": 5000}}, r"latency\.threads: .*less than or equal to 1024"),
+        ({"seed": 2**63}, "seed: .*less than 9223372036854775808"),
         ({"name": "../up"}, r"name: .*pattern.*\(got '\.\./up'\)"),
         ({"data": {}}, r"data\.name: Field required"),
         (

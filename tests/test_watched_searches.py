@@ -128,6 +128,9 @@ def test_a_finished_search_goes_on(tiny_run: Path, copy: Path) -> None:
     [
         (["--evaluations", "20"], "the search has 24 evaluations, 20 would be fewer"),
         (["--evaluations", "many"], r"--evaluations takes a number, or \+100 for so many more, got 'many'"),
+        (["--evaluations", "9" * 21], "--evaluations is a number of at most 9 digits"),
+        (["--evaluations", "9" * 5000], "--evaluations is a number of at most 9 digits"),
+        (["--evaluations", "999999999"], r"search\.evaluations: .*less than or equal to 10000000"),
         (["--evaluations", "0"], r"search\.evaluations: .*greater than or equal to 1"),
         (["--evaluations", "+5", "--table", "t.json", "--run-dir", "x"], r"\+5 goes on .* no --table"),
         (["--executor", "slurm"], r"search\.executor: .*'serial', 'process' or 'ray' \(got 'slurm'\)"),

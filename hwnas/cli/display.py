@@ -26,6 +26,7 @@ from hwnas.text import PrintableFormatter, printable
 out = Console()
 err = Console(stderr=True)
 
+YEAR_S = 31_557_600
 LINE_S = 30  # seconds between lines about a stage where there is no terminal
 GOES_ON = "interrupted; the same command goes on from here"
 
@@ -44,10 +45,17 @@ class TimeColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         spent = task.finished_time if task.finished else task.elapsed
-        text = str(timedelta(seconds=int(spent or 0)))
+        text = _duration(spent or 0)
         if task.total is not None and not task.finished and task.time_remaining is not None:
-            text += f", {timedelta(seconds=int(task.time_remaining))} left"
+            text += f", {_duration(task.time_remaining)} left"
         return Text(text, style="progress.elapsed")
+
+
+def _duration(seconds: float) -> str:
+    """Days, hours, minutes and seconds; an estimate that is beyond all use in years."""
+    if seconds < 100 * YEAR_S:
+        return str(timedelta(seconds=int(seconds)))
+    return f"{seconds // YEAR_S:,.0f} years"
 
 
 class Bars(RichProgress):

@@ -215,6 +215,8 @@ def search(
     if evaluations is not None:
         if re.fullmatch(r"\+?[0-9]+", evaluations) is None:
             raise ConfigError(f"--evaluations takes a number, or +100 for so many more, got {evaluations!r}")
+        if len(evaluations) > 10:
+            raise ConfigError("--evaluations is a number of at most 9 digits; give a smaller one")
         number = int(evaluations)
         if evaluations.startswith("+"):
             if table is not None:
