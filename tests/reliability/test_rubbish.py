@@ -38,7 +38,7 @@ from hwnas.predictors import get_predictor, load_predictor
 from hwnas.store import Measurement, Store, sealed
 
 MUTATIONS = int(os.environ.get("HWNAS_MUTATIONS", "40"))
-HANGS_S = 20  # what is read in milliseconds; for machines that do other work
+HANGS_S = 10  # what is read in milliseconds; for machines that do other work
 MEMORY = 1 << 30  # bytes that a reader may take beside what is there
 VALUES: list[Any] = [None, True, -1, 0, 1e308, 1e-308, 10**400, 2**63, -0.5, "", "x" * 10_000, "NaN"]
 VALUES += [[], {}, [[[[]]]], {"a": {"b": 1}}, "\x1b[31m", "../../etc/passwd"]
