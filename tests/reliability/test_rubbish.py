@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import hwnas
@@ -33,9 +34,10 @@ from hwnas.export.predict import Predictor
 from hwnas.images import fitted
 from hwnas.latency.benchmark import read_model
 from hwnas.latency.table import LatencyTable
-from hwnas.pipeline import load_run
+from hwnas.pipeline import load_run, read_entry
 from hwnas.predictors import get_predictor, load_predictor
 from hwnas.store import Measurement, Store, sealed
+from hwnas.training import checkpoint
 
 MUTATIONS = int(os.environ.get("HWNAS_MUTATIONS", "40"))
 HANGS_S = 10  # what is read in milliseconds; for machines that do other work
@@ -140,6 +142,22 @@ def store(file: Path) -> Any:
         return json.dumps(run.summary()), run.evaluations().to_csv()
 
 
+def front(file: Path) -> Any:
+    with contextlib.closing(load_run(file.parent)) as run:
+        return json.dumps(run.models)
+
+
+def entry(file: Path) -> Any:
+    with contextlib.closing(load_run(file.parents[2])) as run:
+        return json.dumps(read_entry(run, file.parent.name))
+
+
+def training(file: Path) -> Any:
+    net = hwnas.load_supernet(file.parent)
+    state = checkpoint.load(file, net, torch.optim.SGD(net.parameters(), 0.1, momentum=0.9), {"seed": 0})
+    return net.checksum, state.step, state.reports, state.losses, state.arithmetic
+
+
 def image(size: int, file: Path) -> Any:
     return np.asarray(fitted(file, size, size)).shape
 
@@ -161,7 +179,20 @@ def artefact(request: pytest.FixtureRequest, tiny_run: Path, tmp_path: Path) -> 
             db.execute("VACUUM INTO ?", (str(copied),))  # with what is still beside it in the log
         return copied
     if name.startswith("supernet/"):
-        return Path(shutil.copytree(tiny_run / "supernet", tmp_path / "supernet")) / name.split("/")[1]
+        copied = Path(shutil.copytree(tiny_run / "supernet", tmp_path / "supernet")) / name.split("/")[1]
+        if not copied.exists():  # that of a training that is not finished
+            net = hwnas.load_supernet(copied.parent)
+            optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+            report = checkpoint.Report(3, 1.5, 99.0, 50.0, 40.0)
+            arithmetic = checkpoint.Arithmetic("fp32", False)
+            state = checkpoint.State(net, optimizer, arithmetic, 3, [report], losses=[1.5])
+            checkpoint.save(copied, state, {"seed": 0})
+        return copied
+    if name in ("pareto.json", "models/architecture.json"):
+        copied = Path(shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("figures")))
+        return (
+            copied / name if name == "pareto.json" else min((copied / "models").glob("*/architecture.json"))
+        )
     if name.startswith("models/"):
         folder = min((tiny_run / "models").iterdir())
         Image.new("L", (24, 24), 99).save(tmp_path / "photo.png")
@@ -187,6 +218,9 @@ CASES: list[tuple[str, Callable[[Path], Any], list[Mutation]]] = [
     ("run.db", store, BYTES),
     ("supernet/supernet.json", supernet, SEALED),
     ("supernet/model.safetensors", supernet, BYTES),
+    ("supernet/checkpoint.safetensors", training, BYTES),
+    ("pareto.json", front, SEALED),
+    ("models/architecture.json", entry, SEALED),
     ("models/model.json", model, SEALED),
     ("models/model.safetensors", model, BYTES),
     ("models/model.onnx", shipped, BYTES),
