@@ -37,8 +37,8 @@ from hwnas.networks.elastic import (
     by_stored,
     elastic_layer,
 )
-from hwnas.spaces import Architecture, NetworkSpace, Slot, space_of
-from hwnas.spaces.base import Rng
+from hwnas.spaces import SPACES, Architecture, NetworkSpace, Slot, space_of
+from hwnas.spaces.base import Rng, id_of
 from hwnas.spaces.operators import Body, Layer, Linear
 from hwnas.store import digest, parse_json, read_bytes, read_json, write_bytes, write_json
 from hwnas.text import one_line
@@ -238,16 +238,19 @@ def refer_to_supernet(directory: str | Path, target: str | Path, checksum: str) 
     write_json(Path(directory) / DEFINITION_FILE, data)
 
 
-def load_supernet(path: str | Path) -> Supernet:
+def load_supernet(path: str | Path, space: NetworkSpace | None = None) -> Supernet:
     """The supernet in a folder that `save` wrote, or in the `supernet` folder of a run; in eval mode.
 
-    Where a folder refers to another's supernet, that one, if it is the same still. StoreError if there is
-    none or it is of another schema, ChecksumError if it is not what was written or referred to.
+    Where a folder refers to another's supernet, that one, if it is the same still. A supernet of a space of
+    your own needs that `space`; otherwise the folder says which it is.
+
+    StoreError if there is none, it is of another schema or of a space that hwnas does not know, SpaceError if
+    it is of another than the given one, ChecksumError if it is not what was written or referred to.
     """
-    return _loaded(Path(path), ())
+    return _loaded(Path(path), space, ())
 
 
-def _loaded(path: Path, referring: tuple[Path, ...]) -> Supernet:
+def _loaded(path: Path, space: NetworkSpace | None, referring: tuple[Path, ...]) -> Supernet:
     """As `load_supernet`; `referring` are the folders that led here."""
     folder = path
     if not (folder / DEFINITION_FILE).exists() and (folder / "supernet").is_dir():
@@ -269,11 +272,15 @@ def _loaded(path: Path, referring: tuple[Path, ...]) -> Supernet:
     if missing:
         raise StoreError(f"{folder / DEFINITION_FILE} does not say its {missing[0]}; {remedy}")
     if "refers_to" in data:
-        return _referred(folder, str(data["refers_to"]), str(data["checksum"]), referring)
+        return _referred(folder, str(data["refers_to"]), str(data["checksum"]), space, referring)
+    _check_space(folder, data["space"], space, remedy)
     try:
-        net = Supernet(space_of(data["space"]), kernel_transform=bool(data.get("kernel_transform")))
+        made = space_of(data["space"]) if space is None else space
+        net = Supernet(made, kernel_transform=bool(data.get("kernel_transform")))
     except SpaceError as error:
         raise StoreError(f"{folder / DEFINITION_FILE} describes no space: {error}; {remedy}") from None
+    if space is not None:
+        remedy += f", or make {type(space).__name__} what it was when this was saved"
     weights = folder / WEIGHTS_FILE
     try:
         state = safetensors.torch.load(read_bytes(weights))
@@ -289,7 +296,26 @@ def _loaded(path: Path, referring: tuple[Path, ...]) -> Supernet:
     return net.eval()
 
 
-def _referred(folder: Path, refers_to: str, checksum: str, referring: tuple[Path, ...]) -> Supernet:
+def _check_space(folder: Path, definition: Any, space: NetworkSpace | None, remedy: str) -> None:
+    """Refuse a stored definition of a space that is unknown, or of another one than is given."""
+    if not isinstance(definition, Mapping) or not isinstance(definition.get("name"), str):
+        raise StoreError(f"{folder / DEFINITION_FILE} describes no space; {remedy}")
+    if space is None and definition["name"] not in SPACES:
+        raise StoreError(
+            f"the supernet in {folder} is of {definition['name']!r:.80}, no space of hwnas's own; give "
+            f"the one that it was made of, load_supernet(…, space=…); if that is one of {', '.join(SPACES)}, "
+            f"{remedy}"
+        )
+    if space is not None and id_of(definition) != space.id:
+        raise SpaceError(
+            f"the supernet in {folder} is of the space {id_of(definition):.80}, not of {space.id}; "
+            "give the one that it was made of"
+        )
+
+
+def _referred(
+    folder: Path, refers_to: str, checksum: str, space: NetworkSpace | None, referring: tuple[Path, ...]
+) -> Supernet:
     """The supernet that the one in `folder` is a reference to."""
     here = folder.resolve()
     target = Path(os.path.normpath(here / refers_to))
@@ -300,7 +326,7 @@ def _referred(folder: Path, refers_to: str, checksum: str, referring: tuple[Path
             f"the supernet of {folder} is that of {target}, which is gone; put it back, or search anew from "
             "the run that has it: hwnas search RUN --table TABLE --run-dir NEW"
         )
-    net = _loaded(target, (here, *referring))
+    net = _loaded(target, space, (here, *referring))
     if net.checksum != checksum:
         raise ChecksumError(
             f"the supernet in {target} is no longer the one that {folder} refers to (its checksum is "

@@ -178,7 +178,7 @@ class SearchSpace:
     @cached_property
     def id(self) -> str:
         """Name and digest, such as ``macro-1a2b3c4d``: spaces are the same when their ids are equal."""
-        return f"{self.name}-{_digest(self.definition)[:8]}"
+        return id_of(self.definition)
 
     def index(self, name: str) -> int:
         """The position of a choice; SpaceError names it if there is none."""
@@ -633,6 +633,11 @@ class OperatorMax(OperatorSum):
     """The largest value, which is not negative, of the operators of n architectures, in the same way."""
 
     _joined: ClassVar[Callable[..., Any]] = staticmethod(np.max)
+
+
+def id_of(definition: Mapping[str, Any]) -> str:
+    """The id of the space that a definition is of."""
+    return f"{definition['name']}-{_digest(definition)[:8]}"
 
 
 def _digest(data: object) -> str:

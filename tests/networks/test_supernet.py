@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hwnas.errors import ChecksumError, SpaceError, StoreError
 from hwnas.networks.calibration import calibrate
-from hwnas.networks.supernet import Supernet, load_supernet
+from hwnas.networks.supernet import Supernet, load_supernet, refer_to_supernet
 from hwnas.spaces import Choice, NetworkSpace, Operator, Slot
 from hwnas.store import parse_json, read_json, write_json
 
@@ -214,6 +214,46 @@ def test_an_interrupted_save_keeps_what_was_there(saved: Path, monkeypatch: pyte
         Supernet(SPACES["fused"]).save(saved / "supernet")
     monkeypatch.undo()
     assert load_supernet(saved).space == SPACES["mbconv"]
+
+
+class OwnSpace(NetworkSpace):
+    """A space that hwnas has never seen; its kernel is in none of its choices."""
+
+    def __init__(self, widths: tuple[int, ...] = (4, 8), kernel: int = 3) -> None:
+        self.slots = (Slot("conv", ("width",)), Slot("head", ("width",)))
+        self.kernel = kernel
+        super().__init__("own", [Choice("width", widths)])
+
+    def operator(self, slot: str, values: Mapping[str, Any], precision: str = "fp32") -> Operator:
+        shape = (values["width"], 8, 8)
+        if slot == "head":
+            return Operator("classifier", shape, (3,), (), precision)
+        attributes = (("k", self.kernel), ("s", 1), ("act", "relu"))
+        return Operator("conv", (1, 8, 8), shape, attributes, precision)
+
+
+def test_a_supernet_of_a_space_of_your_own_is_loaded_with_it(tmp_path: Path) -> None:
+    net = Supernet(OwnSpace(), rng=3)
+    net.save(tmp_path / "net")
+    refer_to_supernet(tmp_path / "other", tmp_path / "net", net.checksum)
+    for folder in ("net", "other"):
+        loaded = load_supernet(tmp_path / folder, space=OwnSpace())
+        assert loaded.checksum == net.checksum
+        assert isinstance(loaded.space, OwnSpace)
+    with pytest.raises(StoreError, match=r"is of 'own', .*give the one .*load_supernet\(…, space=…\)"):
+        load_supernet(tmp_path / "net")
+    with pytest.raises(
+        SpaceError, match=rf"of the space {OwnSpace().id}, not of {OwnSpace((4, 6)).id}; give"
+    ):
+        load_supernet(tmp_path / "net", space=OwnSpace((4, 6)))
+    with pytest.raises(ChecksumError, match=r"or make OwnSpace what it was when this was saved"):
+        load_supernet(tmp_path / "net", space=OwnSpace(kernel=5))
+
+
+def test_the_space_of_a_saved_supernet_may_be_given(saved: Path) -> None:
+    assert load_supernet(saved, space=SPACES["mbconv"]).space is SPACES["mbconv"]
+    with pytest.raises(SpaceError, match="give the one that it was made of"):
+        load_supernet(saved, space=SPACES["fused"])
 
 
 class SometimesResidual(NetworkSpace):
