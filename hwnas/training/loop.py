@@ -129,16 +129,16 @@ def train(
     KeyboardInterrupt that it raises leaves a checkpoint of that step.
 
     `teacher`, otherwise that of the settings, is another supernet, whose largest subnet teaches, or any
-    network that makes logits of images as the data has them. `strategy` takes the place of the one that the
-    settings name; that name is still what a checkpoint is told apart by.
+    network that makes logits of images as the data has them; it is left as it was. `strategy` takes the
+    place of the one that the settings name; that name is still what a checkpoint is told apart by.
 
     In one of several processes of torchrun this computes its part of each batch; the first one judges,
     reports and writes, into a folder that all of them can read.
 
     TrainingError if the loss or a gradient is not finite, naming the step and the learning rate: the weights
     are then those before that step, and the checkpoint, of the last report, is gone on from with a lower
-    `learning_rate`. DataError if there are fewer images than a batch holds,
-    or the images or classes are not those of the space.
+    `learning_rate`; and for a teacher of other classes, or that is `net` itself. DataError if there are fewer
+    images than a batch holds, or the images or classes are not those of the space.
     """
     _check_fit(net.space, train_data)
     if len(train_data) < settings.batch_size:
@@ -148,6 +148,11 @@ def train(
         )
     if teacher is None and settings.teacher is not None:
         teacher = load_supernet(settings.teacher)
+    if teacher is net:
+        raise TrainingError(
+            "the teacher is the supernet that is to be trained; give another, or leave it out: the largest "
+            "subnet then teaches as it stands"
+        )
     device = _device(settings)
     inputs = {
         "supernet": net.checksum,
@@ -159,7 +164,7 @@ def train(
         "parts": world_size() * settings.accumulate,
     }
     path = Path(directory) / CHECKPOINT_FILE
-    with _threads(settings.threads):
+    with _threads(settings.threads), _as_it_was(teacher):
         connect(device)
         plan = _plan(net, train_data, settings, seed, teacher, device, strategy)
         net.to(device).train()
@@ -300,7 +305,19 @@ def _teacher(network: nn.Module, space: NetworkSpace, device: torch.device) -> T
     network.to(device).requires_grad_(False)
     if not isinstance(network, Supernet):
         network.eval()
-        return lambda part, arithmetic: _computed(network, arithmetic, part.images)
+        classes = space.operators(largest(space))[-1].out_shape[0]
+
+        def checked(images: Tensor) -> Tensor:
+            said = network(images)
+            if not isinstance(said, Tensor) or said.shape != (len(images), classes):
+                found = tuple(said.shape) if isinstance(said, Tensor) else type(said).__name__
+                raise TrainingError(
+                    f"the teacher makes {found} of {len(images)} images, not ({len(images)}, {classes}), the "
+                    "logits of the space's classes; choose a teacher of the same data"
+                )
+            return said
+
+        return lambda part, arithmetic: _computed(checked, arithmetic, part.images)
     ends = [s.input_shape[:1] + s.operators(largest(s))[-1].out_shape for s in (network.space, space)]
     if ends[0] != ends[1]:
         raise TrainingError(
@@ -475,11 +492,12 @@ def _logits(
     return _computed(model, arithmetic, images, arch, None, drop)
 
 
-def _computed(network: nn.Module, arithmetic: Arithmetic, images: Tensor, *arguments: Any) -> Tensor:
+def _computed(
+    network: Callable[..., Tensor], arithmetic: Arithmetic, images: Tensor, *arguments: Any
+) -> Tensor:
     """(n, classes), single precision, by an arithmetic."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=arithmetic.precision == "bf16"):
-        logits: Tensor = network(images, *arguments)
-    return logits.float()
+        return network(images, *arguments).float()
 
 
 def _update(state: State, loss: float, learning_rate: float, settings: Training) -> None:
@@ -529,6 +547,25 @@ def _swap(net: Supernet, other: dict[str, Tensor]) -> None:
         kept = parameter.clone()
         parameter.copy_(other[name])
         other[name].copy_(kept)
+
+
+@contextmanager
+def _as_it_was(teacher: nn.Module | None) -> Iterator[None]:
+    """Afterwards the modes, gradient flags and device of a teacher are what they were before."""
+    if teacher is None:
+        yield
+        return
+    modes = [(module, module.training) for module in teacher.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in teacher.parameters()]
+    device = flags[0][0].device if flags else torch.device("cpu")
+    try:
+        yield
+    finally:
+        teacher.to(device)
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in flags:
+            parameter.requires_grad_(requires_grad)
 
 
 @contextmanager

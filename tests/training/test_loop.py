@@ -360,6 +360,52 @@ def test_another_teacher_teaches(tmp_path: Path, external: str) -> None:
         train(tiny_net(), blobs(), blobs(60), SETTINGS, tmp_path / "taught")
 
 
+class Logits(nn.Module):
+    """A teacher whose parts are in different modes; `classes` of None makes something else than logits."""
+
+    def __init__(self, classes: int | None) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+        self.linear = nn.Linear(24 * 24, classes or 3)
+        self.classes = classes
+        self.norm.eval()
+        self.linear.bias.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Any:
+        said = self.linear(self.norm(x).flatten(1))
+        return (said,) if self.classes is None else said
+
+
+def test_a_teacher_is_given_back_as_it_was(tmp_path: Path) -> None:
+    """Its modes and gradient flags too, also where the training fails."""
+
+    def state(teacher: nn.Module) -> tuple[list[bool], list[bool]]:
+        return [m.training for m in teacher.modules()], [p.requires_grad for p in teacher.parameters()]
+
+    for name, teacher in (("plain", Logits(3)), ("supernet", tiny_net().eval())):
+        before = state(teacher)
+        train(tiny_net(), blobs(), blobs(60), SETTINGS, tmp_path / name, teacher=teacher)
+        assert state(teacher) == before
+        with pytest.raises(TrainingError):
+            train(tiny_net(), spoiled(blobs()), blobs(60), SETTINGS, tmp_path / f"{name}2", teacher=teacher)
+        assert state(teacher) == before
+
+
+@pytest.mark.parametrize(("classes", "made"), [(7, r"\(16, 7\)"), (None, "tuple")])
+def test_a_teacher_of_other_classes_is_refused(tmp_path: Path, classes: int | None, made: str) -> None:
+    with pytest.raises(TrainingError, match=rf"makes {made} of 16 images, not \(16, 3\), .*same data"):
+        train(tiny_net(), blobs(), blobs(60), SETTINGS, tmp_path, teacher=Logits(classes))
+
+
+def test_a_supernet_cannot_be_its_own_teacher(tmp_path: Path) -> None:
+    net = tiny_net()
+    with pytest.raises(
+        TrainingError, match="the teacher is the supernet that is to be trained; give another"
+    ):
+        train(net, blobs(), blobs(60), SETTINGS, tmp_path, teacher=net)
+    assert all(parameter.requires_grad for parameter in net.parameters())
+
+
 def test_the_teacher_of_the_settings_is_a_folder(tmp_path: Path) -> None:
     teacher = Supernet(tiny_space(classes=3), rng=7)
     teacher.save(tmp_path / "teacher")
