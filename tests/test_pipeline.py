@@ -538,5 +538,13 @@ def test_a_training_as_the_experiment_says_is_what_is_kept_and_logged(tmp_path: 
     assert any(name.endswith("kernel_5to3") for name, _ in net.named_parameters())
     assert net.metadata["training"]["teacher"] == str(tmp_path / "teacher")
     assert "train: computed in fp32, channels last" in (tmp_path / "taught" / "hwnas.log").read_text()
+    job.make(["train"])
+    assert "teacher" not in teacher.store.stage("train")["inputs"]  # type: ignore[index]
+    before = hwnas.load_supernet(tmp_path / "teacher").checksum
+    hwnas.Supernet(teacher.space, rng=9).save(tmp_path / "teacher" / "supernet")
+    with pytest.raises(
+        StoreError, match=rf"train was made from something else: teacher was '{before}', is '"
+    ):
+        open_run(config, run_dir=tmp_path / "taught").make(["train"])
     with pytest.raises(TrainingError, match=r"unknown training\.strategy 'ofa'; known: sandwich"):
         open_run(config, run_dir=tmp_path / "no", overrides={"training.strategy": "ofa"}).make(["train"])

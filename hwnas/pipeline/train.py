@@ -18,13 +18,18 @@ log = logging.getLogger("hwnas")
 
 
 def inputs(run: Run) -> dict[str, Any]:
-    return {
+    found = {
         "space": run.space.definition,
         "data": run.config.data.model_dump(),
         "images": {split: run.data(split).checksum for split in ("train", "validation")},
         "training": run.config.training.model_dump(),
         "seed": run.config.seed,
     }
+    if run.config.training.teacher is not None:  # not its path alone: it may be trained anew
+        from hwnas.networks.supernet import load_supernet
+
+        found["teacher"] = load_supernet(run.config.training.teacher).checksum
+    return found
 
 
 def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
