@@ -69,12 +69,18 @@ ASPECT = 4 / 3  # of a crop's sides, at most
 def crop(images: Tensor, least_area: float, rng: np.random.Generator) -> Tensor:
     """A part of each, of at least this share of its area, stretched to full size: arXiv 1409.4842."""
     n = len(images)
-    area = rng.uniform(least_area, 1, n)
-    aspect = np.exp(rng.uniform(-math.log(ASPECT), math.log(ASPECT), n))
-    sides = np.sqrt([area * aspect, area / aspect]).clip(max=1)
+    sides = _crop_sides(n, least_area, rng)
     middle = rng.uniform(-1, 1, (2, n)) * (1 - sides)
     zero = np.zeros(n)
     return _warp(images, [[sides[0], zero, middle[0]], [zero, sides[1], middle[1]]])
+
+
+def _crop_sides(n: int, least_area: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Width and height, (2, n), of crops as shares of the image's: of an aspect that lets the area fit in."""
+    area = rng.uniform(least_area, 1, n)
+    widest = np.log(np.minimum(ASPECT, 1 / area))
+    aspect = np.exp(rng.uniform(-widest, widest))
+    return np.sqrt([area * aspect, area / aspect]).clip(max=1)  # but for rounding they are
 
 
 def cutout(images: Tensor, side: int, rng: np.random.Generator) -> Tensor:

@@ -5,11 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from hwnas.config import Training
 from hwnas.training.augmentation import (
+    ASPECT,
     OPERATIONS,
+    _crop_sides,
     _rotate,
     _translate_x,
     augment,
@@ -65,6 +69,18 @@ def test_a_crop_is_a_part_of_the_image_stretched() -> None:
     assert 0.25 < steps.min() < 0.6 < 0.95 < steps.max() < 1.001
     assert found[:, :, 1:-1, 1:-1].min() > 0.15
     assert torch.allclose(crop(ramp, 1.0, rng()).std((2, 3)), ramp.std((2, 3)), rtol=0.3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(least=st.floats(1e-3, 1), seed=st.integers(0, 10**6))
+def test_a_crop_keeps_the_share_that_is_promised(least: float, seed: int) -> None:
+    width, height = _crop_sides(500, least, rng(seed))
+    assert max(width.max(), height.max()) <= 1
+    assert (width * height >= least - 1e-12).all()
+    assert (np.maximum(width / height, height / width) <= ASPECT + 1e-12).all()
+    if least < 0.5:
+        assert (width * height).std() > 0.1
+        assert (width / height).std() > 0.1
 
 
 def test_cutout_blanks_one_square() -> None:
