@@ -19,7 +19,7 @@ from hwnas.training.data import Dataset
 
 CALIBRATION_BATCH = 128
 EVALUATION_BATCH = 256
-KEPT_MIB = 1024  # of a dataset's batches at one resolution; more are made anew for each architecture
+KEPT_MIB = 1024  # of all batches at all resolutions together; more are made anew for each architecture
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -44,6 +44,7 @@ class AccuracyEvaluator:
         self.data = data
         self._seed = seed
         self._kept: dict[tuple[Dataset, int], Batches] = {}
+        self._kept_bytes = 0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -78,14 +79,19 @@ class AccuracyEvaluator:
         return self._batches(self.data, EVALUATION_BATCH, arch)
 
     def _batches(self, data: Dataset, batch: int, arch: Architecture) -> Batches:
-        """The batches of a dataset at the resolution of an architecture, made once if they are few."""
+        """The batches of a dataset at the resolution of an architecture, made once while there is room.
+
+        Those that were made first stay: architectures come in no order, so that all are asked for alike.
+        """
         size, device = self.net.space.resolution(arch), next(self.net.parameters()).device
         if (data, size) in self._kept:
             return self._kept[data, size]
         made = ((images.to(device), labels.to(device)) for images, labels in data.batches(batch, size))
-        if len(data) * len(data.mean) * size**2 * torch.float32.itemsize > KEPT_MIB * 2**20:
+        needed = len(data) * len(data.mean) * size**2 * torch.float32.itemsize
+        if self._kept_bytes + needed > KEPT_MIB * 2**20:
             return made
         self._kept[data, size] = list(made)
+        self._kept_bytes += needed
         return self._kept[data, size]
 
 

@@ -38,6 +38,19 @@ def test_batches_too_many_to_keep_are_made_anew(monkeypatch: pytest.MonkeyPatch)
     assert not anew._kept
 
 
+def test_what_is_kept_is_bounded_over_all_resolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "KEPT_MIB", 1)
+    net = Supernet(tiny_space(classes=3))  # of two resolutions
+    archs = net.space.sample(8, rng=0)
+    evaluator = AccuracyEvaluator(net, blobs(seed=1), blobs(300, seed=2), 64)
+    evaluator(archs)
+    pairs = [pair for batches in evaluator._kept.values() for pair in batches]
+    held = sum(images.nbytes for images, _ in pairs)
+    assert {net.space.resolution(arch) for arch in archs} == {16, 24}
+    assert len(evaluator._kept) == 3  # of two datasets at two resolutions
+    assert held == evaluator._kept_bytes <= 2**20
+
+
 def test_settings_say_all_that_the_value_depends_on() -> None:
     net, data = Supernet(tiny_space(classes=3)), blobs()
     base = AccuracyEvaluator(net, data, data, 32).settings
