@@ -28,6 +28,7 @@ from hwnas.networks.supernet import Supernet
 from hwnas.spaces import NetworkSpace, get_space
 from hwnas.store import read_bytes
 
+WRAPPERS = ("state_dict", "state_dict_ema", "model")  # names under which trainings save the tensors
 SHOWN = 20  # names in an error, of each sort
 RENAMED = {  # patterns of the tensors of a layer here, and their names there
     r"^norm\.": "bn.",
@@ -49,23 +50,25 @@ class Ancestor:
 def load_ofa_checkpoint(path: str | Path, name: str, resolutions: Sequence[int] = (224,)) -> Supernet:
     """The supernet whose weights Once-for-All released as `name`, from a file of them, in eval mode.
 
-    The file is torch's (``{"state_dict": …}`` or the tensors alone) or safetensors; no code in it is run.
+    The file is torch's (the tensors alone or in one of `WRAPPERS`, such as ``{"state_dict": …}``; with the
+    ``module.`` before names that DataParallel leaves, or without) or safetensors; no code in it is run.
     Subnets compute what the original's compute, kernel transformation included. Without statistics of their
     own they normalise by the stored ones, as the original does; for their best accuracy `calibrate` them.
     `resolutions` are those that the space shall have, in pixels. `Supernet.save` writes hwnas's own format.
 
-    StoreError for an unknown name, a file that holds more than tensors, and one whose names or shapes are not
-    those of the network, listed.
+    StoreError for an unknown name, a file that holds more than tensors, one whose names or shapes are not
+    those of the network, listed, and a tensor that is not of finite real numbers.
     """
     if name not in ANCESTORS:
         raise StoreError(f"unknown network {name!r} of Once-for-All; {known_names(name, ANCESTORS)}")
     ancestor = ANCESTORS[name]
     space = get_space(ancestor.space, **ancestor.parameters, resolutions=resolutions)
     net = Supernet(space, kernel_transform=True)
-    tensors = _tensors(path)
-    net.load_state_dict(
-        _matched(f"{path} is not a checkpoint of {name}", net, _names(net, ancestor), tensors)
-    )
+    tensors, names = _tensors(path), _names(net, ancestor)
+    found = _matched(f"{path} is not a checkpoint of {name}", net, names, tensors)
+    for place, tensor in found.items():
+        _check_values(path, names[place], tensor)
+    net.load_state_dict(found)
     net.has_statistics = True
     net.metadata = {"origin": name}
     return net.eval()
@@ -146,13 +149,31 @@ def _tensors(path: str | Path) -> dict[str, Tensor]:
     except Exception:  # both readers raise whatever a damaged file makes them do
         raise StoreError(
             f"{path} is damaged, or holds more than tensors, which could run code; fetch it again or, if you "
-            "trust it, keep its tensors alone: torch.save(torch.load(A, weights_only=False)['state_dict'], B)"
+            "trust it, keep its tensors alone: d = torch.load(A, weights_only=False); "
+            "torch.save({k: torch.as_tensor(v) for k, v in d.get('state_dict', d).items()}, B)"
         ) from None
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
+    if isinstance(found, Mapping):
+        found = next((found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping)), found)
     if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) for x in found.values()):
-        raise StoreError(f"{path} is not a state dict: it holds no mapping from names to tensors")
-    return {str(name): tensor for name, tensor in found.items()}
+        raise StoreError(
+            f"{path} is not a state dict: neither it, nor what it has under {' or '.join(WRAPPERS)}, is a "
+            "mapping from names to tensors; save the network's state_dict() alone"
+        )
+    parallel = bool(found) and all(str(name).startswith("module.") for name in found)
+    return {str(name).removeprefix("module." if parallel else ""): x for name, x in found.items()}
+
+
+def _check_values(path: str | Path, name: str, tensor: Tensor) -> None:
+    """StoreError unless a tensor is a dense one of finite real numbers."""
+    if tensor.layout != torch.strided:
+        what = f"is stored as {str(tensor.layout).removeprefix('torch.')}, not dense"
+    elif not tensor.is_floating_point():
+        what = f"is of {str(tensor.dtype).removeprefix('torch.')}, not of floating-point numbers"
+    elif not bool(tensor.float().isfinite().all()):
+        what = "has values that are not finite"
+    else:
+        return
+    raise StoreError(f"{path}: {name} {what}; fetch the file again, or save the weights anew as float32")
 
 
 def _matched(

@@ -137,6 +137,14 @@ def test_files_of_old_torch_with_other_entries_are_read(tmp_path: Path) -> None:
     assert hwnas.load_ofa_checkpoint(path, PROXYLESS).checksum == loaded(PROXYLESS).checksum
 
 
+@pytest.mark.parametrize("wrapper", ["model", "state_dict_ema"])
+def test_what_other_trainings_save_is_read(wrapper: str, tmp_path: Path) -> None:
+    """Under another name, and through DataParallel."""
+    path = tmp_path / "checkpoint.pth"
+    torch.save({wrapper: state_of(PROXYLESS, lambda name: f"module.{name}"), "epoch": 3}, path)
+    assert hwnas.load_ofa_checkpoint(path, PROXYLESS).checksum == loaded(PROXYLESS).checksum
+
+
 def test_resolutions_are_elastic(tmp_path: Path) -> None:
     torch.save(state_of(PROXYLESS), tmp_path / "checkpoint.pth")
     net = hwnas.load_ofa_checkpoint(tmp_path / "checkpoint.pth", PROXYLESS, resolutions=(128, 224))
@@ -177,6 +185,36 @@ def test_two_spellings_of_one_tensor_are_refused(tmp_path: Path) -> None:
 
 def test_the_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     refused(state_of(PROXYLESS), tmp_path, r"missing \(\d+\): input_stem.*and \d+ more", "ofa_resnet50")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x * torch.nan, "has values that are not finite"),
+        (lambda x: x.half() / 0, "has values that are not finite"),
+        (lambda x: x.long(), "is of int64, not of floating-point numbers"),
+        (lambda x: x.to(torch.complex64), "is of complex64, not of floating-point numbers"),
+        (lambda x: x.to_sparse(), "is stored as sparse_coo, not dense"),
+    ],
+)
+def test_tensors_without_finite_real_numbers_are_refused(
+    change: Callable[[torch.Tensor], torch.Tensor], message: str, tmp_path: Path
+) -> None:
+    state = state_of(PROXYLESS)
+    state["classifier.linear.bias"] = change(state["classifier.linear.bias"])
+    refused(state, tmp_path, rf"checkpoint\.pth: classifier\.linear\.bias {message}; fetch")
+
+
+def test_the_remedy_for_what_is_more_than_tensors_works(tmp_path: Path) -> None:
+    """It is the program in the message, here for arrays of NumPy."""
+    arrays = {name: tensor.numpy() for name, tensor in state_of(PROXYLESS).items()}
+    source, target = tmp_path / "checkpoint.pth", tmp_path / "tensors.pth"
+    torch.save({"state_dict": arrays}, source)
+    with pytest.raises(StoreError, match="more than tensors") as error:
+        hwnas.load_ofa_checkpoint(source, PROXYLESS)
+    program = str(error.value).partition("keep its tensors alone: ")[2]
+    exec(program, {"torch": torch, "A": source, "B": target})
+    assert hwnas.load_ofa_checkpoint(target, PROXYLESS).checksum == loaded(PROXYLESS).checksum
 
 
 class Harm:
