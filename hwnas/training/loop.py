@@ -49,7 +49,7 @@ from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.losses import LOSSES
 from hwnas.training.parallel import connect, local_rank, mean, rank, wait_for_all, world_size
 from hwnas.training.sampling import largest, smallest
-from hwnas.training.strategies import Phase, Strategy, Subnet, get_strategy
+from hwnas.training.strategies import Phase, Strategy, Subnet, draws_subnets, get_strategy
 
 TIMED_ROUNDS = 5
 
@@ -145,6 +145,12 @@ def train(
         raise DataError(
             f"{len(train_data)} training images are fewer than a batch of {settings.batch_size}; "
             "use a smaller training.batch_size"
+        )
+    most = min(train_data.stored.shape[2:]) - 1
+    if settings.crop_padding > most:
+        raise TrainingError(
+            f"training.crop_padding {settings.crop_padding} shifts images of {most + 1} pixels out of sight; "
+            f"give at most {most}"
         )
     if teacher is None and settings.teacher is not None:
         teacher = load_supernet(settings.teacher)
@@ -292,12 +298,22 @@ def _plan(
     if strategy is None:
         subnets = settings.random_subnets
         strategy = get_strategy(named.name, net.space, settings.steps, subnets, named.parameters)
+        if not draws_subnets(named.name):
+            _check_unset(settings, "random_subnets", f"strategy {named.name} has no number of random subnets")
+    if not strategy.taught:
+        _check_unset(settings, "loss", f"strategy {named.name} learns from labels alone")
     if teacher is not None and not strategy.taught:
         raise TrainingError(f"strategy {named.name} learns from labels alone; leave out training.teacher")
     first = rank() * settings.accumulate
     parts = range(first, first + settings.accumulate)
     teaches = None if teacher is None else _teacher(teacher, net.space, device)
     return Plan(data, settings, seed, strategy, teaches, device, parts, of)
+
+
+def _check_unset(settings: Training, name: str, why: str) -> None:
+    """TrainingError if a setting that nothing would read says something else than it does by itself."""
+    if getattr(settings, name) != Training.model_fields[name].default:
+        raise TrainingError(f"{why}; leave out training.{name}, which is {getattr(settings, name)}")
 
 
 def _teacher(network: nn.Module, space: NetworkSpace, device: torch.device) -> Teacher:

@@ -277,9 +277,13 @@ def get_strategy(
     """
     parameters = parameters or {}
     check_strategy(name, parameters)
-    known = inspect.signature(STRATEGIES[name]).parameters
-    beside = {"random_subnets": random_subnets} if "random_subnets" in known else {}
+    beside = {"random_subnets": random_subnets} if draws_subnets(name) else {}
     return STRATEGIES[name](space, steps, **beside, **parameters)
+
+
+def draws_subnets(name: str) -> bool:
+    """Whether the strategy of this name is told how many random subnets a step trains."""
+    return "random_subnets" in inspect.signature(STRATEGIES[name]).parameters
 
 
 def check_strategy(name: str, parameters: Mapping[str, Any]) -> None:

@@ -423,6 +423,10 @@ def test_the_teacher_of_the_settings_is_a_folder(tmp_path: Path) -> None:
         ({"batch_size": 16, "accumulate": 16}, r"into 16 equal parts of 2 images or more \(1 processes"),
         ({"strategy": {"name": "sandwhich"}}, r"unknown training\.strategy 'sandwhich'"),
         ({"strategy": {"name": "uniform"}}, r"uniform learns from labels alone; leave out"),
+        ({"strategy": {"name": "uniform"}, "loss": "alpha"}, r"leave out training\.loss, which is alpha"),
+        ({"strategy": {"name": "uniform"}, "random_subnets": 3}, r"out training\.random_subnets, which is 3"),
+        ({"strategy": {"name": "progressive"}, "random_subnets": 0}, r"progressive has no number of random"),
+        ({"crop_padding": 24}, r"crop_padding 24 shifts images of 24 pixels out of sight; give at most 23"),
         ({}, r"teacher is made for 1 channels and 10 classes, the space for 1 and 3"),
     ],
 )
