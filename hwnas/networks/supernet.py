@@ -23,7 +23,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hwnas.errors import ChecksumError, SpaceError, StoreError
+from hwnas.errors import ChecksumError, DataError, SpaceError, StoreError
 from hwnas.networks.blocks import ACTIVATION_FUNCTIONS, StaticNetwork, initialise, torch_generator
 from hwnas.networks.calibration import Statistics
 from hwnas.networks.drop import Drop
@@ -88,14 +88,17 @@ class Supernet(nn.Module):
         In training mode batch norm uses the batch's own statistics, whatever else is given, and nothing is
         recorded; what `drop` says is left out. In eval mode batch norm uses `statistics`, or else the stored
         ones, which are right only for imported weights (otherwise one warning), and nothing is left out.
-        SpaceError for an architecture of another space, or statistics of another architecture.
+        SpaceError for an architecture of another space, or statistics of another architecture; DataError for
+        anything but images with the space's channels.
         """
+        _check_architecture(arch)
         if self.training:
             return self._run(x, arch, by_batch, drop)
         return self._run(x, arch, self._normalise(arch, statistics))
 
     def batch_moments(self, x: Tensor, arch: Architecture) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and unbiased variance, (c,) each, that each batch norm sees in a batch, by "slot.layer"."""
+        _check_architecture(arch)
         record: dict[str, tuple[Tensor, Tensor]] = {}
         self._run(x, arch, by_batch_into(record))
         return record
@@ -103,6 +106,7 @@ class Supernet(nn.Module):
     @torch.no_grad()
     def extract(self, arch: Architecture, statistics: Statistics | None = None) -> StaticNetwork:
         """A plain network in eval mode, weights copied, with the outputs of ``self(x, arch, statistics)``."""
+        _check_architecture(arch)
         operators = self._lower(arch)
         moments = statistics.of(arch) if statistics is not None else {}
         if statistics is None:
@@ -150,6 +154,12 @@ class Supernet(nn.Module):
 
     def _run(self, x: Tensor, arch: Architecture, normalise: Normalise, drop: Drop | None = None) -> Tensor:
         operators = self._lower(arch)
+        channels = next(iter(operators.values())).in_shape[0]
+        if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != channels:
+            got = f"of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise DataError(
+                f"the images are {got}; this space takes tensors (batch, {channels}, height, width)"
+            )
         for place, (slot, operator) in enumerate(operators.items()):
             body = operator.body
             out = self._chain(slot, body.path, x, normalise, drop)
@@ -180,6 +190,14 @@ class Supernet(nn.Module):
                 stacklevel=3,
             )
         return by_stored
+
+
+def _check_architecture(arch: Architecture) -> None:
+    if not isinstance(arch, Architecture):
+        raise SpaceError(
+            f"expected an architecture, got {arch!r:.80}; make one of values by space.architecture(values), "
+            "or draw some by space.sample(n, rng)"
+        )
 
 
 def _module_name(slot: str) -> str:

@@ -300,6 +300,10 @@ def _plan(
         strategy = get_strategy(named.name, net.space, settings.steps, subnets, named.parameters)
         if not draws_subnets(named.name):
             _check_unset(settings, "random_subnets", f"strategy {named.name} has no number of random subnets")
+    elif not isinstance(strategy, Strategy):
+        raise TrainingError(
+            f"strategy is {strategy!r:.80}; give a Strategy, or name it in the settings: Training(strategy=…)"
+        )
     if not strategy.taught:
         _check_unset(settings, "loss", f"strategy {named.name} learns from labels alone")
     if teacher is not None and not strategy.taught:

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwnas.errors import ChecksumError, SpaceError, StoreError
+from hwnas.errors import ChecksumError, DataError, SpaceError, StoreError
 from hwnas.networks.calibration import calibrate
 from hwnas.networks.supernet import Supernet, load_supernet, refer_to_supernet
 from hwnas.spaces import Choice, NetworkSpace, Operator, Slot
@@ -126,6 +126,38 @@ def test_weights_follow_the_seed_alone() -> None:
         Supernet(space, rng=1).checksum == Supernet(space, rng=1).checksum != Supernet(space, rng=2).checksum
     )
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("wrong", [{"stage1.depth": 1}, None])
+def test_what_is_no_architecture_is_refused(wrong: Any) -> None:
+    net = lively_supernet(SPACES["mbconv"]).eval()
+    arch = net.space.sample(1, rng=0)[0]
+    images = batches(net.space, 20)
+    statistics = calibrate(net, arch, images)
+    for call in (
+        lambda: net(images[0], wrong, statistics),
+        lambda: net(images[0], wrong),
+        lambda: net.extract(wrong, statistics),
+        lambda: calibrate(net, wrong, images),
+    ):
+        with pytest.raises(SpaceError, match=r"expected an architecture, got .*space\.architecture\(values"):
+            call()
+
+
+def test_what_is_no_images_of_the_space_is_refused() -> None:
+    net = lively_supernet(SPACES["mbconv"]).eval()
+    arch = net.space.sample(1, rng=0)[0]
+    images = batches(net.space, 20)
+    statistics = calibrate(net, arch, images)
+    two_channels = torch.zeros(4, 2, 20, 20)
+    for call in (
+        lambda: net(two_channels, arch, statistics),
+        lambda: calibrate(net, arch, [two_channels]),
+        lambda: net(torch.zeros(3, 20, 20), arch, statistics),
+        lambda: net(images[0].numpy(), arch, statistics),
+    ):
+        with pytest.raises(DataError, match=r"the images are .*takes tensors \(batch, 3, height, width\)"):
+            call()
 
 
 # ---- on disk -------------------------------------------------------------------------------------

@@ -436,6 +436,11 @@ def test_settings_that_cannot_be_are_refused(tmp_path: Path, changes: dict[str, 
         train(tiny_net(), blobs(), blobs(60), settings, tmp_path, teacher=Supernet(tiny_space()))
 
 
+def test_the_name_of_a_strategy_is_no_strategy(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"strategy is 'attentive'; give a Strategy, or name it"):
+        train(tiny_net(), blobs(), blobs(60), SETTINGS, tmp_path, strategy="attentive")  # type: ignore[arg-type]
+
+
 def test_training_leaves_no_batch_norm_statistics(tmp_path: Path) -> None:
     """What a subnet is judged by comes from its own calibration; nothing of the training is stored."""
     net = tiny_net()

@@ -117,7 +117,11 @@ def _in_folder(path: object, part: str) -> Part:
 def _binary(files: Sequence[Path]) -> Part:
     """The official binary files, one after the other."""
     for file in files:
-        size = file.stat().st_size if file.is_file() else 0
+        if not file.is_file():
+            raise DataError(
+                f"cifar10: {file} is missing, of {', '.join(other.name for other in files)}; fetch it, too"
+            )
+        size = file.stat().st_size
         if not size or size % RECORD:
             raise DataError(
                 f"cifar10: {file} has {size} bytes, which is no number of images of {RECORD} bytes; "

@@ -34,15 +34,16 @@ def from_loader(
         train = from_loader(DataLoader(photos, batch_size=256, num_workers=4), ("cat", "dog"))
         hwnas.run("my.yaml", data={"train": train, "validation": …, "test": …})
 
-    DataError for a loader that is empty or gives something else, a label that is not a class, or images that
-    take more than `memory_mb` MiB.
+    DataError for a loader that is empty or gives something else, a label that is not a class, classes that
+    are not different names, or images that take more than `memory_mb` MiB.
     """
     check_positive("memory_mb", memory_mb, "MiB")
+    names = _names(classes)
     images: list[Tensor] = []
     labels: list[Tensor] = []
     taken = 0
     for number, batch in enumerate(loader):
-        found, said = _checked(batch, number, len(classes))
+        found, said = _checked(batch, number, len(names))
         if images and (found.dtype, found.shape[1:]) != (images[0].dtype, images[0].shape[1:]):
             raise DataError(
                 f"batch {number} of the loader has images of {_text(found)}, the first one of "
@@ -66,9 +67,20 @@ def from_loader(
             f"mean {shift} and std {scale} are not one number for each of {channels} channels, std above 0"
         )
     settings = {"name": "loader", "mean": shift, "std": scale}
-    return Dataset(
-        Held(torch.cat(images)), torch.cat(labels), tuple(classes), shift, scale, settings, preparation
-    )
+    return Dataset(Held(torch.cat(images)), torch.cat(labels), names, shift, scale, settings, preparation)
+
+
+def _names(classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes; DataError unless they are names, each once."""
+    names = tuple(classes) if isinstance(classes, Iterable) and not isinstance(classes, str) else ()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise DataError(
+            f"classes is {classes!r:.80}; give their names in the order of the labels, such as ('cat', 'dog')"
+        )
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise DataError(f"class {twice[0]!r} is given twice; give each class a name of its own")
+    return names
 
 
 def _checked(batch: Any, number: int, classes: int) -> tuple[Tensor, Tensor]:

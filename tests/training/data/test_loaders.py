@@ -102,3 +102,18 @@ def test_a_wrong_normalisation_is_refused() -> None:
 def test_a_class_that_has_no_name_that_can_be_written_is_refused(name: Any) -> None:
     with pytest.raises(DataError, match="no name that can be written as UTF-8; give it one"):
         from_loader(loader_of(), (*CLASSES[:-1], name))
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (4, r"classes is 4; give their names in the order of the labels"),
+        ("abcd", r"classes is 'abcd'; give their names"),
+        ((0, 1), r"classes is \(0, 1\); give their names"),
+        ((), r"classes is \(\); give their names"),
+        (("cat", "dog", "cat"), r"class 'cat' is given twice; give each class a name of its own"),
+    ],
+)
+def test_classes_are_different_names(classes: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        from_loader(loader_of(), classes)
