@@ -405,8 +405,8 @@ def _begin(phase: Phase, state: State, settings: Training) -> None:
     """What comes before a phase's first step."""
     if phase.keep_teacher:
         state.teacher = checkpoint.copy_of(state.net, state.net.state_dict())
-    if phase.sort_channels:
-        sort_channels(state.net)
+    if phase.sort_channels is not None:
+        sort_channels(state.net, phase.sort_channels)
     state.optimizer.state.clear()
     if settings.average:
         state.average = {name: p.detach().clone() for name, p in state.net.named_parameters()}

@@ -45,13 +45,14 @@ class Phase:
     """Steps from `start` to before `end` with a warm-up, a cosine and a momentum of their own.
 
     `learning_rate` is its peak as a share of the training's. Before the first step, `sort_channels` puts the
-    channels that matter most first, and `keep_teacher` has the largest subnet teach from then on as it is.
+    channels that matter most first, within those of the values, by choice and position, that were trained so
+    far, and `keep_teacher` has the largest subnet teach from then on as it is.
     """
 
     start: int
     end: int
     learning_rate: float = 1.0
-    sort_channels: bool = False
+    sort_channels: tuple[tuple[int, ...], ...] | None = None
     keep_teacher: bool = False
 
 
@@ -196,9 +197,10 @@ class Progressive(Strategy):
     """Progressive shrinking: arXiv 1908.09791. The largest, then smaller kernels, depths, expansions, widths.
 
     Each phase keeps what the ones before opened; the resolution is free throughout. After the first, the
-    largest subnet as it then is teaches, beside the labels; channels are sorted before expansions shrink.
-    Steps and learning rates are divided as the paper's, among the phases that open something in this space
-    (widths of stages, which the paper's space does not choose, as expansions; their channels stay unsorted).
+    largest subnet as it then is teaches, beside the labels; channels are sorted before each phase that
+    shrinks expansions, before the second within what the first opened, as the paper's own code does. Steps
+    and learning rates are divided as the paper's, among the phases that open something in this space (widths
+    of stages, which the paper's space does not choose, as expansions; their channels stay unsorted).
     """
 
     def __init__(self, space: NetworkSpace, steps: int) -> None:
@@ -236,14 +238,23 @@ class Progressive(Strategy):
         epochs = np.array([row.epochs for row in self._rows])
         ends = np.rint(steps * epochs.cumsum() / epochs.sum()).astype(int)
         ends = np.clip(ends, np.arange(1, len(ends) + 1), steps - np.arange(len(ends))[::-1])
-        first_expand = next((i for i, row in enumerate(self._rows) if row.opens == "expand"), None)
         peak = OFA_SCHEDULE[0].learning_rate
         return tuple(
-            Phase(start, end, row.learning_rate / peak, sort_channels=i == first_expand, keep_teacher=i == 1)
+            Phase(
+                start,
+                end,
+                row.learning_rate / peak,
+                self._opened(i - 1) if row.opens == "expand" else None,
+                keep_teacher=i == 1,
+            )
             for i, (row, (start, end)) in enumerate(
                 zip(self._rows, itertools.pairwise([0, *ends.tolist()]), strict=True)
             )
         )
+
+    def _opened(self, phase: int) -> tuple[tuple[int, ...], ...]:
+        """By choice, the positions of the values that subnets of a phase may have."""
+        return tuple(tuple(positions.tolist()) for positions in self._allowed[phase])
 
     def subnets(self, step: int, rng: np.random.Generator, batch_loss: BatchLoss) -> list[Subnet]:
         phase = next(i for i, phase in enumerate(self.phases) if step < phase.end)

@@ -46,3 +46,40 @@ def test_what_is_read_most_comes_first() -> None:
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     sort_channels(net)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_sorting_again_leaves_every_subnet_as_it_is_that_was_open() -> None:
+    """As before the second phase of expansions; the one that is opened next gets other channels."""
+    stage = {
+        "block": "mbconv",
+        "width": [16],
+        "depth": [2],
+        "kernel": [3, 5],
+        "expand": [2, 4, 6],
+        "se": True,
+    }
+    space = get_space(
+        "mobilenetv3",
+        resolutions=(16,),
+        classes=4,
+        stem={"width": [16]},
+        stages=[{**stage, "stride": 2}],
+        head={"width": 32},
+    )
+    net = lively_supernet(space, seed=2)
+    opened = [[1, 2] if c.name.endswith("expand") else range(len(c.values)) for c in space.choices]
+    archs = list(space.sample(30, rng=0))
+    images = batches(space, 16)
+    found = []
+    for _ in range(2):
+        with torch.no_grad():
+            found.append([net(images[0], arch, calibrate(net, arch, images)) for arch in archs])
+        sort_channels(net, opened)
+    for arch, before, after in zip(archs, *found, strict=True):
+        expansions = {value for name, value in arch.values.items() if name.endswith("expand")}
+        assert torch.allclose(before, after, atol=1e-4, rtol=1e-4) == (2 not in expansions)
+    narrow = net.layer("stage1.layer2", "project")
+    assert isinstance(narrow, ElasticConv)
+    importance = narrow.conv.weight.detach().abs().sum((0, 2, 3))
+    for part in (importance[:64], importance[64:]):
+        assert torch.equal(part, part.sort(descending=True).values)

@@ -116,7 +116,10 @@ def test_progressive_opens_kernels_depths_expansions_widths_in_turn() -> None:
     lengths = [phase.end - phase.start for phase in strategy.phases]
     assert np.allclose(np.array(lengths) / 6550, np.array([180, 125, 25, 125, 25, 125, 25]) / 630, atol=1e-3)
     assert [phase.keep_teacher for phase in strategy.phases] == [False, True, *5 * [False]]
-    assert [phase.sort_channels for phase in strategy.phases] == [*4 * [False], True, False, False]
+    # Before each of the two phases of expansions, within what was open until then.
+    expand = space.index("stage1.layer1.expand")
+    opened = [None if p.sort_channels is None else p.sort_channels[expand] for p in strategy.phases]
+    assert [None if o is None else sorted(o) for o in opened] == [*4 * [None], [2], [1, 2], None]
     counts = [len(strategy.subnets(p.start, np.random.default_rng(0), no_loss)) for p in strategy.phases]
     assert counts == [1, 1, 2, 2, 4, 4, 4]
 
