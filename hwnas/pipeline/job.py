@@ -646,9 +646,13 @@ class Run:
                 f"{path} has schema {data.get('schema')!r}, this hwnas reads {PARETO_SCHEMA}; use the hwnas "
                 "that wrote it"
             )
-        for entry in data["models"]:
+        models: Any = data.get("models")
+        named = isinstance(models, list) and all(isinstance(e, dict) and "id" in e for e in models)
+        if not named:
+            raise StoreError(f"{path} does not hold a list of models; restore it from a copy")
+        for entry in models:
             model_folder(self, entry["id"])
-        return list(data["models"])
+        return list(models)
 
     @property
     def front(self) -> ParetoFront:

@@ -286,6 +286,14 @@ def test_a_models_id_is_no_path(name: str, run: Path, hwnas_command: Command) ->
     assert [p.name for p in run.parent.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("models", [3, [1], None, [{}]])
+def test_a_front_is_a_list_of_models(models: object, run: Path, hwnas_command: Command) -> None:
+    write_json(run / "pareto.json", {**read_json(run / "pareto.json"), "models": models})
+    code, _, err = hwnas_command("front", run)
+    assert code == 1
+    assert err == f"error: {run / 'pareto.json'} does not hold a list of models; restore it from a copy\n"
+
+
 def test_an_entry_is_that_of_its_folder(run: Path) -> None:
     folder = min((run / "models").iterdir())
     entry = read_json(folder / "architecture.json")
