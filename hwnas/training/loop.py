@@ -19,6 +19,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -357,7 +358,10 @@ def _data_parallel(net: Supernet, device: torch.device) -> nn.Module:
     if world_size() == 1:
         return net
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(net, devices, broadcast_buffers=False, find_unused_parameters=True)
+    with warnings.catch_warnings():
+        # What takes the argument's place would still exchange them once, and older torch has not got it.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return DistributedDataParallel(net, devices, broadcast_buffers=False, find_unused_parameters=True)
 
 
 def _optimizer(net: Supernet, settings: Training) -> torch.optim.SGD:

@@ -37,6 +37,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "sandwich": {},
     "attentive": {"strategy": "attentive", "loss": "alpha", "average": 0.9},
     "uniform": {"strategy": "uniform"},  # most parameters are used by neither process in a step
+    "progressive": {"strategy": "progressive", "mixup": 0.2},
 }
 
 
