@@ -1,57 +1,59 @@
-"""A space of your own: plain convolutions, searched for accuracy and for latency on this machine.
+"""A space of your own with a kind of operator of its own, searched for accuracy and latency on this machine.
 
-Its operators are of kinds that hwnas knows (`hwnas.spaces.operators.KINDS`), so that it is timed, trained as
-one supernet, built and exported without further code.
+From a kind's layers follow its static and its elastic block, its ONNX graph, its MACs and parameters.
 """
 
-import numpy as np
-import torch
-
 import hwnas
+from hwnas.config import Training
 from hwnas.spaces import NetworkSpace, Slot
+from hwnas.spaces.operators import KINDS, Body, Conv
+from hwnas.training.loop import train
+
+
+def residual(op):
+    """Two convolutions, to which the input is added. Attribute k."""
+    channels, k = op.in_shape[0], op.integer("k")
+    first = Conv("first", channels, channels, k, activation="relu")
+    return Body((first, Conv("second", channels, channels, k)), shortcut=(), activation="relu")
+
+
+KINDS["residual"] = residual
 
 
 class PlainSpace(NetworkSpace):
     def __init__(self):
-        self.slots = (
-            Slot("conv1", ("width1", "kernel1")),
-            Slot("conv2", ("width1", "width2", "kernel2")),  # the choices that its operator depends on
-            Slot("conv3", ("width2", "width3", "kernel3")),
-            Slot("head", ("width3",)),
-        )
-        widths = [hwnas.Choice(f"width{i}", (8, 16, 32)) for i in (1, 2, 3)]
-        super().__init__("plain", [*widths, *(hwnas.Choice(f"kernel{i}", (3, 5)) for i in (1, 2, 3))])
+        slots, choices = [], []
+        for stage, widths in ("stage1", ("stage1.width",)), ("stage2", ("stage1.width", "stage2.width")):
+            choices += [hwnas.Choice(f"{stage}.width", (8, 16, 32)), hwnas.Choice(f"{stage}.depth", (1, 2))]
+            slots.append(Slot(f"{stage}.down", widths))  # the choices that its operator depends on
+            for block, requires in (f"{stage}.block1", ()), (f"{stage}.block2", ((f"{stage}.depth", (2,)),)):
+                choices.append(hwnas.Choice(f"{block}.kernel", (3, 5), requires))
+                slots.append(Slot(block, (f"{stage}.width", f"{stage}.depth", f"{block}.kernel")))
+        self.slots = (*slots, Slot("head", ("stage2.width",)))
+        super().__init__("plain", choices)
 
     def operator(self, slot, values, precision="fp32"):
         if slot == "head":
-            return hwnas.Operator("classifier", (values["width3"], 3, 3), (10,), (), precision)
-        i = int(slot[-1])
-        channels, size = (values[f"width{i - 1}"] if i > 1 else 1), 48 // 2**i
-        shapes = (channels, size, size), (values[f"width{i}"], size // 2, size // 2)
-        attributes = (("k", values[f"kernel{i}"]), ("s", 2), ("act", "relu"))
-        return hwnas.Operator("conv", *shapes, attributes, precision)
+            return hwnas.Operator("classifier", (values["stage2.width"], 6, 6), (10,), (), precision)
+        stage, part = slot.split(".")
+        size, before = (12, 1) if stage == "stage1" else (6, values.get("stage1.width"))
+        shape, larger = (values[f"{stage}.width"], size, size), (before, 2 * size, 2 * size)
+        if part == "down":
+            return hwnas.Operator("conv", larger, shape, (("k", 3), ("s", 2), ("act", "relu")), precision)
+        if part == "block2" and values[f"{stage}.depth"] == 1:
+            return None
+        return hwnas.Operator("residual", shape, shape, (("k", values[f"{slot}.kernel"]),), precision)
 
 
-def main(steps=600, evaluations=60, device="onnxruntime"):
-    space, rng = PlainSpace(), np.random.default_rng(0)
-    table, net = hwnas.profile(space, device), hwnas.Supernet(space)
-    train, test = (hwnas.load_dataset("cluttered-digits", s, train=4000) for s in ("train", "validation"))
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-    for _ in range(steps):
-        batch = rng.integers(len(train), size=64)
-        optimizer.zero_grad()
-        for arch in space.sample(2, rng):  # their gradients add up
-            torch.nn.functional.cross_entropy(net(train.images[batch], arch), train.labels[batch]).backward()
-        optimizer.step()
-
-    def accuracy(arch):
-        statistics = hwnas.calibrate(net, arch, train.images[:1024].split(128))
-        with torch.no_grad():
-            return float((net.eval()(test.images, arch, statistics).argmax(1) == test.labels).float().mean())
-
-    quality = hwnas.Objective("accuracy", "max", lambda archs: [accuracy(a) for a in archs], expensive=True)
-    objectives = [quality, hwnas.Objective("latency_ms", "min", table.latency_ms)]
-    return hwnas.search(space, objectives, evaluations=evaluations).front
+def main(steps=600, evaluations=60, device="onnxruntime", folder="runs/own_space"):
+    table, net = hwnas.profile(PlainSpace(), device), hwnas.Supernet(PlainSpace())
+    data = [hwnas.load_dataset("cluttered-digits", s, train=4000) for s in ("train", "validation")]
+    train(net, *data, Training(steps=steps), folder)  # goes on from a checkpoint that is there
+    net.save(folder)
+    evaluator = hwnas.AccuracyEvaluator(hwnas.load_supernet(folder, space=PlainSpace()), *data)
+    objectives = [hwnas.Objective("accuracy", "max", evaluator, expensive=True)]
+    objectives.append(hwnas.Objective("latency_ms", "min", table.latency_ms))
+    return hwnas.search(net.space, objectives, evaluations=evaluations).front
 
 
 if __name__ == "__main__":

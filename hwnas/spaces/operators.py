@@ -5,6 +5,13 @@ the runtime executes it inside a network: a stem, a whole MBConv or bottleneck b
 which layers each kind of operator is made of, in order. This one description is all that the static blocks,
 the elastic blocks, the ONNX graphs, MACs and parameters are derived from, so they cannot disagree.
 
+A kind of your own is a function from an operator to its `Body`, and an entry: ``KINDS["mine"] = mine``, made
+where your space is defined, so that worker processes have it as well. Its layers may be `Conv`,
+`SqueezeExcite`, `GlobalPool`, `MaxPool`, `AveragePool` and `Linear`, each with a name that no other layer of
+the kind has; layers of one name share their weights among all versions in a slot. All that they depend on are
+the operator's shapes and attributes, whole numbers and words, which are its key. Whether there is a shortcut
+must not depend on the architecture. `examples/own_space.py` defines one.
+
 Conventions: shapes are channels-first without the batch, (channels, height, width). MACs are
 multiply-accumulates of convolutions and linear layers (squeeze-and-excite's included) for one input;
 normalisation, activations, pooling and additions are not counted. Parameters are trainable ones: weights,
@@ -19,7 +26,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from hwnas.errors import SpaceError
+from hwnas.errors import SpaceError, known_names
 
 ACTIVATIONS = ("identity", "relu", "relu6", "hswish")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -233,7 +240,10 @@ class Operator:
     def body(self) -> Body:
         """The layers and how they are joined; SpaceError for an unknown kind."""
         if self.kind not in KINDS:
-            raise SpaceError(f"unknown kind of operator {self.kind!r}; known: {', '.join(KINDS)}")
+            raise SpaceError(
+                f"unknown kind of operator {self.kind!r}; {known_names(self.kind, KINDS)}; one of your own "
+                "is an entry of hwnas.spaces.operators.KINDS"
+            )
         body = KINDS[self.kind](self)
         shortcut = None if body.shortcut is None else self._with_eps(body.shortcut)
         return replace(body, path=self._with_eps(body.path), shortcut=shortcut)

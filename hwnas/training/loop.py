@@ -48,7 +48,7 @@ from hwnas.training.checkpoint import CHECKPOINT_FILE, Arithmetic, Report, State
 from hwnas.training.data import Dataset, resize
 from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.losses import LOSSES
-from hwnas.training.parallel import connect, local_rank, mean, rank, wait_for_all, world_size
+from hwnas.training.parallel import all_or_none, connect, local_rank, mean, rank, wait_for_all, world_size
 from hwnas.training.sampling import largest, smallest
 from hwnas.training.strategies import Phase, Strategy, Subnet, draws_subnets, get_strategy
 
@@ -138,8 +138,9 @@ def train(
 
     TrainingError if the loss or a gradient is not finite, naming the step and the learning rate: the weights
     are then those before that step, and the checkpoint, of the last report, is gone on from with a lower
-    `learning_rate`; and for a teacher of other classes, or that is `net` itself. DataError if there are fewer
-    images than a batch holds, or the images or classes are not those of the space.
+    `learning_rate`; for a teacher of other classes, or that is `net` itself; and if another process is lost.
+    DataError if there are fewer images than a batch holds, or the images or classes are not those of the
+    space.
     """
     _check_fit(net.space, train_data)
     if len(train_data) < settings.batch_size:
@@ -171,7 +172,7 @@ def train(
         "parts": world_size() * settings.accumulate,
     }
     path = Path(directory) / CHECKPOINT_FILE
-    with _threads(settings.threads), _as_it_was(teacher):
+    with _threads(settings.threads), _as_it_was(teacher), all_or_none():
         connect(device)
         plan = _plan(net, train_data, settings, seed, teacher, device, strategy)
         net.to(device).train()

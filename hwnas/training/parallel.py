@@ -11,10 +11,14 @@ from __future__ import annotations
 import atexit
 import datetime
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from hwnas.errors import TrainingError
 
 # The first process judges subnets and writes checkpoints while the others wait for it.
 LONGEST_WAIT = datetime.timedelta(hours=3)
@@ -44,6 +48,21 @@ def connect(device: torch.device) -> None:
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST_WAIT)
     atexit.register(dist.destroy_process_group)
+
+
+@contextmanager
+def all_or_none() -> Iterator[None]:
+    """TrainingError in place of torch's own where another of the processes is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        # NCCL's errors have a type of their own, Gloo's have its source file in the message.
+        if world_size() == 1 or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise TrainingError(
+            f"process {rank()} of {world_size()} has lost another one; the same command goes on from the "
+            "last checkpoint"
+        ) from error
 
 
 def mean(value: Tensor) -> Tensor:

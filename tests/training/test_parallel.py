@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -36,8 +37,8 @@ SETTINGS: dict[str, Any] = {
 TRAININGS: dict[str, dict[str, Any]] = {
     "sandwich": {},
     "attentive": {"strategy": "attentive", "loss": "alpha", "average": 0.9},
-    "uniform": {"strategy": "uniform"},  # most parameters are used by neither process in a step
     "progressive": {"strategy": "progressive", "mixup": 0.2},
+    "uniform": {"strategy": "uniform"},  # most parameters are used by neither process in a step
 }
 
 
@@ -49,8 +50,8 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
 
 
-def two_processes(dies_at: int, trainings: dict[Path, Training]) -> list[int]:
-    """The trainings by two processes, set up as torchrun does; their exit codes."""
+def two_processes(dies_at: int, trainings: dict[Path, Training]) -> list[tuple[int, str]]:
+    """The trainings by two processes, set up as torchrun does; their exit codes and errors."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -60,15 +61,19 @@ def two_processes(dies_at: int, trainings: dict[Path, Training]) -> list[int]:
     for rank in ("0", "1"):
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
         env = environment(**place, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        processes.append(subprocess.Popen([*program, *arguments], env=env))
-    return [process.wait(timeout=1200) for process in processes]
+        command = [*program, *arguments]
+        processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    said = [process.communicate(timeout=1200)[1] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
 
 
 @pytest.fixture(scope="module")
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of finished trainings by two processes, by name."""
     folder = tmp_path_factory.mktemp("two")
-    assert two_processes(-1, {folder / name: settings(name) for name in TRAININGS}) == [0, 0]
+    done = two_processes(-1, {folder / name: settings(name) for name in TRAININGS})
+    assert [code for code, _ in done] == [0, 0]
+    assert not any("FutureWarning" in said for _, said in done)
     return folder
 
 
@@ -106,9 +111,11 @@ def test_two_processes_train_as_one_that_accumulates_their_halves(
 
 def test_a_training_of_which_a_process_was_killed_is_gone_on_with(tmp_path: Path, by_two: Path) -> None:
     broken = tmp_path / "broken"
-    assert 0 not in two_processes(7, {broken: settings("sandwich")})  # one step after a checkpoint
+    (code, said), (killed, _) = two_processes(7, {broken: settings("sandwich")})  # a step after a checkpoint
+    assert (code, killed) == (1, -signal.SIGKILL)
+    assert said == "process 0 of 2 has lost another one; the same command goes on from the last checkpoint\n"
     shutil.copytree(broken, tmp_path / "moved")
-    assert two_processes(-1, {broken: settings("sandwich")}) == [0, 0]
+    assert [code for code, _ in two_processes(-1, {broken: settings("sandwich")})] == [0, 0]
     expected = weights(by_two / "sandwich" / "rank0")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(broken / "rank0").items())
     assert losses(broken / "rank0") == losses(by_two / "sandwich" / "rank0")
@@ -126,6 +133,7 @@ def test_the_command_trains_in_several_processes(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Supernet:") == 1
+    assert "Warning" not in done.stderr
     assert (tmp_path / "run" / "supernet" / "model.safetensors").exists()
 
 

@@ -1,7 +1,8 @@
 """One of the processes of test_parallel: train the tiny net, and write its weights and losses.
 
 train_in_parallel.py DIES_AT FOLDER TRAINING [FOLDER TRAINING …]: one training after another, TRAINING as
-JSON; the second process kills itself at the step DIES_AT, unless that is negative.
+JSON; the second process kills itself at the step DIES_AT, unless that is negative. An error of hwnas's is its
+message alone, as the command prints it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 from hwnas.config import Training
+from hwnas.errors import HwnasError
 from hwnas.networks.supernet import Supernet
 from hwnas.training import loop
 from hwnas.training.parallel import rank
@@ -43,4 +45,7 @@ def main(dies_at: int, *trainings: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    try:
+        main(int(sys.argv[1]), *sys.argv[2:])
+    except HwnasError as error:
+        sys.exit(str(error))
