@@ -45,7 +45,7 @@ class PlainSpace(NetworkSpace):
         return hwnas.Operator("residual", shape, shape, (("k", values[f"{slot}.kernel"]),), precision)
 
 
-def main(steps=600, evaluations=60, device="onnxruntime", folder="runs/own_space"):
+def main(steps=1500, evaluations=60, device="onnxruntime", folder="runs/own_space"):
     table, net = hwnas.profile(PlainSpace(), device), hwnas.Supernet(PlainSpace())
     data = [hwnas.load_dataset("cluttered-digits", s, train=4000) for s in ("train", "validation")]
     train(net, *data, Training(steps=steps), folder)  # goes on from a checkpoint that is there

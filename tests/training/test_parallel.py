@@ -113,7 +113,8 @@ def test_a_training_of_which_a_process_was_killed_is_gone_on_with(tmp_path: Path
     broken = tmp_path / "broken"
     (code, said), (killed, _) = two_processes(7, {broken: settings("sandwich")})  # a step after a checkpoint
     assert (code, killed) == (1, -signal.SIGKILL)
-    assert said == "process 0 of 2 has lost another one; the same command goes on from the last checkpoint\n"
+    lost = "process 0 of 2 has lost another one; the same command goes on from the last checkpoint"
+    assert said.splitlines()[-1] == lost
     shutil.copytree(broken, tmp_path / "moved")
     assert [code for code, _ in two_processes(-1, {broken: settings("sandwich")})] == [0, 0]
     expected = weights(by_two / "sandwich" / "rank0")
