@@ -144,8 +144,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         "unknown device 'onnx'; known: onnxruntime, openvino, ssh, torch, torch-cuda",
     ),
     "more threads than cores": (
-        with_settings("latency.threads=4096"),
-        f"threads is 4096; this machine has {os.cpu_count()} cores, give 1 to {os.cpu_count()}",
+        with_settings("latency.threads=1000"),
+        f"threads is 1000; this machine has {os.cpu_count()} cores, give 1 to {os.cpu_count()}",
     ),
     "a board without an address": (
         with_settings("latency.device=ssh"),
@@ -195,7 +195,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a metric that is not there": (
         with_settings("search.constraints={energy: {upper: 5}}"),
         "FOLDER/tiny.yaml: search: 'energy' is no metric of this experiment; known: accuracy, latency_ms, "
-        "macs, params",
+        "macs, params, model_bytes, peak_activation_bytes",
     ),
     "a table that is not there": (
         with_settings("latency.table=FOLDER/nope.json"),
