@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwnas.config import COSTS
 from hwnas.errors import StoreError
 from hwnas.export.card import Origin, model_card
 from hwnas.export.sums import write_sums
@@ -45,7 +44,7 @@ def costs_of(run: Run, arch: Architecture, precision: str) -> dict[str, int]:
         "model_bytes": space.model_bytes([arch], precision),
         "peak_activation_bytes": space.peak_activation_bytes([arch], precision),
     }
-    return {name: int(found[name][0]) for name in COSTS}
+    return {name: int(values[0]) for name, values in found.items()}
 
 
 def read_entry(run: Run, name: str) -> dict[str, Any]:

@@ -463,9 +463,9 @@ class SearchSession:
 
     def _why_stopped(self) -> str | None:
         """What is said if more than half of the evaluations failed."""
-        errors = [e.error for e in self._evaluations if e.status == "failed"]
-        if 2 * len(errors) <= len(self._evaluations):
+        if 2 * self._failed_in_order <= len(self._evaluations):  # asked after every evaluation: no loop
             return None
+        errors = [e.error for e in self._evaluations if e.status == "failed"]
         return (
             f"{len(errors)} of {len(self._evaluations)} evaluations failed, the last with {errors[-1]!r}; "
             "mend what evaluates, then run the search again: it tries them again"
