@@ -546,5 +546,8 @@ def test_a_training_as_the_experiment_says_is_what_is_kept_and_logged(tmp_path: 
         StoreError, match=rf"train was made from something else: teacher was '{before}', is '"
     ):
         open_run(config, run_dir=tmp_path / "taught").make(["train"])
+    teacher.close()
+    shutil.rmtree(tmp_path / "teacher")  # it has taught
+    open_run(config, run_dir=tmp_path / "taught").make(["train"])
     with pytest.raises(TrainingError, match=r"unknown training\.strategy 'ofa'; known: sandwich"):
         open_run(config, run_dir=tmp_path / "no", overrides={"training.strategy": "ofa"}).make(["train"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwnas.progress import Progress
@@ -25,11 +26,14 @@ def inputs(run: Run) -> dict[str, Any]:
         "training": run.config.training.model_dump(),
         "seed": run.config.seed,
     }
-    if run.config.training.teacher is not None:  # not its path alone: it may be trained anew
-        from hwnas.networks.supernet import load_supernet
+    teacher, done = run.config.training.teacher, run.store.stage("train")
+    if teacher is None:
+        return found
+    if done is not None and not Path(teacher).exists():  # it has taught, and may be gone
+        return {**found, "teacher": done["inputs"].get("teacher")}
+    from hwnas.networks.supernet import load_supernet
 
-        found["teacher"] = load_supernet(run.config.training.teacher).checksum
-    return found
+    return {**found, "teacher": load_supernet(teacher).checksum}  # its path may hold another one now
 
 
 def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
