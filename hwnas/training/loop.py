@@ -359,6 +359,8 @@ def _data_parallel(net: Supernet, device: torch.device) -> nn.Module:
     if world_size() == 1:
         return net
     devices = [device] if device.type == "cuda" else None
+    # The strides of a 1×1 kernel's gradient say nothing: the order of its values is the same.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
     with warnings.catch_warnings():
         # What takes the argument's place would still exchange them once, and older torch has not got it.
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
