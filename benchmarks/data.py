@@ -65,12 +65,13 @@ def main() -> None:
         Timed(**{f.name: getattr(splits["train"], f.name) for f in fields(Dataset)}),
         experiment.training,
     )
-    settings = settings.model_copy(update={"steps": arguments.steps, "precision": "bf16"})
+    steps = arguments.steps
+    settings = settings.model_copy(update={"steps": steps, "report_every": steps, "precision": "bf16"})
     parameters = {**experiment.space.parameters, "classes": len(data.classes), "channels": 3}
     net = Supernet(get_space(experiment.space.name, **parameters))
     few = splits["validation"].subset(64, rng=0)
     with tempfile.TemporaryDirectory() as folder:
-        train(net, data, few, settings, folder, report_every=arguments.steps)
+        train(net, data, few, settings, folder)
     asked, came = np.array(
         data.times[5 : arguments.steps]
     ).T  # the first warm up; the last are of the judging

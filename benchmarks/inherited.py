@@ -19,31 +19,19 @@ import numpy as np
 from scipy.stats import kendalltau
 
 import hwnas
+from hwnas.config import Named, Training
 from hwnas.latency.calibrate import spread_over
 from hwnas.latency.runner import cpu_name
 from hwnas.networks.supernet import Supernet
 from hwnas.pipeline import Run, load_run
-from hwnas.spaces import Architecture, NetworkSpace
+from hwnas.spaces import Architecture
+from hwnas.spaces.fixed import FixedSpace
 from hwnas.store import read_json, write_json
 from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.loop import train
 from hwnas.training.sampling import largest, smallest
-from hwnas.training.strategies import BatchLoss, Strategy, Subnet
 
 CANDIDATES = 2000  # random architectures that those to be trained alone are chosen from
-
-
-class Alone(Strategy):
-    """One and the same subnet in every step, on labels."""
-
-    taught = False
-
-    def __init__(self, space: NetworkSpace, steps: int, arch: Architecture) -> None:
-        super().__init__(space, steps)
-        self.arch = arch
-
-    def subnets(self, step: int, rng: np.random.Generator, batch_loss: BatchLoss) -> list[Subnet]:
-        return [Subnet(self.arch, labels=1, teacher=0)]
 
 
 def evaluators(run: Run, net: Supernet) -> list[AccuracyEvaluator]:
@@ -62,23 +50,20 @@ def trained_alone(run: Run, arch: Architecture, epochs: int) -> list[float]:
         return list(read_json(folder / "accuracy.json")["accuracy"])
     settings = run.config.training
     steps = epochs * (len(run.data("train")) // settings.batch_size)
-    warmup = settings.warmup_steps * steps // settings.steps
-    named = settings.strategy.model_copy(update={"name": "alone"})
-    settings = settings.model_copy(update={"strategy": named, "steps": steps, "warmup_steps": warmup})
-    strategy = Alone(run.space, steps, arch)
-    net = Supernet(run.space, run.config.seed)
+    changes = {
+        "strategy": Named(name="uniform"),  # of one subnet
+        "loss": Training().loss,
+        "teacher": None,
+        "random_subnets": Training().random_subnets,
+        "steps": steps,
+        "warmup_steps": settings.warmup_steps * steps // settings.steps,
+        "report_every": 1000,
+    }
+    net = Supernet(FixedSpace(run.space, arch), run.config.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    train(
-        net,
-        run.data("train"),
-        run.data("validation"),
-        settings,
-        folder,
-        run.config.seed,
-        report_every=1000,
-        strategy=strategy,
-    )
-    found = [float(judge([arch])[0]) for judge in evaluators(run, net)]
+    settings = settings.model_copy(update=changes)
+    train(net, run.data("train"), run.data("validation"), settings, folder, run.config.seed)
+    found = [float(judge([largest(net.space)])[0]) for judge in evaluators(run, net)]
     write_json(folder / "accuracy.json", {"accuracy": found})
     return found
 

@@ -34,27 +34,15 @@ console = Console(width=110)
 ROOT = Path(__file__).parents[1]
 
 
-def digits_space() -> NetworkSpace:
-    """That of configs/digits.yaml."""
-    named = load_config(ROOT / "configs" / "digits.yaml").space
-    return get_space(named.name, classes=10, channels=1, **named.parameters)
+IMAGES = {"digits": (1, 24), "cifar10": (3, 32)}  # configurations: channels and pixels of the images
 
 
-def cifar_space() -> NetworkSpace:
-    """Fused blocks for images of 32 pixels that two cores can train, 0.9 to 35 MMACs."""
-    stage = {"block": "fused", "kernel": 3, "stride": 2}
-    return get_space(
-        "mobilenetv3",
-        classes=10,
-        resolutions=[24, 28, 32],
-        stem={"width": 16, "stride": 1, "activation": "relu"},
-        stages=[
-            {**stage, "width": [16, 24, 32], "depth": [1, 2], "expand": [1, 2]},
-            {**stage, "width": [32, 48, 64], "depth": [1, 2, 3], "expand": [1, 2, 3]},
-            {**stage, "width": [48, 64, 96, 128], "depth": [1, 2], "expand": [1, 2, 3]},
-        ],
-        head={"width": 192, "activation": "relu"},
-    )
+def configured(name: str) -> tuple[NetworkSpace, Training]:
+    """The space of configs/NAME.yaml, and how it is trained."""
+    data = {} if name == "digits" else {"data.path": "/"}  # a user's own
+    config = load_config(ROOT / "configs" / f"{name}.yaml", data)
+    named = config.space
+    return get_space(named.name, classes=10, channels=IMAGES[name][0], **named.parameters), config.training
 
 
 def noise(n: int, channels: int, size: int) -> Dataset:
@@ -64,12 +52,6 @@ def noise(n: int, channels: int, size: int) -> Dataset:
     labels = torch.randint(0, 10, (n,), generator=generator)
     classes = tuple(map(str, range(10)))
     return Dataset(Held(images), labels, classes, (0.5,) * channels, (0.25,) * channels, {}, "noise")
-
-
-SPACES: dict[str, tuple[Callable[[], NetworkSpace], int, int]] = {
-    "digits": (digits_space, 1, 24),
-    "cifar": (cifar_space, 3, 32),
-}
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -88,13 +70,12 @@ def spread(ratios: list[float]) -> str:
 
 
 def speed(name: str, rounds: int, threads: int, precision: str) -> None:
-    """One space's figures."""
-    make, channels, size = SPACES[name]
-    space = make()
+    """Those of one configuration."""
+    channels, size = IMAGES[name]
+    space, settings = configured(name)
+    settings = settings.model_copy(update={"threads": threads, "precision": precision})
     torch.set_num_threads(threads)
     train_data, validation = noise(20000, channels, size), noise(2000, channels, size)
-    common = {"threads": threads, "precision": precision, "crop_padding": 4, "flip": True}
-    settings = Training.model_validate(common)
     net = Supernet(space).train()
     plan = loop._plan(net, train_data, settings, 0, None, torch.device("cpu"))
     arithmetic = loop.choose_arithmetic(net, plan)
@@ -103,9 +84,16 @@ def speed(name: str, rounds: int, threads: int, precision: str) -> None:
     batches = loop._batches(plan, 0)
     new, seen, waiting = [], [], []
     for number in range(rounds):
-        making = seconds(lambda: next(batches))
-        batch = next(batches)
         subnets = plan.strategy.subnets(number, np.random.default_rng(number), lambda arch: 0.0)
+        batch = next(batches)
+
+        def make(subnets=subnets) -> None:  # type: ignore[no-untyped-def]
+            """A batch, at the resolutions of a step."""
+            (part,) = next(batches)
+            for subnet in subnets:
+                part.at(space.resolution(subnet.arch), arithmetic.channels_last)
+
+        making = seconds(make)
         own = [static_step(space, s.arch, settings, arithmetic, batch[0]) for s in subnets]
         for step in own:  # a network that is trained alone has seen its shapes before
             step()
@@ -120,11 +108,11 @@ def speed(name: str, rounds: int, threads: int, precision: str) -> None:
         waiting.append(making / spent)
     console.print(f"  a sandwich step / its networks' own steps, subnets seen before: {spread(seen)}")
     console.print(f"  the same, subnets new: {spread(new)}")
-    console.print(f"  making a batch (crop, flip) / a step: {spread(waiting)}")
+    console.print(f"  making a batch / a step: {spread(waiting)}")
     wide = settings.model_copy(update={"trivial_augment": True})
     batches = loop._batches(loop._plan(net, train_data, wide, 0, None, plan.device), 0)
     next(batches)
-    ratios = [seconds(lambda: next(batches)) / seconds(together) for _ in range(rounds)]
+    ratios = [seconds(make) / seconds(together) for _ in range(rounds)]
     console.print(f"  the same with TrivialAugment: {spread(ratios)}")
     evaluator = AccuracyEvaluator(net, train_data, validation)
     ratios, elastic_ratios = [], []
@@ -207,7 +195,7 @@ STRATEGIES: dict[str, dict[str, object]] = {
 def strategies(seed: int, cpu_s: float, only: list[str]) -> None:
     """Each strategy for as many steps as take `cpu_s` CPU-seconds."""
     torch.set_num_threads(1)
-    space = digits_space()
+    space, _ = configured("digits")
     train_data, validation = (load_dataset("cluttered-digits", s) for s in ("train", "validation"))
     table = Table(title=f"Validation accuracy after {cpu_s:g} CPU-seconds, seed {seed}, percent")
     for column in ("strategy", "steps", "CPU s", "largest", "smallest", "30 random: mean", "least"):
@@ -220,7 +208,7 @@ def strategies(seed: int, cpu_s: float, only: list[str]) -> None:
 
         def run(steps: int, base: dict[str, object] = base) -> tuple[Supernet, float]:
             net = Supernet(space, seed)
-            settings = Training.model_validate({**base, "steps": steps})
+            settings = Training.model_validate({**base, "steps": steps, "report_every": steps})
             return net, trained(net, settings, train_data, validation, seed)
 
         a_step = (run(90)[1] - run(30)[1]) / 60  # without what every training costs, however long
@@ -237,14 +225,14 @@ def trained(net: Supernet, settings: Training, data: Dataset, validation: Datase
     few = validation.subset(64, 0)  # judging costs next to nothing
     begin = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(net, data, few, settings, folder, seed, report_every=settings.steps)
+        loop.train(net, data, few, settings, folder, seed)
     return time.process_time() - begin
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("speed", "strategies"))
-    parser.add_argument("--space", choices=SPACES, default="digits")
+    parser.add_argument("--config", choices=IMAGES, default="digits")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
@@ -253,7 +241,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="of the strategies")
     arguments = parser.parse_args()
     if arguments.what == "speed":
-        speed(arguments.space, arguments.rounds, arguments.threads, arguments.precision)
+        speed(arguments.config, arguments.rounds, arguments.threads, arguments.precision)
     else:
         strategies(arguments.seed, arguments.cpu_seconds, arguments.only)
 

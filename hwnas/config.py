@@ -81,7 +81,7 @@ class Training(Section):
     batch_size: int = Field(64, ge=2)  # images a step, of all processes together
     accumulate: int = Field(1, ge=1)  # equal parts of a process's batch, computed one after another
     learning_rate: float = Field(0.1, gt=0)  # peak of the cosine schedule
-    warmup_steps: int = Field(50, ge=0)  # steps of linear warm-up
+    warmup_steps: int = Field(50, ge=0)  # steps of linear warm-up; half of all at most
     momentum: float = Field(0.9, ge=0, lt=1)  # Nesterov momentum of SGD
     weight_decay: float = Field(1e-5, ge=0)  # of weights; batch norm and biases have none
     label_smoothing: float = Field(0.1, ge=0, lt=1)  # of hard labels
@@ -100,6 +100,12 @@ class Training(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: whichever a short measurement finds faster
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: CUDA where there is a GPU
     threads: int = Field(2, ge=1, le=1024)  # torch's threads, of each process
+    report_every: int = Field(200, ge=1)  # steps between checkpoints, each with largest and smallest judged
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """All settings that say what is trained, and none that says how often that is looked at."""
+        return self.model_dump(exclude={"report_every"})
 
     @field_validator("strategy", mode="before")
     @classmethod

@@ -43,7 +43,7 @@ def test_a_shipped_supernet(folder: Path) -> None:
     facts = {"classes": net.space.definition["classes"], "channels": net.space.definition["channels"]}
     assert net.space.id == get_space(named.name, **facts, **named.parameters).id
     # Threads and arithmetic are those of the machine, the rest is the experiment's.
-    made, asked = net.metadata["training"], experiment.training.model_dump()
+    made, asked = net.metadata["training"], experiment.training.recipe
     assert {**made, "threads": None, "precision": None} == {**asked, "threads": None, "precision": None}
 
 

@@ -23,7 +23,7 @@ def inputs(run: Run) -> dict[str, Any]:
         "space": run.space.definition,
         "data": run.config.data.model_dump(),
         "images": {split: run.data(split).checksum for split in ("train", "validation")},
-        "training": run.config.training.model_dump(),
+        "training": run.config.training.recipe,
         "seed": run.config.seed,
     }
     teacher, done = run.config.training.teacher, run.store.stage("train")
@@ -43,7 +43,7 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     facts: dict[str, Any] = {"arithmetic": asdict(result.arithmetic)}
     if result.earlier:
         facts["diverged"] = list(result.earlier)
-    net.metadata = {**facts, "training": run.config.training.model_dump()}
+    net.metadata = {**facts, "training": run.config.training.recipe}
     net.save(run.directory / "supernet")
     outputs = {
         "checksum": net.checksum,

@@ -330,16 +330,21 @@ class SearchSpace:
 
     # ---- drawing and counting -------------------------------------------------------------------
 
-    def sample(self, n: int, rng: Rng) -> Architectures:
+    def sample(self, n: int, rng: Rng, among: Sequence[NDArray[np.int64]] | None = None) -> Architectures:
         """n architectures, active choices uniform and independent; repeats are possible.
 
-        With a valid hook, draws that it refuses are drawn again; SpaceError when hardly any is valid.
+        `among` says by choice which positions of its values are drawn from, instead of all. With a valid
+        hook, draws that it refuses are drawn again; SpaceError when hardly any is valid.
         """
         generator = np.random.default_rng(rng)
+        counts = self.cardinalities if among is None else list(map(len, among))
         parts: list[Genotypes] = []
         missing, tries = n, 0
         while missing > 0:
-            drawn = self.canonical(generator.integers(0, self.cardinalities, (missing, len(self.choices))))
+            drawn = generator.integers(0, counts, (missing, len(self.choices)))
+            if among is not None:
+                drawn = np.stack([a[d] for a, d in zip(among, drawn.T, strict=True)], axis=1)
+            drawn = self.canonical(drawn)
             parts.append(drawn[self.valid(drawn)])
             missing -= len(parts[-1])
             tries += 1

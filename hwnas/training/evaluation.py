@@ -43,7 +43,7 @@ class AccuracyEvaluator:
         self.calibration_data = calibration_data.subset(calibration_images, seed)
         self.data = data
         self._seed = seed
-        self._kept: dict[tuple[Dataset, int], Batches] = {}
+        self._kept: dict[tuple[Dataset, int, torch.device], Batches] = {}
         self._kept_bytes = 0
 
     @property
@@ -84,15 +84,16 @@ class AccuracyEvaluator:
         Those that were made first stay: architectures come in no order, so that all are asked for alike.
         """
         size, device = self.net.space.resolution(arch), next(self.net.parameters()).device
-        if (data, size) in self._kept:
-            return self._kept[data, size]
+        key = data, size, device
+        if key in self._kept:
+            return self._kept[key]
         made = ((images.to(device), labels.to(device)) for images, labels in data.batches(batch, size))
         needed = len(data) * len(data.mean) * size**2 * torch.float32.itemsize
         if self._kept_bytes + needed > KEPT_MIB * 2**20:
             return made
-        self._kept[data, size] = list(made)
+        self._kept[key] = list(made)
         self._kept_bytes += needed
-        return self._kept[data, size]
+        return self._kept[key]
 
 
 def accuracy_of(network: StaticNetwork, data: Dataset) -> float:

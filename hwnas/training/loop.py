@@ -9,9 +9,9 @@ A batch may be computed in parts: by several processes (see `parallel`), one aft
 computes which part changes nothing but the order of sums.
 
 With an explicit `precision`, the same supernet, data, settings and seed give the same weights, bit for bit,
-with the same torch on the same kind of processor. With "auto" they do so for the same arithmetic, which is
-measured: once, before the first step, and kept in the checkpoint from then on. Two trainings of one seed may
-choose differently; `TrainingResult.arithmetic` says what was chosen.
+with the same torch on the same kind of processor (a GPU may add in another order). With "auto" they do so for
+the same arithmetic, which is measured: once, before the first step, and kept in the checkpoint from then on.
+Two trainings of one seed may choose differently; `TrainingResult.arithmetic` says what was chosen.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from hwnas.training import checkpoint
 from hwnas.training.augmentation import augment
 from hwnas.training.channels import sort_channels
 from hwnas.training.checkpoint import CHECKPOINT_FILE, Arithmetic, Report, State
-from hwnas.training.data import Dataset, resize
+from hwnas.training.data import Dataset, Held, resize
 from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.losses import LOSSES
 from hwnas.training.parallel import all_or_none, connect, local_rank, mean, rank, wait_for_all, world_size
@@ -53,6 +53,7 @@ from hwnas.training.sampling import largest, smallest
 from hwnas.training.strategies import Phase, Strategy, Subnet, draws_subnets, get_strategy
 
 TIMED_ROUNDS = 5
+TOLERANCE = 0.01  # of images' values, by which normalising and resizing may miss 0…1
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,12 @@ def train(
     directory: str | Path,
     seed: int = 0,
     progress: Progress = silent,
-    report_every: int = 200,
     teacher: nn.Module | None = None,
     strategy: Strategy | None = None,
 ) -> TrainingResult:
     """Train a supernet in place, and leave it in eval mode on the CPU.
 
-    Every `report_every` steps, and after the last, the largest and the smallest subnet are judged on
+    Every `settings.report_every` steps, and after the last, the largest and the smallest subnet are judged on
     `validation_data`, and `checkpoint.safetensors` is written into `directory`, for the first time before
     the first step. A checkpoint that is already there is gone on from, if it was made from the same
     supernet, data, settings and seed (TrainingError says what differs). `progress` is told of every step; a
@@ -139,8 +139,8 @@ def train(
     TrainingError if the loss or a gradient is not finite, naming the step and the learning rate: the weights
     are then those before that step, and the checkpoint, of the last report, is gone on from with a lower
     `learning_rate`; for a teacher of other classes, or that is `net` itself; and if another process is lost.
-    DataError if there are fewer images than a batch holds, or the images or classes are not those of the
-    space.
+    DataError if there are fewer images than a batch holds, the images or classes are not those of the space,
+    or TrivialAugment is to change images whose values are not known.
     """
     _check_fit(net.space, train_data)
     if len(train_data) < settings.batch_size:
@@ -154,6 +154,8 @@ def train(
             f"training.crop_padding {settings.crop_padding} shifts images of {most + 1} pixels out of sight; "
             f"give at most {most}"
         )
+    if settings.trivial_augment:
+        _check_values(train_data)
     if teacher is None and settings.teacher is not None:
         teacher = load_supernet(settings.teacher)
     if teacher is net:
@@ -167,7 +169,7 @@ def train(
         "data": train_data.checksum,
         "validation_data": validation_data.checksum,
         "seed": seed,
-        **settings.model_dump(exclude={"accumulate", "teacher", "device"}),
+        **{k: v for k, v in settings.recipe.items() if k not in ("accumulate", "device")},
         "teacher": None if teacher is None else tensors_digest(teacher.state_dict()),
         "parts": world_size() * settings.accumulate,
     }
@@ -195,7 +197,7 @@ def train(
                     f"{error}; lower training.learning_rate, and the same command goes on from step "
                     f"{kept}; or raise training.warmup_steps and start the training again"
                 ) from None
-            if state.step % report_every and state.step < settings.steps:
+            if state.step % settings.report_every and state.step < settings.steps:
                 text = _text(state.reports[-1]) if state.reports else f"loss {state.losses[-1]:.3f}"
                 try:
                     progress(state.step, settings.steps, text)
@@ -223,10 +225,11 @@ def train(
 def learning_rate_at(step: int, settings: Training, phase: Phase) -> float:
     """Linear warm-up to the phase's share of `settings.learning_rate`, then half a cosine to zero at its end.
 
-    A phase warms up in its share of the warm-up steps.
+    A phase warms up in its share of the warm-up steps, at most half of it.
     """
     peak, length = settings.learning_rate * phase.learning_rate, phase.end - phase.start
-    warmup, step = settings.warmup_steps * length / settings.steps, step - phase.start
+    warmup = min(settings.warmup_steps / settings.steps, 0.5) * length
+    step -= phase.start
     if step < warmup:
         return peak * (step + 1) / max(1.0, warmup)
     done = (step - warmup) / max(1.0, length - warmup)
@@ -269,6 +272,21 @@ def _check_fit(space: NetworkSpace, data: Dataset) -> None:
         )
 
 
+def _check_values(data: Dataset) -> None:
+    """DataError for images, given as floats, that are not 0…1 before what is said to have normalised them."""
+    if not isinstance(data.stored, Held) or data.stored.images.dtype == torch.uint8:
+        return
+    scale, shift = (torch.tensor(values).reshape(-1, 1) for values in (data.std, data.mean))
+    ends = torch.stack([data.images.amin((0, 2, 3)), data.images.amax((0, 2, 3))], 1) * scale + shift
+    low, high = float(ends.min()), float(ends.max())
+    if low < -TOLERANCE or high > 1 + TOLERANCE:
+        raise DataError(
+            f"training.trivial_augment changes images of values 0 to 1; without their mean {data.mean} and "
+            f"std {data.std} these are {low:.3g} to {high:.3g}; give from_loader the mean and std that its "
+            "loader normalises by, or leave the setting out"
+        )
+
+
 def _device(settings: Training) -> torch.device:
     """The device of this process; TrainingError if there is none of the kind."""
     if settings.device == "cpu" or (settings.device == "auto" and not torch.cuda.is_available()):
@@ -305,6 +323,11 @@ def _plan(
     elif not isinstance(strategy, Strategy):
         raise TrainingError(
             f"strategy is {strategy!r:.80}; give a Strategy, or name it in the settings: Training(strategy=…)"
+        )
+    elif (strategy.space.id, strategy.phases[-1].end) != (net.space.id, settings.steps):
+        raise TrainingError(
+            f"the strategy is made for space {strategy.space.id} and {strategy.phases[-1].end} steps, the "
+            f"supernet is of {net.space.id} and training.steps is {settings.steps}; make it for these"
         )
     if not strategy.taught:
         _check_unset(settings, "loss", f"strategy {named.name} learns from labels alone")

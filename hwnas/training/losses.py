@@ -1,6 +1,7 @@
 """What a subnet learns from a teacher: one function a loss, of logits (n, classes) each, to a scalar.
 
-The teacher's logits carry no gradient. A new loss is one function and one line in `LOSSES`.
+The teacher's logits carry no gradient. A new loss is one function, one line in `LOSSES`, and its name in
+`config.Training`.
 """
 
 from __future__ import annotations

@@ -190,17 +190,18 @@ OFA_SCHEDULE = (
 )
 
 
+FREE = ("resolution", "precision")  # choices that every phase leaves open
 OPENED_AS = {"block": "depth", "mid": "width"}  # choices that a phase of another name opens
 
 
 class Progressive(Strategy):
     """Progressive shrinking: arXiv 1908.09791. The largest, then smaller kernels, depths, expansions, widths.
 
-    Each phase keeps what the ones before opened; the resolution is free throughout. After the first, the
-    largest subnet as it then is teaches, beside the labels; channels are sorted before each phase that
-    shrinks expansions, before the second within what the first opened, as the paper's own code does. Steps
-    and learning rates are divided as the paper's, among the phases that open something in this space (widths
-    of stages, which the paper's space does not choose, as expansions; their channels stay unsorted).
+    Each phase keeps what the ones before opened; resolution and precision are free throughout. After the
+    first, the largest subnet as it then is teaches, beside the labels; channels are sorted before each phase
+    that shrinks expansions, before the second within what the first opened, as the paper's own code does.
+    Steps and learning rates are divided as the paper's, among the phases that open something in this space
+    (widths of stages, which the paper's space does not choose, as expansions; their channels stay unsorted).
     """
 
     def __init__(self, space: NetworkSpace, steps: int) -> None:
@@ -210,7 +211,7 @@ class Progressive(Strategy):
         self._rows: list[Shrink] = []
         names = [choice.name.rpartition(".")[2] for choice in space.choices]
         fields = [OPENED_AS.get(name, name) for name in names]
-        allowed = [o if f == "resolution" else o[-1:] for f, o in zip(fields, ordered, strict=True)]
+        allowed = [o if f in FREE else o[-1:] for f, o in zip(fields, ordered, strict=True)]
         for row in OFA_SCHEDULE:
             wider = [
                 o[-row.values :] if f == row.opens else a
@@ -237,7 +238,9 @@ class Progressive(Strategy):
         """The steps divided as the paper's epochs, at least one a phase."""
         epochs = np.array([row.epochs for row in self._rows])
         ends = np.rint(steps * epochs.cumsum() / epochs.sum()).astype(int)
-        ends = np.clip(ends, np.arange(1, len(ends) + 1), steps - np.arange(len(ends))[::-1])
+        number = np.arange(len(ends))
+        ends = np.maximum.accumulate(np.maximum(ends - number, 1)) + number  # each after the one before
+        ends = np.minimum(ends, steps - number[::-1])
         peak = OFA_SCHEDULE[0].learning_rate
         return tuple(
             Phase(
@@ -258,9 +261,7 @@ class Progressive(Strategy):
 
     def subnets(self, step: int, rng: np.random.Generator, batch_loss: BatchLoss) -> list[Subnet]:
         phase = next(i for i, phase in enumerate(self.phases) if step < phase.end)
-        count = self._rows[phase].subnets
-        columns = [a[rng.integers(0, len(a), count)] for a in self._allowed[phase]]
-        archs = self.space.architectures(np.stack(columns, axis=1))
+        archs = self.space.sample(self._rows[phase].subnets, rng, self._allowed[phase])
         return [Subnet(arch, labels=1, teacher=float(phase > 0)) for arch in archs]
 
 

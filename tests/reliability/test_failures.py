@@ -32,7 +32,7 @@ from tests.conftest import Command, write_config
 from tests.latency.fakes import FakeDevice
 from tests.searching.problems import accuracy, at_most, objectives, toy_space
 from tests.training.small_data import blobs
-from tests.training.test_loop import SETTINGS, tiny_net
+from tests.training.test_loop import SETTINGS, reporting, tiny_net
 
 # ---- training -------------------------------------------------------------------------------------
 
@@ -55,12 +55,12 @@ def test_a_training_that_diverges_goes_on_with_a_lower_learning_rate(
     said = r"^step 7: loss .* at learning rate 1e\+30; lower training.learning_rate, .* from step 6; "
     for _ in range(2):  # the same again ends in the same
         with pytest.raises(TrainingError, match=said):
-            train(net, blobs(), blobs(60), SETTINGS, tmp_path, report_every=2)
+            train(net, blobs(), blobs(60), reporting(2), tmp_path)
         net = tiny_net()
     for refused in ({"learning_rate": 0.2}, {"learning_rate": 0.05, "momentum": 0.5}):
         with pytest.raises(TrainingError, match="is of another training"):
             train(net, blobs(), blobs(60), SETTINGS.model_copy(update=refused), tmp_path)
-    slower, taken = SETTINGS.model_copy(update={"learning_rate": 0.05}), []
+    slower, taken = reporting(2).model_copy(update={"learning_rate": 0.05}), []
     found = train(
         net,
         blobs(),
@@ -68,7 +68,6 @@ def test_a_training_that_diverges_goes_on_with_a_lower_learning_rate(
         slower,
         tmp_path,
         progress=lambda done, *_: taken.append(done),
-        report_every=2,
     )
     assert taken[0] == 7
     assert found.earlier == ({"learning_rate": 0.1, "until_step": 6},)

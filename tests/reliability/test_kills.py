@@ -263,7 +263,7 @@ def test_a_search_and_an_export_that_are_killed(tiny_run: Path, tmp_path: Path) 
 @pytest.mark.timeout(6 * 3600)
 def test_killed_runs_end_as_one_that_was_not(tmp_path: Path, record_property: Any) -> None:
     fast = {"rounds": 4, "calibration_networks": 3, "held_out_networks": 3}
-    training = {"steps": 40}
+    training = {"steps": 40, "report_every": 10}
     profiled = write_config(tmp_path, latency=fast, training=training).rename(tmp_path / "profiled.yaml")
     table = str(given_table(tmp_path))
     given = write_config(tmp_path, latency={**fast, "table": table}, training=training)

@@ -16,21 +16,17 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import hwnas.searching.executors as executors
-import hwnas.training.loop as training
 from hwnas.pipeline import open_run
 from hwnas.progress import Progress, silent
 from hwnas.spaces import Architectures
 from hwnas.store import Measurement, Store
 from tests.reliability.faults import layer
-
-REPORT_EVERY = 10  # steps of training between checkpoints
 
 
 def work(
@@ -67,7 +63,6 @@ def work(
         note(stored=[measurement.architecture, measurement.metric, measurement.value])
 
     executors.evaluated, Store.add_measurement = noted_evaluation, noted_measurement
-    training.train = partial(training.train, report_every=REPORT_EVERY)
     with layer(told):
         open_run(config, run_dir=folder).make(stages, display)
     note(steps=steps)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from hwnas.spaces import NetworkSpace, get_space
 from hwnas.training.data import Dataset, Held
 
-STAGE = {"block": "fused", "depth": [1, 2], "kernel": [3], "expand": [1, 2]}
+STAGE = {"block": "fused", "depth": [1, 2], "expand": [1, 2]}
 
 
-def tiny_space(classes: int = 10, channels: int = 1) -> NetworkSpace:
+def tiny_space(classes: int = 10, channels: int = 1, kernels: Sequence[int] = (3,)) -> NetworkSpace:
     """Two stages, two resolutions, well under a million MACs."""
     return get_space(
         "mobilenetv3",
@@ -18,7 +20,9 @@ def tiny_space(classes: int = 10, channels: int = 1) -> NetworkSpace:
         channels=channels,
         classes=classes,
         stem={"width": [8], "activation": "relu"},
-        stages=[{**STAGE, "width": [8, 16], "stride": 2}, {**STAGE, "width": [16, 24], "stride": 2}],
+        stages=[
+            {**STAGE, "kernel": list(kernels), "width": widths, "stride": 2} for widths in ([8, 16], [16, 24])
+        ],
         head={"width": 32, "activation": "relu"},
     )
 

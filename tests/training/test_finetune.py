@@ -25,7 +25,7 @@ SETTINGS = Training(
 
 @pytest.mark.parametrize("transform", [False, True])
 def test_what_is_inherited_computes_the_same(transform: bool) -> None:
-    space = tiny_space(classes=3)
+    space = tiny_space(classes=3, kernels=(3, 5, 7))
     net = lively(Supernet(space, 0, transform)).train()
     images = torch.randn(4, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     for arch in (largest(space), smallest(space), *space.sample(3, 0)):
@@ -34,7 +34,7 @@ def test_what_is_inherited_computes_the_same(transform: bool) -> None:
         with torch.no_grad():
             torch.testing.assert_close(alone(images, own), net(images, arch))
         parameters = sum(p.numel() for p in alone.parameters())
-        assert parameters == space.params([arch])[0]
+        assert parameters == space.params([arch])[0]  # no matrix among them
         alone.get_parameter(next(iter(alone.state_dict()))).data.add_(1.0)  # a copy
         with torch.no_grad():
             assert not torch.equal(alone(images, own), net(images, arch))

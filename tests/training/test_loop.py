@@ -24,7 +24,7 @@ from hwnas.training.data import Dataset, Held, Split, load_dataset
 from hwnas.training.data.stored import Streamed
 from hwnas.training.loop import CHECKPOINT_FILE, Arithmetic, choose_arithmetic, learning_rate_at, train
 from hwnas.training.sampling import largest
-from hwnas.training.strategies import Phase, Subnet
+from hwnas.training.strategies import Phase, Subnet, get_strategy
 
 from ..networks.small_spaces import lively
 from .small_data import blobs, tiny_space
@@ -32,6 +32,11 @@ from .small_data import blobs, tiny_space
 SETTINGS = Training(
     steps=9, batch_size=16, warmup_steps=2, precision="fp32", threads=1, crop_padding=1, flip=True
 )
+
+
+def reporting(every: int) -> Training:
+    """The settings with so many steps from report to report."""
+    return SETTINGS.model_copy(update={"report_every": every})
 
 
 class Killed(Exception):
@@ -85,24 +90,24 @@ def test_a_killed_and_resumed_training_ends_as_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], channels_last: bool
 ) -> None:
     data, validation = blobs(), blobs(60, seed=1)
-    settings = Training.model_validate({**SETTINGS.model_dump(), **changes})
+    settings = Training.model_validate({**reporting(3).model_dump(), **changes})
     # The measurement that a resumed training does not repeat; its outcome must come from the checkpoint.
     monkeypatch.setattr(loop, "choose_arithmetic", lambda *_: Arithmetic("fp32", channels_last))
     whole = tiny_net()
-    expected = train(whole, data, validation, settings, tmp_path / "whole", seed=5, report_every=3)
+    expected = train(whole, data, validation, settings, tmp_path / "whole", seed=5)
 
     broken = tmp_path / "broken"
     with pytest.raises(Killed):
-        train(tiny_net(), data, validation, settings, broken, 5, Recorder(dies_at=3), report_every=3)
+        train(tiny_net(), data, validation, settings, broken, 5, Recorder(dies_at=3))
     monkeypatch.setattr(loop, "choose_arithmetic", lambda *_: Arithmetic("bf16", not channels_last))
     again = Recorder()
     monkeypatch.setattr(loop, "learning_rate_at", _killed_at(8))  # two steps after a checkpoint
     with pytest.raises(Killed):
-        train(tiny_net(), data, validation, settings, broken, 5, again, report_every=3)
+        train(tiny_net(), data, validation, settings, broken, 5, again)
     monkeypatch.setattr(loop, "learning_rate_at", learning_rate_at)
     assert [done for done, _, _ in again.told] == [4, 5, 6, 7, 8]
     resumed = tiny_net()
-    found = train(resumed, data, validation, settings, broken, 5, report_every=3)
+    found = train(resumed, data, validation, settings, broken, 5)
 
     assert found.arithmetic == expected.arithmetic
     assert resumed.checksum == whole.checksum != tiny_net().checksum
@@ -113,16 +118,16 @@ def test_a_killed_and_resumed_training_ends_as_one_that_was_not(
 def test_an_interrupted_training_repeats_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, validation = blobs(), blobs(60, seed=1)
     whole = tiny_net()
-    expected = train(whole, data, validation, SETTINGS, tmp_path / "whole", seed=5, report_every=6)
+    expected = train(whole, data, validation, reporting(6), tmp_path / "whole", seed=5)
 
     def interrupt(done: int, total: int, text: str = "") -> None:
         if done == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(tiny_net(), data, validation, SETTINGS, tmp_path / "cut", 5, interrupt, report_every=6)
+        train(tiny_net(), data, validation, reporting(6), tmp_path / "cut", 5, interrupt)
     resumed, again = tiny_net(), Recorder()
-    found = train(resumed, data, validation, SETTINGS, tmp_path / "cut", 5, again, report_every=6)
+    found = train(resumed, data, validation, reporting(6), tmp_path / "cut", 5, again)
     assert again.told[0][0] == 5
     assert resumed.checksum == whole.checksum
     assert [report.loss for report in found.reports] == [report.loss for report in expected.reports]
@@ -146,8 +151,8 @@ def test_a_stream_trains_as_memory_does(tmp_path: Path) -> None:
     assert isinstance(streamed.stored, Streamed)
     train(nets[0], held, validation, SETTINGS, tmp_path / "held")
     with pytest.raises(Killed):
-        train(nets[1], streamed, validation, SETTINGS, tmp_path / "run", 0, Recorder(dies_at=3), 3)
-    train(nets[2], streamed, validation, SETTINGS, tmp_path / "run", report_every=3)
+        train(nets[1], streamed, validation, reporting(3), tmp_path / "run", 0, Recorder(dies_at=3))
+    train(nets[2], streamed, validation, reporting(3), tmp_path / "run")
     assert nets[2].checksum == nets[0].checksum != Supernet(space).checksum
 
 
@@ -191,11 +196,11 @@ def spoiled(data: Dataset) -> Dataset:
 def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path: Path) -> None:
     net, recorder = tiny_net(), Recorder()
     with pytest.raises(TrainingError, match=r"step [0-5]: loss nan .* learning rate 0\.\d+; lower"):
-        train(net, spoiled(blobs()), blobs(60), SETTINGS, tmp_path, progress=recorder, report_every=1)
+        train(net, spoiled(blobs()), blobs(60), reporting(1), tmp_path, progress=recorder)
     assert all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values())
     # The checkpoint is of the last good step: what goes on from it meets the same loss again.
     with pytest.raises(TrainingError, match=r"step \d: loss nan"):
-        train(tiny_net(), spoiled(blobs()), blobs(60), SETTINGS, tmp_path, report_every=1)
+        train(tiny_net(), spoiled(blobs()), blobs(60), reporting(1), tmp_path)
 
 
 def test_a_learning_rate_that_diverges_is_reported(tmp_path: Path) -> None:
@@ -214,6 +219,16 @@ def test_data_that_does_not_fit_the_space_is_refused(tmp_path: Path) -> None:
         train(Supernet(tiny_space()), blobs(), blobs(60), SETTINGS, tmp_path)
 
 
+def test_values_that_are_not_known_are_not_changed(tmp_path: Path) -> None:
+    wide = SETTINGS.model_copy(update={"trivial_augment": True})
+    data = blobs()
+    with pytest.raises(DataError, match=r"values 0 to 1; without their mean \(0.0,\) .* are -\d.* to \d"):
+        train(tiny_net(), data, blobs(60), wide, tmp_path)
+    low, high = float(data.images.min()), float(data.images.max())
+    known = dataclasses.replace(data, mean=(-low / (high - low),), std=(1 / (high - low),))
+    assert train(tiny_net(), known, blobs(60), wide, tmp_path).reports[-1].step == 9
+
+
 def test_learning_rate() -> None:
     settings = Training(steps=100, warmup_steps=10, learning_rate=0.2)
     rates = [learning_rate_at(step, settings, Phase(0, 100)) for step in range(100)]
@@ -222,6 +237,10 @@ def test_learning_rate() -> None:
     assert rates[55] == pytest.approx(0.1)
     assert 0 < rates[99] < 0.001
     assert learning_rate_at(0, Training(warmup_steps=0), Phase(0, 1500)) == pytest.approx(0.1)
+    short = Training(steps=30, warmup_steps=50, learning_rate=0.2)  # still rises to its peak, and falls
+    rates = [learning_rate_at(step, short, Phase(0, 30)) for step in range(30)]
+    assert max(rates) == rates[14] == pytest.approx(0.2)
+    assert rates[29] < 0.01
     half = [learning_rate_at(step, settings, Phase(40, 90, 0.5)) for step in range(40, 90)]
     assert (half[0], max(half)) == (pytest.approx(0.02), pytest.approx(0.1))
     assert half[5] == max(half)
@@ -416,6 +435,13 @@ def test_the_teacher_of_the_settings_is_a_folder(tmp_path: Path) -> None:
     assert one.checksum == other.checksum
 
 
+@pytest.mark.parametrize(("classes", "steps"), [(10, 9), (3, 8)])
+def test_a_strategy_made_for_another_training_is_refused(tmp_path: Path, classes: int, steps: int) -> None:
+    strategy = get_strategy("sandwich", tiny_space(classes), steps)
+    with pytest.raises(TrainingError, match=rf"made for space .* and {steps} steps, .*steps is 9; make"):
+        train(tiny_net(), blobs(), blobs(60), SETTINGS, tmp_path, strategy=strategy)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -500,9 +526,11 @@ def test_a_short_training_learns_digits(tmp_path: Path) -> None:
     """Ten classes: chance is 10 %."""
     sizes = {"train": 4000, "validation": 500}
     data, validation = (load_dataset("cluttered-digits", split, **sizes) for split in ("train", "validation"))
-    settings = Training(steps=450, batch_size=32, warmup_steps=10, precision="fp32", threads=1)
+    settings = Training(
+        steps=450, batch_size=32, warmup_steps=10, precision="fp32", threads=1, report_every=225
+    )
     net, recorder = Supernet(tiny_space()), Recorder()
-    result = train(net, data, validation, settings, tmp_path, progress=recorder, report_every=225)
+    result = train(net, data, validation, settings, tmp_path, progress=recorder)
     assert [report.step for report in result.reports] == [225, 450]
     assert result.reports[-1].largest_accuracy > 25
     assert result.reports[-1].smallest_accuracy > 15

@@ -33,9 +33,10 @@ SETTINGS: dict[str, Any] = {
     "device": "cpu",
     "crop_padding": 1,
     "flip": True,
+    "report_every": 3,
 }
 TRAININGS: dict[str, dict[str, Any]] = {
-    "sandwich": {},
+    "sandwich": {"dropout": 0.2, "drop_connect": 0.2},
     "attentive": {"strategy": "attentive", "loss": "alpha", "average": 0.9},
     "progressive": {"strategy": "progressive", "mixup": 0.2},
     "uniform": {"strategy": "uniform"},  # most parameters are used by neither process in a step

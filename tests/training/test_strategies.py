@@ -132,6 +132,34 @@ def test_progressive_skips_what_a_space_has_not() -> None:
         get_strategy("progressive", tiny_space(), 3)
 
 
+@pytest.mark.parametrize("space", [tiny_space(), get_space("mobilenetv3")], ids=["tiny", "ofa"])
+def test_no_phase_of_progressive_is_empty(space: NetworkSpace) -> None:
+    fewest = len(get_strategy("progressive", space, 1000).phases)
+    for steps in range(fewest, 100):
+        ends = [phase.end for phase in get_strategy("progressive", space, steps).phases]
+        assert len(ends) == fewest
+        assert np.diff([0, *ends]).min() >= 1
+        assert ends[-1] == steps
+
+
+def test_progressive_leaves_the_precision_free() -> None:
+    space = get_space("mobilenetv3", precisions=["fp32", "int8"])
+    strategy = get_strategy("progressive", space, 100)
+    rng = np.random.default_rng(0)
+    drawn = {s.arch.values["precision"] for i in range(20) for s in strategy.subnets(i, rng, no_loss)}
+    assert drawn == {"fp32", "int8"}
+
+
+def test_progressive_draws_what_the_space_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = tiny_space()
+    column, resolution = space.index("stage1.width"), space.index("resolution")
+    monkeypatch.setattr(space, "_valid_hook", lambda g: (g[:, resolution] == 1) | (g[:, column] == 0))
+    strategy = get_strategy("progressive", space, 40)
+    for step in range(40):
+        archs = [subnet.arch for subnet in strategy.subnets(step, np.random.default_rng(step), no_loss)]
+        assert space.valid(archs).all()
+
+
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [

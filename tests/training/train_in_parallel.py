@@ -25,7 +25,7 @@ from tests.training.small_data import blobs, tiny_space
 def train(folder: Path, settings: Training) -> None:
     """Into ``folder/rank0`` and so on."""
     net = Supernet(tiny_space(classes=3))
-    result = loop.train(net, blobs(), blobs(60, seed=1), settings, folder, seed=5, report_every=3)
+    result = loop.train(net, blobs(), blobs(60, seed=1), settings, folder, seed=5)
     net.save(folder / f"rank{rank()}")
     losses = [report.loss for report in result.reports]
     (folder / f"rank{rank()}" / "losses.json").write_text(json.dumps(losses))

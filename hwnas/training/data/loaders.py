@@ -25,8 +25,8 @@ def from_loader(
 
     Each of its batches is a sequence that begins with images (k, c, h, w), all of one size, and labels (k,),
     whole numbers, positions in `classes`. Images of floats are taken as they are: the loader has normalised
-    them, and `mean` and `std` by channel, 0 and 1 unless given, only say how. Images of bytes, 0…255, become
-    ``(x / 255 - mean) / std``. `preparation` is what model cards say of the images.
+    them, and `mean` and `std` by channel, 0 and 1 unless given, say how (TrivialAugment undoes it). Images
+    of bytes, 0…255, become ``(x / 255 - mean) / std``. `preparation` is what model cards say of the images.
 
     The loader is read once. What it draws at random, such as augmentations, stays as it was drawn, and a run
     is gone on with only if the loader draws the same again: leave augmentation to the training's settings.
