@@ -138,7 +138,8 @@ class SearchSpace:
 
     Two optional hooks, both vectorised, are for what conditions cannot say. `canonical` maps genotypes
     (n, g) to the representative of each one's class of equal networks, (n, g). `valid` says which
-    genotypes are allowed, (n,) booleans; it sees canonical ones only.
+    genotypes are allowed, (n,) booleans; it sees canonical ones only. To train a supernet, it must allow the
+    largest values of all choices together, and the smallest.
     """
 
     def __init__(

@@ -159,7 +159,7 @@ def test_a_stream_trains_as_memory_does(tmp_path: Path) -> None:
 def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
     first, second, recorder = tiny_net(), tiny_net(), Recorder()
     expected = train(first, blobs(), blobs(60), SETTINGS, tmp_path)
-    assert train(second, blobs(), blobs(60), SETTINGS, tmp_path, progress=recorder) == expected
+    assert train(second, blobs(), blobs(60), reporting(2), tmp_path, progress=recorder) == expected
     assert recorder.told == []
     assert first.checksum == second.checksum
     assert not second.training
