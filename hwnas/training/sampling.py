@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hwnas.errors import SpaceError
-from hwnas.spaces import Architecture, NetworkSpace
+from hwnas.spaces import Architecture, Architectures, NetworkSpace
 
 
 def largest(space: NetworkSpace) -> Architecture:
@@ -20,11 +20,10 @@ def smallest(space: NetworkSpace) -> Architecture:
 
 def _extreme(space: NetworkSpace, genotype: list[int]) -> Architecture:
     """SpaceError if the space's own rules refuse it."""
-    ends = space.canonical(np.array([genotype]))
-    if not space.valid(ends)[0]:
-        refused = Architecture(space.id, tuple(ends[0].tolist()), space).values
+    end = Architectures(space, space.canonical(np.array([genotype])))[0]
+    if not space.valid([end])[0]:
         raise SpaceError(
-            f"the valid hook of space {space.name!r} refuses {refused}, an end of the space, and training "
+            f"the valid hook of space {space.name!r} refuses {end.values}, an end of the space, and training "
             "rests on both ends; allow it, or leave out the values that no network may have"
         )
-    return space.architectures(ends)[0]
+    return end
