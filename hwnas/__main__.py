@@ -10,7 +10,7 @@ from types import FrameType
 def main() -> None:
     """Entry point. Ctrl-C ends with one line and exit code 130, in the seconds of the imports too."""
     signal.signal(signal.SIGINT, _interrupted)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
         # Read when torch is imported. Its DistributedDataParallel would warn that parameters which a step may
         # leave unused are all used in the first one.
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
