@@ -28,6 +28,7 @@ from hwnas.spaces import Architecture
 from hwnas.spaces.fixed import FixedSpace
 from hwnas.store import read_json, write_json
 from hwnas.training.evaluation import AccuracyEvaluator
+from hwnas.training.finetune import finetuning
 from hwnas.training.loop import train
 from hwnas.training.sampling import largest, smallest
 
@@ -48,21 +49,17 @@ def trained_alone(run: Run, arch: Architecture, epochs: int) -> list[float]:
     folder = run.directory / "alone" / f"{arch.id}-{epochs}"
     if (folder / "accuracy.json").exists():
         return list(read_json(folder / "accuracy.json")["accuracy"])
-    settings = run.config.training
-    steps = epochs * (len(run.data("train")) // settings.batch_size)
-    changes = {
+    settings, data = run.config.training, run.data("train")
+    on_labels = {
         "strategy": Named(name="uniform"),  # of one subnet
         "loss": Training().loss,
-        "teacher": None,
         "random_subnets": Training().random_subnets,
-        "steps": steps,
-        "warmup_steps": settings.warmup_steps * steps // settings.steps,
         "report_every": 1000,
     }
+    settings = finetuning(settings, epochs, len(data), settings.learning_rate).model_copy(update=on_labels)
     net = Supernet(FixedSpace(run.space, arch), run.config.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    settings = settings.model_copy(update=changes)
-    train(net, run.data("train"), run.data("validation"), settings, folder, run.config.seed)
+    train(net, data, run.data("validation"), settings, folder, run.config.seed)
     found = [float(judge([largest(net.space)])[0]) for judge in evaluators(run, net)]
     write_json(folder / "accuracy.json", {"accuracy": found})
     return found

@@ -18,10 +18,12 @@ import argparse
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hwnas.config import load_config
 from hwnas.latency.calibrate import judge
 from hwnas.latency.devices import get_device
 from hwnas.latency.measure import Device, Timing, time_models, timings
@@ -40,20 +42,8 @@ from hwnas.spaces import Architectures, NetworkSpace, get_space
 
 def digits() -> NetworkSpace:
     """The space of configs/digits.yaml: fused blocks of a few microseconds at 16, 20 and 24 pixels."""
-    fused = {"block": "fused", "depth": [1, 2], "expand": [1, 2, 3]}
-    return get_space(
-        "mobilenetv3",
-        resolutions=(16, 20, 24),
-        channels=1,
-        classes=10,
-        stem={"width": [8, 16], "activation": "relu"},
-        head={"width": 96, "activation": "relu"},
-        stages=[
-            {**fused, "width": [8, 12, 16], "kernel": [3], "stride": 1},
-            {**fused, "width": [16, 24, 32], "kernel": [3, 5], "stride": 2},
-            {**fused, "width": [24, 32, 48], "kernel": [3], "stride": 2},
-        ],
-    )
+    named = load_config(Path(__file__).parents[1] / "configs" / "digits.yaml").space
+    return get_space(named.name, classes=10, channels=1, **named.parameters)
 
 
 def ofa(resolution: int) -> NetworkSpace:
