@@ -34,7 +34,8 @@
     try { name = decodeURIComponent(name); } catch { /* it is no id then */ }
     if (order.includes(name)) open(order.indexOf(name));
   };
-  dialog.addEventListener("close", () => {
+  dialog.addEventListener("close", () => { // which is told a little later
+    if (dialog.open) return; // and by then another card may be in it
     putBack();
     history.replaceState(null, "", "#front");
   });

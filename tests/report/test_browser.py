@@ -37,21 +37,28 @@ const note = () => {
   });
 };
 const look = async () => {
-  await new Promise((done) => setTimeout(done, 50)); // a dialog says a little later that it is closed
+  await new Promise((done) => setTimeout(done, 50));
   note();
 };
+const told = () => new Promise((done) => { // a dialog says a little later that it is closed
+  document.getElementById("dialog").addEventListener("close", done, { once: true });
+});
 const [front] = document.querySelectorAll("svg:has(a.mark)");
 const models = front.querySelectorAll("a.mark");
 models[0].focus(); await look();
 press(models[0], "ArrowRight"); await look();
 press(document.activeElement, "Enter"); await look();
 press(document.getElementById("dialog"), "ArrowRight"); await look();
-document.getElementById("close").click(); await look();
+let closing = told();
+document.getElementById("close").click(); await closing; note();
 const other = front.querySelector("g.mark"), box = other.getBoundingClientRect();
 const at = { clientX: box.left + box.width / 2, clientY: box.top + box.height / 2, bubbles: true };
 other.dispatchEvent(new PointerEvent("pointermove", at)); note(); // a late scroll would hide it again
 front.dispatchEvent(new PointerEvent("pointerleave", { pointerType: "mouse" })); await look();
-document.querySelector("#budgets ~ .table a").click(); await look();
+const link = document.querySelector("#budgets ~ .table a");
+link.click(); await look();
+closing = told();
+document.getElementById("close").click(); link.click(); await closing; note(); // again, before it is told
 const stops = [...models].filter((model) => model.tabIndex === 0).length;
 document.title = JSON.stringify({ seen, stops, other: other.dataset.id });
 """
@@ -140,7 +147,7 @@ def test_mouse_and_keyboard(data: ReportData, html: str, browser: Browser) -> No
     found = json.loads(title[1].replace("&amp;", "&").replace("&lt;", "<"))
     assert found["stops"] == 1
     ids = [m["id"] for m in sorted(data.models, key=lambda m: m["measured"]["latency_ms"])]
-    focused, moved, opened, next_one, closed, pointed, left, chosen = found["seen"]
+    focused, moved, opened, next_one, closed, pointed, left, chosen, again = found["seen"]
     assert focused["tip"].startswith(ids[0])
     assert "resolution" in focused["tip"]
     assert focused["rings"] > 3  # in every figure
@@ -150,7 +157,7 @@ def test_mouse_and_keyboard(data: ReportData, html: str, browser: Browser) -> No
     assert (closed["card"], closed["cards"]) == (None, len(ids))
     assert pointed["tip"].startswith(found["other"])
     assert (left["tip"], left["rings"]) == (None, 0)
-    assert chosen["card"] == f"model-{data.budgets_ms[0.2]}"
+    assert chosen["card"] == again["card"] == f"model-{data.budgets_ms[0.2]}"
 
 
 def test_hostile_names_open_too(browser: Browser) -> None:
