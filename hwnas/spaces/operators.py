@@ -372,7 +372,7 @@ def _conv(op: Operator) -> Body:
 
 
 def _convpool(op: Operator) -> Body:
-    """convpool: a conv of stride 1, then the largest of each 3×3 at stride 2. Attributes k, act. ResNet's."""
+    """convpool: a conv of stride 1, then the largest of each 3×3 at stride 2. Attributes k, act."""
     act = str(op["act"])
     conv = Conv("conv", op.in_shape[0], op.out_shape[0], op.integer("k"), activation=act)
     return Body((conv, MaxPool("pool", 3, 2)))
@@ -406,6 +406,16 @@ def _fused(op: Operator) -> Body:
     act, mid, k, s = str(op["act"]), op.integer("mid"), op.integer("k"), op.integer("s")
     expand = Conv("expand", op.in_shape[0], mid, k, s, activation=act)
     return Body((expand, *_squeeze(op, mid), Conv("project", mid, op.out_shape[0])), _identity(op))
+
+
+def _basic(op: Operator) -> Body:
+    """basic: two k×k and the sum, then activation, as in https://arxiv.org/abs/1512.03385.
+
+    Attributes mid, k, act.
+    """
+    act, mid, k = str(op["act"]), op.integer("mid"), op.integer("k")
+    path = (Conv("first", op.in_shape[0], mid, k, activation=act), Conv("second", mid, op.out_shape[0], k))
+    return Body(path, (), act)
 
 
 def _bottleneck(op: Operator) -> Body:
@@ -446,6 +456,7 @@ KINDS: dict[str, Callable[[Operator], Body]] = {
     "mbconv": _mbconv,
     "dsconv": _dsconv,
     "fused": _fused,
+    "basic": _basic,
     "bottleneck": _bottleneck,
     "head": _head,
     "classifier": _classifier,

@@ -1,4 +1,4 @@
-"""Mobile spaces of a stage table: stem, stages of MBConv or fused MBConv blocks, a head.
+"""Spaces of a stage table: stem, stages of MBConv, fused MBConv or basic blocks, a head.
 
 A list of several values in the table makes a choice, a single value is fixed:
 
@@ -7,7 +7,9 @@ A list of several values in the table makes a choice, a single value is fixed:
     stage1.width  stage1.depth     output channels and number of blocks of a stage
     stage1.layer2.kernel .expand   of the second block, active while the stage is that deep
 
-The first block of a stage carries the stride and the change of width; the others are residual.
+The first block of a stage carries the stride and the change of width; the others are residual. Where those
+are ResNet's basic blocks (https://arxiv.org/abs/1512.03385), the first is one convolution, with max pooling
+behind it for a stride of 2 (as in https://myrtle.ai/learn/how-to-train-your-resnet/), and has no `expand`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from hwnas.spaces.checks import (
 )
 from hwnas.spaces.operators import ACTIVATIONS, NORM_EPS, Operator, make_divisible
 
-BLOCKS = ("mbconv", "fused")
+BLOCKS = ("mbconv", "fused", "basic")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,12 @@ class Stage:
 
     @property
     def kind(self) -> str:
+        """Of the operators of all but the first block of a basic stage."""
         return "dsconv" if self.block == "mbconv" and self.expand == (1,) else self.block
+
+    def fields(self, layer: int) -> tuple[str, ...]:
+        """What the block of a 1-based layer has values of."""
+        return ("kernel",) if self.block == "basic" and layer == 1 else ("kernel", "expand")
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,11 @@ class StageTableSpace(NetworkSpace):
                 raise SpaceError(f"{name}: unknown block {stage.block!r}; {known_names(stage.block, BLOCKS)}")
             if any(kernel % 2 == 0 for kernel in stage.kernel):
                 raise SpaceError(f"{name}: kernels are odd, got {stage.kernel}")
+            if stage.block == "basic" and (stage.se or stage.stride > 2):
+                raise SpaceError(
+                    f"{name}: basic blocks have strides of 1 or 2 and no squeeze-and-excite, got stride "
+                    f"{stage.stride}, se {stage.se}; change them, or use fused blocks"
+                )
         if self.stem.kernel % 2 == 0:
             raise SpaceError(f"stem: kernels are odd, got {self.stem.kernel}")
         for name, activation in [
@@ -152,7 +164,8 @@ class StageTableSpace(NetworkSpace):
                 slot = f"{name}.layer{layer}"
                 self._blocks[slot] = (name, stage, layer)
                 self._stride_before[slot] = stride
-                depends = ["resolution", f"{name}.depth", f"{name}.width", f"{slot}.kernel", f"{slot}.expand"]
+                depends = ["resolution", f"{name}.depth", f"{name}.width"]
+                depends += [f"{slot}.{field}" for field in stage.fields(layer)]
                 if layer == 1:
                     depends.append(f"{before}.width")
                     stride *= stage.stride
@@ -185,7 +198,7 @@ class StageTableSpace(NetworkSpace):
                 requires = ((f"{name}.depth", deep),) if deep != stage.depth else ()
                 found += [
                     Choice(f"{name}.layer{layer}.{field}", getattr(stage, field), requires, f"{name}.{field}")
-                    for field in ("kernel", "expand")
+                    for field in stage.fields(layer)
                     if len(getattr(stage, field)) > 1
                 ]
         return found
@@ -215,16 +228,22 @@ class StageTableSpace(NetworkSpace):
         before, widths = self._before[name]
         channels = value(before) if layer == 1 else out
         stride = stage.stride if layer == 1 else 1
+        kernel, act = ("k", value(f"{slot}.kernel")), ("act", stage.activation)
+        if stage.block == "basic" and layer == 1:
+            if stride == 2:
+                return self._operator("convpool", channels, out, size, stride, (kernel, act), precision)
+            return self._operator("conv", channels, out, size, stride, (kernel, ("s", 1), act), precision)
+        mid = ("mid", make_divisible(channels * value(f"{slot}.expand")))
+        if stage.block == "basic":
+            return self._operator("basic", channels, out, size, stride, (mid, kernel, act), precision)
         # The first block is residual only where its widths are fixed and equal: what is skipped must not
         # depend on the architecture, or shared weights would serve two different functions.
         residual = layer > 1 or (stride == 1 and widths == stage.width and len(widths) == 1)
-        expand = value(f"{slot}.expand")
-        mid = (("mid", make_divisible(channels * expand)),) if stage.kind != "dsconv" else ()
         attributes = (
-            *mid,
-            ("k", value(f"{slot}.kernel")),
+            *((mid,) if stage.kind != "dsconv" else ()),
+            kernel,
             ("s", stride),
-            ("act", stage.activation),
+            act,
             ("se", int(stage.se)),
             ("res", int(residual)),
         )

@@ -52,6 +52,18 @@ SPACES: dict[str, NetworkSpace] = {
         ],
         head={"width": 32, "activation": "relu6"},
     ),
+    "basic": get_space(
+        "mobilenetv3",
+        resolutions=(16, 21),
+        channels=1,
+        classes=10,
+        stem={"width": [8, 16], "stride": 1, "activation": "relu"},
+        stages=[
+            {**STAGE, "block": "basic", "width": [8, 16], "depth": [2], "expand": [1, 2], "stride": 2},
+            {**STAGE, "block": "basic", "width": [16, 24], "depth": [1, 2, 3], "kernel": [3, 5]},
+        ],
+        head={"width": 32, "activation": "relu"},
+    ),
 }
 
 

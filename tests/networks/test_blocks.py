@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hwnas.networks.blocks import build_network, build_operator, folded_weights, unfolded_network
 from hwnas.networks.onnx_graph import random_weights
 from hwnas.spaces import NetworkSpace, Operator, get_space
-from hwnas.spaces.operators import Conv, SqueezeExcite
+from hwnas.spaces.operators import Conv, GlobalPool, MaxPool, SqueezeExcite
 
 from .small_spaces import SPACES, lively
 
@@ -61,11 +61,13 @@ def folded_forward(operator: Operator, weights: dict[str, np.ndarray], x: torch.
             gate = F.relu(F.conv2d(gate, w[f"{layer.name}.reduce.weight"], w[f"{layer.name}.reduce.bias"]))
             gate = F.conv2d(gate, w[f"{layer.name}.expand.weight"], w[f"{layer.name}.expand.bias"])
             out = out * F.relu6(gate + 3) / 6
-        elif layer.name == "pool":
+        elif isinstance(layer, MaxPool):
+            out = F.max_pool2d(out, layer.window, layer.stride, layer.window // 2)
+        elif isinstance(layer, GlobalPool):
             out = out.mean((2, 3), keepdim=True)
         else:
             out = out.flatten(1) @ w[f"{layer.name}.weight"].T + w[f"{layer.name}.bias"]
-    return out + x if operator.residual else out
+    return activations[operator.body.activation](out + x if operator.residual else out)
 
 
 @pytest.mark.parametrize("space", [*SPACES.values(), OFA], ids=[*SPACES, "ofa"])

@@ -27,6 +27,7 @@ SPACES = {
     "mbconv": [stage("mbconv"), stage("mbconv", activation="hswish", se=True, kernel=[7])],
     "dsconv": [stage("mbconv", expand=[1], width=[8]), stage("mbconv", expand=[1], se=True)],
     "fused": [stage("fused", activation="relu6"), stage("fused", se=True, stride=1)],
+    "basic": [stage("basic"), stage("basic", activation="hswish", stride=1)],
 }
 
 
