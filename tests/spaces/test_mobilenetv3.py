@@ -161,6 +161,11 @@ def named(*names: str) -> dict[str, Any]:
         (changed(name=5), r"stages\[0\]\.name: give a string, got 5"),
         (changed(se="maybe"), r"stages\[0\]\.se: give true or false, got 'maybe'"),
         (changed(se=1), r"stages\[0\]\.se: give true or false, got 1"),
+        (changed(block="basic", stride=3), "stage1: basic blocks have strides of 1 or 2 .* got stride 3"),
+        (
+            changed(block="basic", se=True),
+            "stage1: basic blocks .* no squeeze-and-excite, .* se True; change",
+        ),
         (
             changed(depth=[10**9]),
             r"stages\[0\]\.depth is one or more integers of 1 to 1,000, got \[1000000000\]",
@@ -209,3 +214,20 @@ def test_an_architecture_of_another_space_is_refused() -> None:
     with pytest.raises(SpaceError, match="not of mobilenetv3"):
         small().operators(arch)
     assert np.all(small().sample(3, 0).genotypes[:, 0] < 3)
+
+
+def test_a_stage_of_basic_blocks_begins_with_a_convolution_which_does_not_expand() -> None:
+    row = {"block": "basic", "width": [8, 16], "depth": [1, 2], "kernel": [3, 5], "expand": [1, 2]}
+    space = get_space("mobilenetv3", **{**SMALL, "stages": [{**row, "stride": 2}, row]})
+    arch = space.architectures((space.cardinalities - 1)[None])[0]
+    kinds = [operator.kind for operator in space.operators(arch)]
+    assert kinds == ["conv", "convpool", "basic", "conv", "basic", "head"]
+    assert [operator.residual for operator in space.operators(arch)] == [k == "basic" for k in kinds]
+    assert [choice.name for choice in space.choices if choice.name.startswith("stage1.layer")] == [
+        "stage1.layer1.kernel",
+        "stage1.layer2.kernel",
+        "stage1.layer2.expand",
+    ]
+    basic = space.operators(arch)[2]
+    assert basic.key == "basic-in:6x6x16-out:6x6x16-mid:32-k:5-act:relu-p:fp32"
+    assert basic.macs == 2 * 16 * 32 * 25 * 36
