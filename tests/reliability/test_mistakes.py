@@ -124,7 +124,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "a block that is not there": (
         with_settings("space.stages=[{block: fusedd, width: 8, depth: 1, kernel: 3, expand: 1}]"),
-        "stage1: unknown block 'fusedd'; known: mbconv, fused (did you mean 'fused'?)",
+        "stage1: unknown block 'fusedd'; known: mbconv, fused, basic (did you mean 'fused'?)",
     ),
     "data that is not there": (
         with_settings("data.name=cifar11"),
