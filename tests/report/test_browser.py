@@ -23,6 +23,8 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH to open the page in")
 
 PAGE = "http://report.test/report.html"
+# A page that acts is not loaded, and so not looked at, before WAIT is answered, which is after DONE.
+WAIT, DONE = "http://report.test/wait.png", "http://report.test/done"
 # What somebody does with mouse and keyboard, one step after the other, and what is seen then.
 ACTIONS = """
 const press = (element, key) => element.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
@@ -75,12 +77,17 @@ class Browser:
         self.page = b""
         self.requests: list[str] = []
         self.complaints: list[str] = []  # lines of the console
+        self.done = threading.Event()
         browser = self
 
         class Proxy(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 browser.note(self.path)
-                self.send_response(200 if self.path == PAGE else 404)
+                if self.path == WAIT:
+                    browser.done.wait(100)
+                if self.path == DONE:
+                    browser.done.set()
+                self.send_response({PAGE: 200, WAIT: 204, DONE: 204}.get(self.path, 404))
                 self.send_header("Content-Type", "text/html; charset=utf-8")
                 self.end_headers()
                 self.wfile.write(browser.page if self.path == PAGE else b"")
@@ -100,14 +107,23 @@ class Browser:
         if not (urlsplit(url).hostname or "").endswith(OWN):
             self.requests.append(url)
 
+    def act(self, html: str, actions: str) -> str:
+        """The document as it is once the page has done what these statements of JavaScript say."""
+        script = f"(async () => {{ try {{ {actions} }} finally {{ await fetch('{DONE}'); }} }})();"
+        self.done.clear()
+        return self._shown(html.replace("</body>", f"<img src='{WAIT}'><script>{script}</script></body>"))
+
     def open(self, html: str, fragment: str = "", *options: str) -> str:
-        """The document as it is once the page is open."""
+        """The document as it is three seconds, of the page's own time, after the page is open."""
+        return self._shown(html, fragment, "--virtual-time-budget=3000", *options)
+
+    def _shown(self, html: str, fragment: str = "", *options: str) -> str:
         self.page = html.encode()
         self.requests.clear()
         assert CHROMIUM is not None
         command = [
             CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
-            "--virtual-time-budget=3000", "--no-first-run", f"--user-data-dir={self.folder}", *options,
+            "--no-first-run", f"--user-data-dir={self.folder}", *options,
             f"--proxy-server=http://127.0.0.1:{self.server.server_port}", PAGE + fragment,
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
@@ -140,7 +156,7 @@ def test_the_page_opens_without_complaint_and_asks_for_nothing(
 
 def test_mouse_and_keyboard(data: ReportData, html: str, browser: Browser) -> None:
     free = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", html)  # for the actions' sake
-    shown = browser.open(free.replace("</body>", f"<script>(async () => {{{ACTIONS}}})();</script></body>"))
+    shown = browser.act(free, ACTIONS)
     assert browser.complaints == []
     title = re.search("<title>(.*?)</title>", shown, re.DOTALL)
     assert title is not None
