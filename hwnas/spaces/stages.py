@@ -33,6 +33,16 @@ from hwnas.spaces.operators import ACTIVATIONS, NORM_EPS, Operator, make_divisib
 
 BLOCKS = ("mbconv", "fused", "basic")
 
+# Of the kinds of operators that a stage is made of, in the order of their keys.
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "conv": ("k", "s", "act"),
+    "convpool": ("k", "act"),
+    "basic": ("mid", "k", "act"),
+    "dsconv": ("k", "s", "act", "se", "res"),
+    "fused": ("mid", "k", "s", "act", "se", "res"),
+    "mbconv": ("mid", "k", "s", "act", "se", "res"),
+}
+
 
 @dataclass(frozen=True)
 class Stem:
@@ -58,14 +68,15 @@ class Stage:
     se: bool = False
     name: str = ""
 
-    @property
-    def kind(self) -> str:
-        """Of the operators of all but the first block of a basic stage."""
+    def kind(self, layer: int) -> str:
+        """Of the operator of a 1-based layer."""
+        if self.block == "basic" and layer == 1:
+            return "convpool" if self.stride == 2 else "conv"
         return "dsconv" if self.block == "mbconv" and self.expand == (1,) else self.block
 
     def fields(self, layer: int) -> tuple[str, ...]:
         """What the block of a 1-based layer has values of."""
-        return ("kernel",) if self.block == "basic" and layer == 1 else ("kernel", "expand")
+        return ("kernel", "expand") if "mid" in ATTRIBUTES[self.kind(layer)] else ("kernel",)
 
 
 @dataclass(frozen=True)
@@ -228,26 +239,21 @@ class StageTableSpace(NetworkSpace):
         before, widths = self._before[name]
         channels = value(before) if layer == 1 else out
         stride = stage.stride if layer == 1 else 1
-        kernel, act = ("k", value(f"{slot}.kernel")), ("act", stage.activation)
-        if stage.block == "basic" and layer == 1:
-            if stride == 2:
-                return self._operator("convpool", channels, out, size, stride, (kernel, act), precision)
-            return self._operator("conv", channels, out, size, stride, (kernel, ("s", 1), act), precision)
-        mid = ("mid", make_divisible(channels * value(f"{slot}.expand")))
-        if stage.block == "basic":
-            return self._operator("basic", channels, out, size, stride, (mid, kernel, act), precision)
         # The first block is residual only where its widths are fixed and equal: what is skipped must not
         # depend on the architecture, or shared weights would serve two different functions.
         residual = layer > 1 or (stride == 1 and widths == stage.width and len(widths) == 1)
-        attributes = (
-            *((mid,) if stage.kind != "dsconv" else ()),
-            kernel,
-            ("s", stride),
-            act,
-            ("se", int(stage.se)),
-            ("res", int(residual)),
-        )
-        return self._operator(stage.kind, channels, out, size, stride, attributes, precision)
+        found: dict[str, int | str] = {
+            "k": value(f"{slot}.kernel"),
+            "s": stride,
+            "act": stage.activation,
+            "se": int(stage.se),
+            "res": int(residual),
+        }
+        if "expand" in stage.fields(layer):
+            found["mid"] = make_divisible(channels * value(f"{slot}.expand"))
+        kind = stage.kind(layer)
+        own = tuple((field, found[field]) for field in ATTRIBUTES[kind])
+        return self._operator(kind, channels, out, size, stride, own, precision)
 
     def _operator(
         self,
