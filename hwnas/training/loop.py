@@ -48,6 +48,7 @@ from hwnas.training.checkpoint import CHECKPOINT_FILE, Arithmetic, Report, State
 from hwnas.training.data import Dataset, Held, resize
 from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.losses import LOSSES
+from hwnas.training.memory import keep_freed_memory
 from hwnas.training.parallel import all_or_none, connect, local_rank, mean, rank, wait_for_all, world_size
 from hwnas.training.sampling import largest, smallest
 from hwnas.training.strategies import Phase, Strategy, Subnet, draws_subnets, get_strategy
@@ -164,6 +165,7 @@ def train(
             "subnet then teaches as it stands"
         )
     device = _device(settings)
+    keep_freed_memory()
     inputs = {
         "supernet": net.checksum,
         "data": train_data.checksum,
