@@ -54,6 +54,8 @@ def trained_alone(run: Run, arch: Architecture, epochs: int) -> list[float]:
         "strategy": Named(name="uniform"),  # of one subnet
         "loss": Training().loss,
         "random_subnets": Training().random_subnets,
+        "dropout": 0,  # in a supernet that of the largest subnet alone
+        "drop_connect": 0,
         "report_every": 1000,
     }
     settings = finetuning(settings, epochs, len(data), settings.learning_rate).model_copy(update=on_labels)

@@ -1,7 +1,8 @@
 """What training a supernet costs, and what the strategies are worth.
 
 python benchmarks/training.py speed        # a sandwich step, the data pipeline, the evaluation of a subnet
-python benchmarks/training.py strategies   # cluttered digits at equal CPU time
+python benchmarks/training.py strategies   # cluttered digits at about equal CPU time
+python benchmarks/training.py memory       # a sandwich step that keeps what it frees, and one that does not
 
 Figures are medians over rounds, with the quartiles; what is compared is timed in turns.
 """
@@ -9,6 +10,8 @@ Figures are medians over rounds, with the quartiles; what is compared is timed i
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,13 +24,14 @@ from rich.console import Console
 from rich.table import Table
 
 from hwnas.config import Training, load_config
+from hwnas.memory import keep_freed_memory
 from hwnas.networks.blocks import build_network
 from hwnas.networks.supernet import Supernet
 from hwnas.spaces import Architecture, NetworkSpace, get_space
 from hwnas.training import loop
 from hwnas.training.checkpoint import Arithmetic, State
 from hwnas.training.data import Dataset, Held, load_dataset
-from hwnas.training.evaluation import CALIBRATION_BATCH, EVALUATION_BATCH, AccuracyEvaluator, evaluating
+from hwnas.training.evaluation import CALIBRATION_BATCH, AccuracyEvaluator, evaluating
 from hwnas.training.sampling import largest, smallest
 
 console = Console(width=110)
@@ -66,18 +70,26 @@ def spread(ratios: list[float]) -> str:
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
+def planned(name: str, threads: int, precision: str) -> tuple[Supernet, loop.Plan]:
+    """The supernet of a configuration, and its training on images without content."""
+    space, settings = configured(name)
+    settings = settings.model_copy(update={"threads": threads, "precision": precision})
+    torch.set_num_threads(threads)
+    net = Supernet(space).train()
+    data = noise(20000, *IMAGES[name])
+    return net, loop._plan(net, data, settings, 0, None, torch.device("cpu"))
+
+
 # ---- speed ----------------------------------------------------------------------------------------
 
 
 def speed(name: str, rounds: int, threads: int, precision: str) -> None:
     """Those of one configuration."""
     channels, size = IMAGES[name]
-    space, settings = configured(name)
-    settings = settings.model_copy(update={"threads": threads, "precision": precision})
-    torch.set_num_threads(threads)
-    train_data, validation = noise(20000, channels, size), noise(2000, channels, size)
-    net = Supernet(space).train()
-    plan = loop._plan(net, train_data, settings, 0, None, torch.device("cpu"))
+    keep_freed_memory()  # as the loop does
+    net, plan = planned(name, threads, precision)
+    space, settings, train_data = net.space, plan.settings, plan.data
+    validation = noise(2000, channels, size)
     arithmetic = loop.choose_arithmetic(net, plan)
     console.print(f"{name}: {arithmetic}, {threads} threads, batch {settings.batch_size}")
     state = State(net, loop._optimizer(net, settings), arithmetic)
@@ -155,9 +167,8 @@ def bare_passes(
     """The forward passes of calibration and evaluation, by the plain network and by the supernet."""
     network = net.extract(arch, evaluator.statistics(arch))
     statistics = evaluator.statistics(arch)
-    size = space.resolution(arch)
-    calibration = [x for x, _ in evaluator.calibration_data.batches(CALIBRATION_BATCH, size)]
-    images = [x for x, _ in evaluator.data.batches(EVALUATION_BATCH, size)]
+    calibration = [x for x, _ in evaluator._batches(evaluator.calibration_data, CALIBRATION_BATCH, arch)]
+    images = [x for x, _ in evaluator.batches(arch)]
 
     def plain() -> None:
         with torch.no_grad():
@@ -178,6 +189,49 @@ def bare_passes(
                 net(x, arch, statistics)
 
     return plain, elastic
+
+
+# ---- memory ---------------------------------------------------------------------------------------
+
+STEPS = 6  # that are timed, after as many that warm up
+
+
+def memory(name: str, rounds: int, threads: int) -> None:
+    """Steps of the same subnets in processes of their own, in turns."""
+    ratios, faults = [], []
+    for _ in range(rounds):
+        kept, left = (in_a_new_process(name, threads, keep) for keep in (True, False))
+        ratios.append(kept[0] / left[0])
+        faults.append((kept[1], left[1]))
+    console.print(
+        f"{name}, {threads} threads: a step that keeps memory / one that does not: {spread(ratios)}"
+    )
+    console.print("  page faults a step: {:,.0f} and {:,.0f}".format(*np.median(faults, axis=0)))
+
+
+def in_a_new_process(name: str, threads: int, keep: bool) -> tuple[float, float]:
+    """CPU-seconds and page faults of a step; what a process was told of its memory cannot be taken back."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(a_step, (name, threads, keep))
+
+
+def a_step(name: str, threads: int, keep: bool) -> tuple[float, float]:
+    if keep:
+        keep_freed_memory()
+    net, plan = planned(name, threads, "bf16")
+    arithmetic, batches = Arithmetic("bf16", channels_last=True), loop._batches(plan, 0)
+    state = State(net, loop._optimizer(net, plan.settings), arithmetic)
+    subnets = plan.strategy.subnets(0, np.random.default_rng(0), lambda arch: 0.0)
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            loss = float(loop._accumulate(net, next(batches), subnets, arithmetic, plan, None))
+            loop._update(state, loss, 1e-3, plan.settings)
+
+    steps()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    spent = seconds(steps)
+    return spent / STEPS, (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / STEPS
 
 
 # ---- strategies -----------------------------------------------------------------------------------
@@ -231,7 +285,7 @@ def trained(net: Supernet, settings: Training, data: Dataset, validation: Datase
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("speed", "strategies"))
+    parser.add_argument("what", choices=("speed", "strategies", "memory"))
     parser.add_argument("--config", choices=IMAGES, default="digits")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
@@ -242,6 +296,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "speed":
         speed(arguments.config, arguments.rounds, arguments.threads, arguments.precision)
+    elif arguments.what == "memory":
+        memory(arguments.config, arguments.rounds, arguments.threads)
     else:
         strategies(arguments.seed, arguments.cpu_seconds, arguments.only)
 

@@ -119,7 +119,7 @@ class ResNet50Space(NetworkSpace):
         """The values by choice name of the subnet that Once-for-All describes by these lists; see the module.
 
         For `architecture`, with a resolution where there is more than one. SpaceError for lists of a wrong
-        length, or a position in the width multipliers that there is none of.
+        length, a position in the width multipliers that there is none of, or a depth of the stem likewise.
         """
         wanted = {"d": 1 + len(STAGES), "e": len(self._blocks), "w": len(self._by_width)}
         for name, given in (("d", d), ("e", e), ("w", w)):
@@ -127,6 +127,8 @@ class ResNet50Space(NetworkSpace):
                 raise SpaceError(f"{name} has {len(given)} values, a subnet has {wanted[name]}")
         if not all(is_integer(i) and 0 <= i < len(self.widths) for i in w):
             raise SpaceError(f"w is {list(w)}; give positions in widths {self.widths}, from 0")
+        if d[0] not in self.depths:
+            raise SpaceError(f"d begins with {d[0]!r}, that of the stem; give one of {self.depths}")
         values: dict[str, Any] = {"stem.block": d[0] == self.depths[-1]}
         values |= {name: by_width[i] for (name, by_width), i in zip(self._by_width.items(), w, strict=True)}
         depths = zip(STAGES.items(), d[1:], strict=True)

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hwnas.memory import keep_freed_memory
 from hwnas.networks.blocks import StaticNetwork
 from hwnas.networks.calibration import Statistics, calibrate
 from hwnas.networks.supernet import Supernet
@@ -18,8 +20,8 @@ from hwnas.spaces import Architecture
 from hwnas.training.data import Dataset
 
 CALIBRATION_BATCH = 128
-EVALUATION_BATCH = 256
-KEPT_MIB = 1024  # of all batches at all resolutions together; more are made anew for each architecture
+EVALUATION_BATCH = 128
+KEPT_SHARE = 0.25  # of the memory that is free then, for a dataset at one resolution
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 
@@ -44,7 +46,6 @@ class AccuracyEvaluator:
         self.data = data
         self._seed = seed
         self._kept: dict[tuple[Dataset, int, torch.device], Batches] = {}
-        self._kept_bytes = 0
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -62,6 +63,7 @@ class AccuracyEvaluator:
 
     def __call__(self, archs: Sequence[Architecture]) -> NDArray[np.float64]:
         """(n,) percent."""
+        keep_freed_memory()
         return np.array([self.accuracy(arch) for arch in archs], dtype=np.float64)
 
     def statistics(self, arch: Architecture) -> Statistics:
@@ -79,27 +81,28 @@ class AccuracyEvaluator:
         return self._batches(self.data, EVALUATION_BATCH, arch)
 
     def _batches(self, data: Dataset, batch: int, arch: Architecture) -> Batches:
-        """The batches of a dataset at the resolution of an architecture, made once while there is room.
+        """The batches of a dataset at the resolution of an architecture, made once where there is room.
 
-        Those that were made first stay: architectures come in no order, so that all are asked for alike.
+        Otherwise they are made anew for each architecture.
         """
         size, device = self.net.space.resolution(arch), next(self.net.parameters()).device
         key = data, size, device
         if key in self._kept:
             return self._kept[key]
-        made = ((images.to(device), labels.to(device)) for images, labels in data.batches(batch, size))
+        made = _channels_last(data.batches(batch, size), device)
         needed = len(data) * len(data.mean) * size**2 * torch.float32.itemsize
-        if self._kept_bytes + needed > KEPT_MIB * 2**20:
+        if needed > KEPT_SHARE * psutil.virtual_memory().available:
             return made
         self._kept[key] = list(made)
-        self._kept_bytes += needed
         return self._kept[key]
 
 
 def accuracy_of(network: StaticNetwork, data: Dataset) -> float:
     """Top-1 accuracy in percent of a plain network, at its own resolution."""
+    device = next(network.parameters()).device
     with evaluating(network):
-        return _accuracy(network, data.batches(EVALUATION_BATCH, network.input_shape[1]))
+        batches = data.batches(EVALUATION_BATCH, network.input_shape[1])
+        return _accuracy(network, _channels_last(batches, device))
 
 
 @contextmanager
@@ -112,6 +115,12 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
             yield
     finally:
         module.train(training)
+
+
+def _channels_last(batches: Batches, device: torch.device) -> Batches:
+    """Batches where they are computed on, in the memory layout in which convolutions are faster."""
+    layout = torch.channels_last
+    return ((x.to(device, memory_format=layout), labels.to(device)) for x, labels in batches)
 
 
 def _accuracy(logits: Callable[[Tensor], Tensor], batches: Batches) -> float:

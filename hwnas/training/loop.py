@@ -36,6 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hwnas.config import Training
 from hwnas.errors import DataError, TrainingError
+from hwnas.memory import keep_freed_memory
 from hwnas.networks.blocks import torch_generator
 from hwnas.networks.drop import Drop
 from hwnas.networks.supernet import Supernet, load_supernet, tensors_digest
@@ -48,7 +49,6 @@ from hwnas.training.checkpoint import CHECKPOINT_FILE, Arithmetic, Report, State
 from hwnas.training.data import Dataset, Held, resize
 from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.losses import LOSSES
-from hwnas.training.memory import keep_freed_memory
 from hwnas.training.parallel import all_or_none, connect, local_rank, mean, rank, wait_for_all, world_size
 from hwnas.training.sampling import largest, smallest
 from hwnas.training.strategies import Phase, Strategy, Subnet, draws_subnets, get_strategy

@@ -47,6 +47,7 @@ def test_subnets_of_once_for_all_by_its_lists() -> None:
         ({"d": [2] * 4, "e": [0.2] * 18, "w": [0] * 6}, "d has 4 values, a subnet has 5"),
         ({"d": [2] * 5, "e": [0.2] * 16, "w": [0] * 6}, "e has 16 values, a subnet has 18"),
         ({"d": [2] * 5, "e": [0.2] * 18, "w": [0, 0, 3, 0, 0, 0]}, "give positions in widths"),
+        ({"d": [7, 2, 2, 2, 2], "e": [0.2] * 18, "w": [0] * 6}, r"d begins with 7, .* one of \(0, 1, 2\)"),
     ],
 )
 def test_wrong_lists_are_refused(lists: dict[str, Any], message: str) -> None:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 
 from hwnas.networks.supernet import Supernet
 from hwnas.store import digest
@@ -32,23 +35,25 @@ def test_batches_too_many_to_keep_are_made_anew(monkeypatch: pytest.MonkeyPatch)
     archs = net.space.sample(4, rng=0)
     kept, anew = (AccuracyEvaluator(net, blobs(seed=1), blobs(300, seed=2), 64) for _ in range(2))
     expected = kept(archs)
-    monkeypatch.setattr(evaluation, "KEPT_MIB", 0)
+    monkeypatch.setattr(evaluation, "KEPT_SHARE", 0)
     assert np.array_equal(anew(archs), expected)
     assert kept._kept
     assert not anew._kept
 
 
-def test_what_is_kept_is_bounded_over_all_resolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "KEPT_MIB", 1)
+def test_what_is_kept_takes_a_quarter_of_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    judged = blobs(300, seed=2)
+    free = 4 * len(judged) * 16**2 * 4  # bytes, of which a quarter holds the images at 16 pixels, not at 24
+    monkeypatch.setattr(evaluation.psutil, "virtual_memory", lambda: SimpleNamespace(available=free))
     net = Supernet(tiny_space(classes=3))  # of two resolutions
     archs = net.space.sample(8, rng=0)
-    evaluator = AccuracyEvaluator(net, blobs(seed=1), blobs(300, seed=2), 64)
+    evaluator = AccuracyEvaluator(net, blobs(seed=1), judged, 64)
     evaluator(archs)
-    pairs = [pair for batches in evaluator._kept.values() for pair in batches]
-    held = sum(images.nbytes for images, _ in pairs)
     assert {net.space.resolution(arch) for arch in archs} == {16, 24}
-    assert len(evaluator._kept) == 3  # of two datasets at two resolutions
-    assert held == evaluator._kept_bytes <= 2**20
+    kept = {(len(data), size) for data, size, _ in evaluator._kept}
+    assert kept == {(300, 16), (64, 16), (64, 24)}
+    images = [images for batches in evaluator._kept.values() for images, _ in batches]
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in images)
 
 
 def test_settings_say_all_that_the_value_depends_on() -> None:

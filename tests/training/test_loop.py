@@ -18,15 +18,18 @@ from torch import Tensor, nn
 from hwnas.config import Training
 from hwnas.errors import ChecksumError, DataError, TrainingError
 from hwnas.networks.blocks import build_network
+from hwnas.networks.drop import Drop
 from hwnas.networks.supernet import Supernet
+from hwnas.spaces import Architecture, NetworkSpace
 from hwnas.training import loop
+from hwnas.training.checkpoint import State
 from hwnas.training.data import Dataset, Held, Split, load_dataset
 from hwnas.training.data.stored import Streamed
 from hwnas.training.loop import CHECKPOINT_FILE, Arithmetic, choose_arithmetic, learning_rate_at, train
 from hwnas.training.sampling import largest
 from hwnas.training.strategies import Phase, Subnet, get_strategy
 
-from ..networks.small_spaces import lively
+from ..networks.small_spaces import SPACES, lively
 from .small_data import blobs, tiny_space
 
 SETTINGS = Training(
@@ -294,14 +297,20 @@ def test_a_training_killed_before_its_first_report_keeps_what_it_measured(
 
 
 @example_settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 10**6), count=st.integers(1, 3))
-def test_gradients_reach_the_shared_weights_of_all_active_parts_and_only_those(seed: int, count: int) -> None:
-    net = tiny_net().train()
+@given(
+    space=st.sampled_from([tiny_space(), SPACES["basic"]]), seed=st.integers(0, 10**6), n=st.integers(1, 3)
+)
+def test_gradients_reach_the_shared_weights_of_all_active_parts_and_only_those(
+    space: NetworkSpace, seed: int, n: int
+) -> None:
+    net = Supernet(space).train()
     lively(net)  # batch norms that are not zero, behind which nothing would arrive
-    archs = list(net.space.sample(count, seed))
+    archs = list(space.sample(n, seed))
     subnets = [Subnet(arch, labels=1, teacher=0) for arch in archs]
-    plan = plan_of(net, SETTINGS)
-    loop._accumulate(net, next(loop._batches(plan, 0)), subnets, Arithmetic("fp32", True), plan, None)
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(32, 1, 24, 24, generator=generator)
+    part = loop.Part(images, torch.arange(32) % 10, None)
+    loop._accumulate(net, [part], subnets, Arithmetic("fp32", True), plan_of(net, SETTINGS), None)
     active = {id(p): torch.zeros_like(p, dtype=torch.bool) for p in net.parameters()}
     for arch in archs:
         for slot, operator in net.space.lower(arch).items():
@@ -319,6 +328,55 @@ def test_gradients_reach_the_shared_weights_of_all_active_parts_and_only_those(s
         assert (found[~expected] == 0).all(), name
         # Behind a ReLU a channel may be silent for a whole batch.
         assert (found[expected] != 0).double().mean() > 0.7, name
+
+
+def test_weights_decay_and_batch_norm_and_biases_do_not() -> None:
+    net = tiny_net()
+    settings = SETTINGS.model_copy(update={"weight_decay": 0.25, "momentum": 0.75})
+    groups = loop._optimizer(net, settings).param_groups
+    assert all(group["nesterov"] and group["momentum"] == 0.75 for group in groups)
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    for name, parameter in net.named_parameters():
+        weighs = name.endswith((".conv.weight", ".linear.weight"))
+        assert decay[id(parameter)] == (0.25 if weighs else 0), name
+
+
+def test_an_average_moves_towards_the_weights_by_its_decay() -> None:
+    net = tiny_net()
+    state = State(net, loop._optimizer(net, SETTINGS), Arithmetic("fp32", True))
+    state.average = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    for decay in (0.75, 0.5):
+        loop._follow(state, decay)
+    for name, parameter in net.named_parameters():
+        assert torch.allclose(state.average[name], 0.625 * parameter), name  # 0.5 * 0.25 + 0.5
+
+
+class Heard(nn.Module):
+    """A supernet that keeps what it is asked to leave out."""
+
+    def __init__(self, net: Supernet) -> None:
+        super().__init__()
+        self.net = net
+        self.drops: list[Drop | None] = []
+
+    def forward(self, images: Tensor, arch: Architecture, statistics: None, drop: Drop | None) -> Tensor:
+        self.drops.append(drop)
+        return self.net(images, arch, statistics, drop)
+
+
+def test_labels_are_smoothed_and_only_who_learns_from_them_alone_leaves_out() -> None:
+    net = tiny_net().train()
+    plan = plan_of(net, SETTINGS.model_copy(update={"label_smoothing": 0.25}))
+    drop = Drop(0, 1e-9, torch.Generator())  # nothing is left out yet
+    part = loop.Part(blobs(16).images, blobs(16).labels, drop)
+    archs = [largest(net.space), *net.space.sample(2, 0)]
+    subnets = [Subnet(archs[0], 1, 0), Subnet(archs[1], 0, 1), Subnet(archs[2], 1, 1)]
+    heard, fp32 = Heard(net), Arithmetic("fp32", True)
+    loss = loop._accumulate(heard, [part], subnets, fp32, plan, None)
+    assert heard.drops == [drop, None, None]
+    said = net(part.at(24, True), archs[0]).detach().log_softmax(1)
+    right = said.gather(1, part.labels[:, None]).mean()
+    assert float(loss) == pytest.approx(float(-(0.75 * right + 0.25 * said.mean())), rel=1e-5)
 
 
 def test_an_average_of_the_weights_is_the_result(tmp_path: Path) -> None:

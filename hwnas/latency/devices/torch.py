@@ -18,6 +18,7 @@ from hwnas.errors import DeviceError, SpaceError
 from hwnas.latency.devices.local import LocalDevice, Row, Run
 from hwnas.latency.measure import Plan
 from hwnas.latency.runner import random_input
+from hwnas.memory import keep_freed_memory
 from hwnas.networks.onnx_graph import parts
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class TorchDevice(LocalDevice):
     def settings(self) -> Iterator[None]:
         import torch
 
+        keep_freed_memory()  # as in a process that has trained, so that it does not matter which one measures
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
