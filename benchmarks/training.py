@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from hwnas.config import Training, load_config
 from hwnas.memory import keep_freed_memory
@@ -127,18 +128,18 @@ def speed(name: str, rounds: int, threads: int, precision: str) -> None:
     ratios = [seconds(make) / seconds(together) for _ in range(rounds)]
     console.print(f"  the same with TrivialAugment: {spread(ratios)}")
     evaluator = AccuracyEvaluator(net, train_data, validation)
-    ratios, elastic_ratios = [], []
+    ratios: dict[str, list[float]] = {}
     for arch in space.sample(rounds, 1):
-        bare, bare_elastic = bare_passes(space, net, arch, evaluator)
         evaluator.accuracy(arch)
-        bare()
-        bare_elastic()
+        passes = bare_passes(net, arch, evaluator)
+        for bare in passes.values():
+            bare()
         for _ in range(2):
             whole = seconds(lambda arch=arch: evaluator.accuracy(arch))  # type: ignore[misc]
-            ratios.append(whole / seconds(bare))
-            elastic_ratios.append(whole / seconds(bare_elastic))
-    console.print(f"  evaluation of a subnet / forward passes of its plain network: {spread(ratios)}")
-    console.print(f"  the same / forward passes of the supernet: {spread(elastic_ratios)}")
+            for kind, bare in passes.items():
+                ratios.setdefault(kind, []).append(whole / seconds(bare))
+    for kind, found in ratios.items():
+        console.print(f"  evaluation of a subnet / forward passes of {kind}: {spread(found)}")
 
 
 def static_step(
@@ -162,11 +163,11 @@ def static_step(
 
 
 def bare_passes(
-    space: NetworkSpace, net: Supernet, arch: Architecture, evaluator: AccuracyEvaluator
-) -> tuple[Callable[[], None], Callable[[], None]]:
-    """The forward passes of calibration and evaluation, by the plain network and by the supernet."""
-    network = net.extract(arch, evaluator.statistics(arch))
+    net: Supernet, arch: Architecture, evaluator: AccuracyEvaluator
+) -> dict[str, Callable[[], None]]:
+    """The forward passes of calibration and evaluation, by what makes them."""
     statistics = evaluator.statistics(arch)
+    network = net.extract(arch, statistics)
     calibration = [x for x, _ in evaluator._batches(evaluator.calibration_data, CALIBRATION_BATCH, arch)]
     images = [x for x, _ in evaluator.batches(arch)]
 
@@ -179,7 +180,7 @@ def bare_passes(
             for x in images:
                 network(x)
 
-    def elastic() -> None:
+    def elastic(calibration: list[Tensor], images: list[Tensor]) -> None:
         with torch.no_grad():
             net.train()
             for x in calibration:
@@ -188,7 +189,12 @@ def bare_passes(
             for x in images:
                 net(x, arch, statistics)
 
-    return plain, elastic
+    channels_first = [[x.contiguous() for x in held] for held in (calibration, images)]
+    return {
+        "its plain network": plain,
+        "the supernet": lambda: elastic(calibration, images),
+        "the supernet, channels first": lambda: elastic(*channels_first),
+    }
 
 
 # ---- memory ---------------------------------------------------------------------------------------
