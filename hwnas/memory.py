@@ -1,4 +1,4 @@
-"""Memory that a training step frees, kept for the next step."""
+"""Memory that one step of a computation frees, kept for the next."""
 
 from __future__ import annotations
 

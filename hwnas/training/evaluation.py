@@ -91,7 +91,7 @@ class AccuracyEvaluator:
             return self._kept[key]
         made = _channels_last(data.batches(batch, size), device)
         needed = len(data) * len(data.mean) * size**2 * torch.float32.itemsize
-        if needed > KEPT_SHARE * psutil.virtual_memory().available:
+        if needed > KEPT_SHARE * _free_bytes(device):
             return made
         self._kept[key] = list(made)
         return self._kept[key]
@@ -115,6 +115,12 @@ def evaluating(module: torch.nn.Module) -> Iterator[None]:
             yield
     finally:
         module.train(training)
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Of the memory of a device."""
+    on_gpu = device.type == "cuda"
+    return int(torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available)
 
 
 def _channels_last(batches: Batches, device: torch.device) -> Batches:
