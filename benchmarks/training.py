@@ -128,7 +128,7 @@ def speed(name: str, rounds: int, threads: int, precision: str) -> None:
     ratios = [seconds(make) / seconds(together) for _ in range(rounds)]
     console.print(f"  the same with TrivialAugment: {spread(ratios)}")
     evaluator = AccuracyEvaluator(net, train_data, validation)
-    ratios: dict[str, list[float]] = {}
+    to_bare: dict[str, list[float]] = {}
     for arch in space.sample(rounds, 1):
         evaluator.accuracy(arch)
         passes = bare_passes(net, arch, evaluator)
@@ -137,8 +137,8 @@ def speed(name: str, rounds: int, threads: int, precision: str) -> None:
         for _ in range(2):
             whole = seconds(lambda arch=arch: evaluator.accuracy(arch))  # type: ignore[misc]
             for kind, bare in passes.items():
-                ratios.setdefault(kind, []).append(whole / seconds(bare))
-    for kind, found in ratios.items():
+                to_bare.setdefault(kind, []).append(whole / seconds(bare))
+    for kind, found in to_bare.items():
         console.print(f"  evaluation of a subnet / forward passes of {kind}: {spread(found)}")
 
 
