@@ -1,7 +1,7 @@
 """What training a supernet costs, and what the strategies are worth.
 
 python benchmarks/training.py speed        # a sandwich step, the data pipeline, the evaluation of a subnet
-python benchmarks/training.py strategies   # cluttered digits at about equal CPU time
+python benchmarks/training.py strategies   # cluttered digits, or CIFAR-10, at about equal CPU time
 python benchmarks/training.py memory       # a sandwich step that keeps what it frees, and one that does not
 
 Figures are medians over rounds, with the quartiles; what is compared is timed in turns.
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -244,6 +245,7 @@ def a_step(name: str, threads: int, keep: bool) -> tuple[float, float]:
 
 STRATEGIES: dict[str, dict[str, object]] = {
     "sandwich, kd": {},
+    "sandwich with four, kd": {"random_subnets": 4},
     "sandwich, alpha": {"loss": "alpha"},
     "attentive worst, kd": {"strategy": {"name": "attentive", "mode": "worst"}},
     "attentive best, kd": {"strategy": {"name": "attentive", "mode": "best"}},
@@ -252,31 +254,33 @@ STRATEGIES: dict[str, dict[str, object]] = {
 }
 
 
-def strategies(seed: int, cpu_s: float, only: list[str]) -> None:
-    """Each strategy for as many steps as take `cpu_s` CPU-seconds."""
+def strategies(name: str, path: str | None, seed: int, cpu_s: float, only: list[str]) -> None:
+    """Each strategy for as many steps as take `cpu_s` CPU-seconds, otherwise as the configuration trains."""
     torch.set_num_threads(1)
-    space, _ = configured("digits")
-    train_data, validation = (load_dataset("cluttered-digits", s) for s in ("train", "validation"))
-    table = Table(title=f"Validation accuracy after {cpu_s:g} CPU-seconds, seed {seed}, percent")
+    space, settings = configured(name)
+    data = {"digits": "cluttered-digits", "cifar10": "cifar10"}[name]
+    parameters = {} if path is None else {"path": path}
+    train_data, validation = (load_dataset(data, split, **parameters) for split in ("train", "validation"))
+    table = Table(title=f"{name}: validation accuracy after {cpu_s:g} CPU-seconds, seed {seed}, percent")
     for column in ("strategy", "steps", "CPU s", "largest", "smallest", "30 random: mean", "least"):
         table.add_column(column, justify="right" if column != "strategy" else "left")
     judged = [largest(space), smallest(space), *space.sample(30, 123)]
-    for name, changes in STRATEGIES.items():
-        if only and name not in only:
+    for label, changes in STRATEGIES.items():
+        if only and label not in only:
             continue
-        base = {"learning_rate": 0.2, "threads": 1, "precision": "bf16", **changes}
+        base = {**settings.model_dump(), "threads": 1, "precision": "bf16", **changes}
 
-        def run(steps: int, base: dict[str, object] = base) -> tuple[Supernet, float]:
+        def run(steps: int, base: dict[str, Any] = base) -> tuple[Supernet, float]:
             net = Supernet(space, seed)
-            settings = Training.model_validate({**base, "steps": steps, "report_every": steps})
-            return net, trained(net, settings, train_data, validation, seed)
+            few = {"steps": steps, "report_every": steps, "warmup_steps": min(base["warmup_steps"], steps // 10)}
+            return net, trained(net, Training.model_validate({**base, **few}), train_data, validation, seed)
 
         a_step = (run(90)[1] - run(30)[1]) / 60  # without what every training costs, however long
         steps = round(cpu_s / a_step)
         net, spent = run(steps)
         accuracy = AccuracyEvaluator(net, train_data, validation)(judged)
         figures = [accuracy[0], accuracy[1], accuracy[2:].mean(), accuracy[2:].min()]
-        table.add_row(name, str(steps), f"{spent:.1f}", *(f"{figure:.1f}" for figure in figures))
+        table.add_row(label, str(steps), f"{spent:.1f}", *(f"{figure:.1f}" for figure in figures))
     console.print(table)
 
 
@@ -299,13 +303,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cpu-seconds", type=float, default=12.0)
     parser.add_argument("--only", action="append", default=[], help="of the strategies")
+    parser.add_argument("--data", metavar="DIR", help="a folder with CIFAR-10, for its strategies")
     arguments = parser.parse_args()
     if arguments.what == "speed":
         speed(arguments.config, arguments.rounds, arguments.threads, arguments.precision)
     elif arguments.what == "memory":
         memory(arguments.config, arguments.rounds, arguments.threads)
     else:
-        strategies(arguments.seed, arguments.cpu_seconds, arguments.only)
+        if arguments.config == "cifar10" and arguments.data is None:
+            parser.error("--config cifar10 needs its images: give --data DIR")
+        strategies(
+            arguments.config, arguments.data, arguments.seed, arguments.cpu_seconds, arguments.only
+        )
 
 
 if __name__ == "__main__":
