@@ -35,6 +35,7 @@ from hwnas.training.checkpoint import Arithmetic, State
 from hwnas.training.data import Dataset, Held, load_dataset
 from hwnas.training.evaluation import CALIBRATION_BATCH, AccuracyEvaluator, evaluating
 from hwnas.training.sampling import largest, smallest
+from hwnas.training.strategies import Subnet
 
 console = Console(width=110)
 ROOT = Path(__file__).parents[1]
@@ -82,6 +83,12 @@ def planned(name: str, threads: int, precision: str) -> tuple[Supernet, loop.Pla
     return net, loop._plan(net, data, settings, 0, None, torch.device("cpu"))
 
 
+def sandwich(plan: loop.Plan, number: int) -> list[Subnet]:
+    """The subnets of a step of the last phase, which is the sandwich in every configuration."""
+    step = plan.strategy.phases[-1].start + number
+    return plan.strategy.subnets(step, np.random.default_rng(number), lambda arch: 0.0)
+
+
 # ---- speed ----------------------------------------------------------------------------------------
 
 
@@ -98,7 +105,7 @@ def speed(name: str, rounds: int, threads: int, precision: str) -> None:
     batches = loop._batches(plan, 0)
     new, seen, waiting = [], [], []
     for number in range(rounds):
-        subnets = plan.strategy.subnets(number, np.random.default_rng(number), lambda arch: 0.0)
+        subnets = sandwich(plan, number)
         batch = next(batches)
 
         def make(subnets=subnets) -> None:  # type: ignore[no-untyped-def]
@@ -228,7 +235,7 @@ def a_step(name: str, threads: int, keep: bool) -> tuple[float, float]:
     net, plan = planned(name, threads, "bf16")
     arithmetic, batches = Arithmetic("bf16", channels_last=True), loop._batches(plan, 0)
     state = State(net, loop._optimizer(net, plan.settings), arithmetic)
-    subnets = plan.strategy.subnets(0, np.random.default_rng(0), lambda arch: 0.0)
+    subnets = sandwich(plan, 0)
 
     def steps() -> None:
         for _ in range(STEPS):
@@ -244,9 +251,10 @@ def a_step(name: str, threads: int, keep: bool) -> tuple[float, float]:
 # ---- strategies -----------------------------------------------------------------------------------
 
 STRATEGIES: dict[str, dict[str, object]] = {
-    "sandwich, kd": {},
-    "sandwich with four, kd": {"random_subnets": 4},
-    "sandwich, alpha": {"loss": "alpha"},
+    "sandwich, kd": {"strategy": "sandwich"},
+    "sandwich, alpha": {"strategy": "sandwich", "loss": "alpha"},
+    "sandwich with four, kd": {"strategy": "sandwich", "random_subnets": 4},
+    "sandwich after uniform, kd": {"strategy": {"name": "sandwich", "uniform_share": 0.75}},
     "attentive worst, kd": {"strategy": {"name": "attentive", "mode": "worst"}},
     "attentive best, kd": {"strategy": {"name": "attentive", "mode": "best"}},
     "progressive, kd": {"strategy": "progressive"},
@@ -272,7 +280,8 @@ def strategies(name: str, path: str | None, seed: int, cpu_s: float, only: list[
 
         def run(steps: int, base: dict[str, Any] = base) -> tuple[Supernet, float]:
             net = Supernet(space, seed)
-            few = {"steps": steps, "report_every": steps, "warmup_steps": min(base["warmup_steps"], steps // 10)}
+            warmup_steps = min(base["warmup_steps"], steps // 10)
+            few = {"steps": steps, "report_every": steps, "warmup_steps": warmup_steps}
             return net, trained(net, Training.model_validate({**base, **few}), train_data, validation, seed)
 
         a_step = (run(90)[1] - run(30)[1]) / 60  # without what every training costs, however long
@@ -312,9 +321,7 @@ def main() -> None:
     else:
         if arguments.config == "cifar10" and arguments.data is None:
             parser.error("--config cifar10 needs its images: give --data DIR")
-        strategies(
-            arguments.config, arguments.data, arguments.seed, arguments.cpu_seconds, arguments.only
-        )
+        strategies(arguments.config, arguments.data, arguments.seed, arguments.cpu_seconds, arguments.only)
 
 
 if __name__ == "__main__":

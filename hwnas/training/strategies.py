@@ -100,8 +100,8 @@ class Sandwich(Strategy):
             isinstance(uniform_share, (int, float)) and 0 <= uniform_share < 1
         ):
             raise TrainingError(
-                f"strategy sandwich: uniform_share is {uniform_share!r}; give a share of the steps, from 0 to "
-                "less than 1"
+                f"strategy sandwich: uniform_share is {uniform_share!r}; give a share of the steps, from 0 "
+                "to less than 1"
             )
         if not isinstance(elastic_smallest, bool):
             raise TrainingError(
