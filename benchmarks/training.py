@@ -35,7 +35,6 @@ from hwnas.training.checkpoint import Arithmetic, State
 from hwnas.training.data import Dataset, Held, load_dataset
 from hwnas.training.evaluation import CALIBRATION_BATCH, AccuracyEvaluator, evaluating
 from hwnas.training.sampling import largest, smallest
-from hwnas.training.strategies import Subnet
 
 console = Console(width=110)
 ROOT = Path(__file__).parents[1]
@@ -83,12 +82,6 @@ def planned(name: str, threads: int, precision: str) -> tuple[Supernet, loop.Pla
     return net, loop._plan(net, data, settings, 0, None, torch.device("cpu"))
 
 
-def sandwich(plan: loop.Plan, number: int) -> list[Subnet]:
-    """The subnets of a step of the last phase, which is the sandwich in every configuration."""
-    step = plan.strategy.phases[-1].start + number
-    return plan.strategy.subnets(step, np.random.default_rng(number), lambda arch: 0.0)
-
-
 # ---- speed ----------------------------------------------------------------------------------------
 
 
@@ -105,7 +98,7 @@ def speed(name: str, rounds: int, threads: int, precision: str) -> None:
     batches = loop._batches(plan, 0)
     new, seen, waiting = [], [], []
     for number in range(rounds):
-        subnets = sandwich(plan, number)
+        subnets = plan.strategy.subnets(number, np.random.default_rng(number), lambda arch: 0.0)
         batch = next(batches)
 
         def make(subnets=subnets) -> None:  # type: ignore[no-untyped-def]
@@ -235,7 +228,7 @@ def a_step(name: str, threads: int, keep: bool) -> tuple[float, float]:
     net, plan = planned(name, threads, "bf16")
     arithmetic, batches = Arithmetic("bf16", channels_last=True), loop._batches(plan, 0)
     state = State(net, loop._optimizer(net, plan.settings), arithmetic)
-    subnets = sandwich(plan, 0)
+    subnets = plan.strategy.subnets(0, np.random.default_rng(0), lambda arch: 0.0)
 
     def steps() -> None:
         for _ in range(STEPS):
@@ -254,7 +247,6 @@ STRATEGIES: dict[str, dict[str, object]] = {
     "sandwich, kd": {"strategy": "sandwich"},
     "sandwich, alpha": {"strategy": "sandwich", "loss": "alpha"},
     "sandwich with four, kd": {"strategy": "sandwich", "random_subnets": 4},
-    "sandwich after uniform, kd": {"strategy": {"name": "sandwich", "uniform_share": 0.75}},
     "attentive worst, kd": {"strategy": {"name": "attentive", "mode": "worst"}},
     "attentive best, kd": {"strategy": {"name": "attentive", "mode": "best"}},
     "progressive, kd": {"strategy": "progressive"},

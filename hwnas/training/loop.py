@@ -241,23 +241,19 @@ def learning_rate_at(step: int, settings: Training, phase: Phase) -> float:
 def choose_arithmetic(net: Supernet, plan: Plan) -> Arithmetic:
     """The precision of the settings, channels last; for "auto" what is fastest on this machine.
 
-    That is the precision and memory layout in which the subnets of the first step and of the last phase's
-    first step take least time forward and backward. Weights stay.
+    That is the precision and memory layout in which a few steps of forward and backward take least time.
+    Weights stay.
     """
     if plan.settings.precision != "auto":
         return Arithmetic(plan.settings.precision, channels_last=True)
     candidates = [Arithmetic(precision, last) for precision in ("fp32", "bf16") for last in (False, True)]
     batch = next(_batches(plan, 0))
-    subnets = [
-        Subnet(subnet.arch, labels=1, teacher=0)
-        for step in sorted({0, plan.strategy.phases[-1].start})
-        for subnet in plan.strategy.subnets(step, _rng(plan, step), lambda arch: 0.0)
-    ]
+    subnets = plan.strategy.subnets(0, _rng(plan, 0), lambda arch: 0.0)
     seconds = np.empty((1 + TIMED_ROUNDS, len(candidates)))
     for turn in range(len(seconds)):  # the first warms up; in turns, so that a disturbance hits all alike
         for i, candidate in enumerate(candidates):
             started = time.perf_counter()
-            _accumulate(net, batch, subnets, candidate, plan, None)
+            _accumulate(net, batch, subnets, candidate, plan, plan.teacher)
             if plan.device.type == "cuda":
                 torch.cuda.synchronize()
             seconds[turn, i] = time.perf_counter() - started

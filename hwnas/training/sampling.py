@@ -1,4 +1,4 @@
-"""The ends of a space, and one architecture at several resolutions."""
+"""The ends of a space."""
 
 from __future__ import annotations
 
@@ -16,18 +16,6 @@ def largest(space: NetworkSpace) -> Architecture:
 def smallest(space: NetworkSpace) -> Architecture:
     """The architecture with the smallest value of every choice."""
     return _extreme(space, [choice.values.index(min(choice.values)) for choice in space.choices])
-
-
-def at_each_resolution(space: NetworkSpace, arch: Architecture) -> list[Architecture]:
-    """The architecture at every resolution that the space allows it at."""
-    names = [choice.name for choice in space.choices]
-    if "resolution" not in names:
-        return [arch]
-    position = names.index("resolution")
-    genotypes = np.repeat([arch.genotype], len(space.choices[position].values), axis=0)
-    genotypes[:, position] = np.arange(len(genotypes))
-    genotypes = space.canonical(genotypes)
-    return list(space.architectures(genotypes[space.valid(genotypes)]))
 
 
 def _extreme(space: NetworkSpace, genotype: list[int]) -> Architecture:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from hwnas.errors import TrainingError, known_names
 from hwnas.spaces import Architecture, Architectures, NetworkSpace
 from hwnas.spaces.base import Genotypes
-from hwnas.training.sampling import at_each_resolution, largest, smallest
+from hwnas.training.sampling import largest, smallest
 
 # The loss of a subnet on the labels of the step's batch.
 BatchLoss = Callable[[Architecture], float]
@@ -56,11 +56,6 @@ class Phase:
     keep_teacher: bool = False
 
 
-def single_path(space: NetworkSpace, rng: np.random.Generator) -> Subnet:
-    """One random subnet on labels: https://arxiv.org/abs/1904.00420."""
-    return Subnet(space.sample(1, rng)[0], labels=1, teacher=0)
-
-
 class Strategy(ABC):
     """What the training loop asks: the phases, and the subnets of a step."""
 
@@ -75,52 +70,17 @@ class Strategy(ABC):
         """The subnets of a step, in the order in which they are trained; at least one."""
 
 
-RESTART = 0.5  # of the learning rate, for a sandwich after uniform steps
-
-
 class Sandwich(Strategy):
-    """The largest on labels; the smallest and random ones on what it says: arXiv 2003.11142.
+    """The largest on labels; the smallest and random ones on what it says: arXiv 2003.11142."""
 
-    `uniform_share` of the steps come before, with a warm-up and cosine of their own, and train one random
-    subnet on labels each, as `uniform` does: many cheap steps first. Those of the sandwich then peak at half
-    the learning rate. With `elastic_smallest` the smallest network is trained at any resolution, not only at
-    the smallest one, which the narrow networks at larger ones gain by.
-    """
-
-    def __init__(
-        self,
-        space: NetworkSpace,
-        steps: int,
-        random_subnets: int = 2,
-        uniform_share: float = 0.0,
-        elastic_smallest: bool = False,
-    ) -> None:
+    def __init__(self, space: NetworkSpace, steps: int, random_subnets: int = 2) -> None:
         super().__init__(space, steps)
-        if isinstance(uniform_share, bool) or not (
-            isinstance(uniform_share, (int, float)) and 0 <= uniform_share < 1
-        ):
-            raise TrainingError(
-                f"strategy sandwich: uniform_share is {uniform_share!r}; give a share of the steps, from 0 "
-                "to less than 1"
-            )
-        if not isinstance(elastic_smallest, bool):
-            raise TrainingError(
-                f"strategy sandwich: elastic_smallest is {elastic_smallest!r}; give true or false"
-            )
         self.random_subnets = random_subnets
-        self.first = min(round(uniform_share * steps), steps - 1)  # step of the sandwich
-        if self.first:
-            self.phases = (Phase(0, self.first), Phase(self.first, steps, RESTART))
-        self._largest, self._smallest = largest(space), [smallest(space)]
-        if elastic_smallest:
-            self._smallest = at_each_resolution(space, self._smallest[0])
+        self._largest, self._smallest = largest(space), smallest(space)
 
     def subnets(self, step: int, rng: np.random.Generator, batch_loss: BatchLoss) -> list[Subnet]:
-        if step < self.first:
-            return [single_path(self.space, rng)]
         between = self._between(rng, batch_loss)
-        small = self._smallest[rng.integers(len(self._smallest)) if len(self._smallest) > 1 else 0]
-        students = [Subnet(arch, labels=0, teacher=1) for arch in (small, *between)]
+        students = [Subnet(arch, labels=0, teacher=1) for arch in (self._smallest, *between)]
         return [Subnet(self._largest, labels=1, teacher=0), *students]
 
     def _between(self, rng: np.random.Generator, batch_loss: BatchLoss) -> list[Architecture]:
@@ -133,7 +93,7 @@ class Uniform(Strategy):
     taught = False
 
     def subnets(self, step: int, rng: np.random.Generator, batch_loss: BatchLoss) -> list[Subnet]:
-        return [single_path(self.space, rng)]
+        return [Subnet(self.space.sample(1, rng)[0], labels=1, teacher=0)]
 
 
 POOL = 20000  # random architectures that say how MACs are distributed

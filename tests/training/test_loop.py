@@ -276,21 +276,6 @@ def test_arithmetic_is_measured_without_touching_the_weights(monkeypatch: pytest
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_arithmetic_is_that_of_the_first_and_the_last_phase(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = tiny_net().train()
-    strategy = {"name": "sandwich", "uniform_share": 0.5}
-    settings = Training.model_validate({"batch_size": 16, "threads": 1, "strategy": strategy})
-    plan = plan_of(net, settings)
-    timed: list[list[Subnet]] = []
-    monkeypatch.setattr(loop, "_accumulate", lambda net, batch, subnets, *_: timed.append(list(subnets)))
-    choose_arithmetic(net, plan)
-    last = plan.strategy.phases[-1].start
-    steps = [plan.strategy.subnets(step, loop._rng(plan, step), lambda _: 0.0) for step in (0, last)]
-    expected = [Subnet(subnet.arch, 1, 0) for subnets in steps for subnet in subnets]
-    assert len(expected) == 5
-    assert all(subnets == expected for subnets in timed)
-
-
 def test_a_training_killed_before_its_first_report_keeps_what_it_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -37,7 +37,6 @@ SETTINGS: dict[str, Any] = {
 }
 TRAININGS: dict[str, dict[str, Any]] = {
     "sandwich": {"dropout": 0.2, "drop_connect": 0.2},
-    "after_uniform": {"strategy": {"name": "sandwich", "uniform_share": 0.5, "elastic_smallest": True}},
     "attentive": {"strategy": "attentive", "loss": "alpha", "average": 0.9},
     "progressive": {"strategy": "progressive", "mixup": 0.2},
     "uniform": {"strategy": "uniform"},  # most parameters are used by neither process in a step
