@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from hwnas.config import Training, load_config
+from hwnas.config import Experiment, Training, load_config
 from hwnas.memory import keep_freed_memory
 from hwnas.networks.blocks import build_network
 from hwnas.networks.supernet import Supernet
@@ -43,12 +43,16 @@ ROOT = Path(__file__).parents[1]
 IMAGES = {"digits": (1, 24), "cifar10": (3, 32)}  # configurations: channels and pixels of the images
 
 
-def configured(name: str) -> tuple[NetworkSpace, Training]:
-    """The space of configs/NAME.yaml, and how it is trained."""
-    data = {} if name == "digits" else {"data.path": "/"}  # a user's own
-    config = load_config(ROOT / "configs" / f"{name}.yaml", data)
-    named = config.space
-    return get_space(named.name, classes=10, channels=IMAGES[name][0], **named.parameters), config.training
+def experiment(name: str, path: str | None = None) -> Experiment:
+    """configs/NAME.yaml, with its images in a folder where they are a user's own."""
+    data = {} if name == "digits" else {"data.path": path or "/"}
+    return load_config(ROOT / "configs" / f"{name}.yaml", data)
+
+
+def configured(config: Experiment) -> tuple[NetworkSpace, Training]:
+    """The space of a configuration, and how it is trained."""
+    named, channels = config.space, IMAGES[config.name][0]
+    return get_space(named.name, classes=10, channels=channels, **named.parameters), config.training
 
 
 def noise(n: int, channels: int, size: int) -> Dataset:
@@ -74,7 +78,7 @@ def spread(ratios: list[float]) -> str:
 
 def planned(name: str, threads: int, precision: str) -> tuple[Supernet, loop.Plan]:
     """The supernet of a configuration, and its training on images without content."""
-    space, settings = configured(name)
+    space, settings = configured(experiment(name))
     settings = settings.model_copy(update={"threads": threads, "precision": precision})
     torch.set_num_threads(threads)
     net = Supernet(space).train()
@@ -257,10 +261,11 @@ STRATEGIES: dict[str, dict[str, object]] = {
 def strategies(name: str, path: str | None, seed: int, cpu_s: float, only: list[str]) -> None:
     """Each strategy for as many steps as take `cpu_s` CPU-seconds, otherwise as the configuration trains."""
     torch.set_num_threads(1)
-    space, settings = configured(name)
-    data = {"digits": "cluttered-digits", "cifar10": "cifar10"}[name]
-    parameters = {} if path is None else {"path": path}
-    train_data, validation = (load_dataset(data, split, **parameters) for split in ("train", "validation"))
+    config = experiment(name, path)
+    space, settings = configured(config)
+    train_data, validation = (
+        load_dataset(config.data.name, split, **config.data.parameters) for split in ("train", "validation")
+    )
     table = Table(title=f"{name}: validation accuracy after {cpu_s:g} CPU-seconds, seed {seed}, percent")
     for column in ("strategy", "steps", "CPU s", "largest", "smallest", "30 random: mean", "least"):
         table.add_column(column, justify="right" if column != "strategy" else "left")
@@ -311,8 +316,8 @@ def main() -> None:
     elif arguments.what == "memory":
         memory(arguments.config, arguments.rounds, arguments.threads)
     else:
-        if arguments.config == "cifar10" and arguments.data is None:
-            parser.error("--config cifar10 needs its images: give --data DIR")
+        if (arguments.config == "cifar10") != (arguments.data is not None):
+            parser.error("--config cifar10, and it alone, needs its images: give --data DIR with it")
         strategies(arguments.config, arguments.data, arguments.seed, arguments.cpu_seconds, arguments.only)
 
 
