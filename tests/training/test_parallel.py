@@ -51,18 +51,23 @@ def environment(**variables: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **variables}
 
 
-def two_processes(dies_at: int, trainings: dict[Path, Training]) -> list[tuple[int, str]]:
-    """The trainings by two processes, set up as torchrun does; their exit codes and errors."""
+def two_processes(
+    trainings: dict[Path, Training], dies: int | None = None, at: int = 0
+) -> list[tuple[int, str]]:
+    """The trainings by two processes, set up as torchrun does; their exit codes and errors.
+
+    The process `dies` kills itself at the step `at`.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     arguments = [text for folder, t in trainings.items() for text in (str(folder), t.model_dump_json())]
-    program = [sys.executable, str(ROOT / "tests" / "training" / "train_in_parallel.py"), str(dies_at)]
+    program = [sys.executable, str(ROOT / "tests" / "training" / "train_in_parallel.py")]
     processes = []
-    for rank in ("0", "1"):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2"}
+    for rank in range(2):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         env = environment(**place, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        command = [*program, *arguments]
+        command = [*program, str(at if rank == dies else -1), *arguments]
         processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
     said = [process.communicate(timeout=1200)[1] for process in processes]
     return [(process.returncode, text) for process, text in zip(processes, said, strict=True)]
@@ -72,7 +77,7 @@ def two_processes(dies_at: int, trainings: dict[Path, Training]) -> list[tuple[i
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of finished trainings by two processes, by name."""
     folder = tmp_path_factory.mktemp("two")
-    done = two_processes(-1, {folder / name: settings(name) for name in TRAININGS})
+    done = two_processes({folder / name: settings(name) for name in TRAININGS})
     assert [code for code, _ in done] == [0, 0]
     assert not any("FutureWarning" in said for _, said in done)
     return folder
@@ -110,14 +115,18 @@ def test_two_processes_train_as_one_that_accumulates_their_halves(
         assert_close(two, tmp_path / "whole" / "rank0")
 
 
-def test_a_training_of_which_a_process_was_killed_is_gone_on_with(tmp_path: Path, by_two: Path) -> None:
+@pytest.mark.parametrize("dies", [0, 1])
+def test_a_training_of_which_a_process_was_killed_is_gone_on_with(
+    tmp_path: Path, by_two: Path, dies: int
+) -> None:
     broken = tmp_path / "broken"
-    (code, said), (killed, _) = two_processes(7, {broken: settings("sandwich")})  # a step after a checkpoint
-    assert (code, killed) == (1, -signal.SIGKILL)
-    lost = "process 0 of 2 has lost another one; the same command goes on from the last checkpoint"
-    assert said.splitlines()[-1] == lost
+    ends = two_processes({broken: settings("sandwich")}, dies, at=7)  # a step after a checkpoint
+    assert ends[dies][0] == -signal.SIGKILL
+    code, said = ends[1 - dies]
+    lost = f"process {1 - dies} of 2 has lost another one; the same command goes on from the last checkpoint"
+    assert (code, said.splitlines()[-1]) == (1, lost)
     shutil.copytree(broken, tmp_path / "moved")
-    assert [code for code, _ in two_processes(-1, {broken: settings("sandwich")})] == [0, 0]
+    assert [code for code, _ in two_processes({broken: settings("sandwich")})] == [0, 0]
     expected = weights(by_two / "sandwich" / "rank0")
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(broken / "rank0").items())
     assert losses(broken / "rank0") == losses(by_two / "sandwich" / "rank0")

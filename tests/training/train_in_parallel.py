@@ -1,7 +1,7 @@
 """One of the processes of test_parallel: train the tiny net, and write its weights and losses.
 
 train_in_parallel.py DIES_AT FOLDER TRAINING [FOLDER TRAINING …]: one training after another, TRAINING as
-JSON; the second process kills itself at the step DIES_AT, unless that is negative. An error of hwnas's is its
+JSON; the process kills itself at the step DIES_AT, unless that is negative. An error of hwnas's is its
 message alone, as the command prints it.
 """
 
@@ -35,7 +35,7 @@ def main(dies_at: int, *trainings: str) -> None:
     learning_rate_at = loop.learning_rate_at
 
     def mortal(step: int, settings: Training, phase: Phase) -> float:
-        if step == dies_at and rank() == 1:
+        if step == dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return learning_rate_at(step, settings, phase)
 
