@@ -32,7 +32,7 @@ from hwnas.networks.supernet import Supernet
 from hwnas.spaces import Architecture, NetworkSpace, get_space
 from hwnas.training import loop
 from hwnas.training.checkpoint import Arithmetic, State
-from hwnas.training.data import Dataset, Held, load_dataset
+from hwnas.training.data import Dataset, Held, read_dataset
 from hwnas.training.evaluation import CALIBRATION_BATCH, AccuracyEvaluator, evaluating
 from hwnas.training.sampling import largest, smallest
 
@@ -263,8 +263,9 @@ def strategies(name: str, path: str | None, seed: int, cpu_s: float, only: list[
     torch.set_num_threads(1)
     config = experiment(name, path)
     space, settings = configured(config)
+    named = config.data
     train_data, validation = (
-        load_dataset(config.data.name, split, **config.data.parameters) for split in ("train", "validation")
+        read_dataset(named.name, split, config.seed, named.parameters) for split in ("train", "validation")
     )
     table = Table(title=f"{name}: validation accuracy after {cpu_s:g} CPU-seconds, seed {seed}, percent")
     for column in ("strategy", "steps", "CPU s", "largest", "smallest", "30 random: mean", "least"):
