@@ -73,9 +73,9 @@ class Strategy(ABC):
 class Sandwich(Strategy):
     """The largest on labels; the smallest and random ones on what it says: arXiv 2003.11142.
 
-    `resolution_weights` are how often, relative to each other, the smallest and the random ones are trained at
-    each of the space's resolutions, in their order. Without them every one has the same chance, and the
-    smallest the lowest resolution, in every step, as in the paper.
+    `resolution_weights` say how often the smallest and the random ones are trained at each of the space's
+    resolutions, relative to each other and in the space's order. Without them, as in the paper, a random one
+    has each equally often, and the smallest always has the lowest.
     """
 
     def __init__(
@@ -116,7 +116,8 @@ def _resolution(space: NetworkSpace) -> int:
     names = [choice.name for choice in space.choices]
     if "resolution" not in names:
         raise TrainingError(
-            "strategy sandwich: resolution_weights are given, but the space has one resolution; leave them out"
+            "strategy sandwich: resolution_weights are given, but the space has no choice of resolution; "
+            "leave them out"
         )
     return names.index("resolution")
 
