@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,68 +71,20 @@ class Strategy(ABC):
 
 
 class Sandwich(Strategy):
-    """The largest on labels; the smallest and random ones on what it says: arXiv 2003.11142.
+    """The largest on labels; the smallest and random ones on what it says: arXiv 2003.11142."""
 
-    `resolution_weights` say how often the smallest and the random ones are trained at each of the space's
-    resolutions, relative to each other and in the space's order. Without them, as in the paper, a random one
-    has each equally often, and the smallest always has the lowest.
-    """
-
-    def __init__(
-        self,
-        space: NetworkSpace,
-        steps: int,
-        random_subnets: int = 2,
-        resolution_weights: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, space: NetworkSpace, steps: int, random_subnets: int = 2) -> None:
         super().__init__(space, steps)
         self.random_subnets = random_subnets
         self._largest, self._smallest = largest(space), smallest(space)
-        self._chances = None if resolution_weights is None else _chances(space, resolution_weights)
 
     def subnets(self, step: int, rng: np.random.Generator, batch_loss: BatchLoss) -> list[Subnet]:
-        taught = [self._smallest, *self._between(rng, batch_loss)]
-        if self._chances is not None:
-            taught = self._resized(taught, self._chances, rng)
-        students = [Subnet(arch, labels=0, teacher=1) for arch in taught]
+        between = self._between(rng, batch_loss)
+        students = [Subnet(arch, labels=0, teacher=1) for arch in (self._smallest, *between)]
         return [Subnet(self._largest, labels=1, teacher=0), *students]
 
     def _between(self, rng: np.random.Generator, batch_loss: BatchLoss) -> list[Architecture]:
         return list(self.space.sample(self.random_subnets, rng))
-
-    def _resized(
-        self, archs: list[Architecture], chances: NDArray[np.float64], rng: np.random.Generator
-    ) -> list[Architecture]:
-        """The same at resolutions of these chances; as they were where the space refuses that."""
-        genotypes = np.array([arch.genotype for arch in archs])
-        genotypes[:, _resolution(self.space)] = rng.choice(len(chances), len(archs), p=chances)
-        resized = Architectures(self.space, self.space.canonical(genotypes))
-        allowed = self.space.valid(resized)
-        return [new if fine else old for old, new, fine in zip(archs, resized, allowed, strict=True)]
-
-
-def _resolution(space: NetworkSpace) -> int:
-    """The position of the choice of resolution."""
-    names = [choice.name for choice in space.choices]
-    if "resolution" not in names:
-        raise TrainingError(
-            "strategy sandwich: resolution_weights are given, but the space has no choice of resolution; "
-            "leave them out"
-        )
-    return names.index("resolution")
-
-
-def _chances(space: NetworkSpace, weights: Sequence[float]) -> NDArray[np.float64]:
-    resolutions = space.choices[_resolution(space)].values
-    numbers = isinstance(weights, (list, tuple)) and all(
-        isinstance(w, (int, float)) and not isinstance(w, bool) and 0 <= w <= 1e6 for w in weights
-    )
-    if not numbers or len(weights) != len(resolutions) or not any(weights):
-        raise TrainingError(
-            f"strategy sandwich: resolution_weights is {weights!r:.80}; give a number from 0 to 1e6 for each "
-            f"resolution of the space ({', '.join(map(str, resolutions))}), not all 0"
-        )
-    return np.asarray(weights, dtype=np.float64) / sum(weights)
 
 
 class Uniform(Strategy):

@@ -31,67 +31,17 @@ def test_sandwich() -> None:
     assert len(subnets("sandwich", space, random_subnets=0)) == 2
 
 
-def test_sandwich_trains_resolutions_as_often_as_they_weigh() -> None:
-    """The smallest and the random ones at those of the weights; what else they are is as without."""
-    space = full_space()  # resolutions 16 and 24
-    steps = 200
-    weighted = get_strategy("sandwich", space, steps, 2, {"resolution_weights": [1, 3]})
-    plain = get_strategy("sandwich", space, steps, 2)
-    column = space.index("resolution")
-    drawn = []
-    for step in range(steps):
-        first, *taught = weighted.subnets(step, np.random.default_rng(step), no_loss)
-        without = plain.subnets(step, np.random.default_rng(step), no_loss)
-        assert first == without[0]
-        assert [(subnet.labels, subnet.teacher) for subnet in taught] == 3 * [(0, 1)]
-        for subnet, other in zip(taught, without[1:], strict=True):
-            differ = np.flatnonzero(np.array(subnet.arch.genotype) != other.arch.genotype)
-            assert set(differ) <= {column}
-        drawn.append([subnet.arch.values["resolution"] == 24 for subnet in taught])
-    assert np.mean(drawn, axis=0) == pytest.approx([0.75, 0.75, 0.75], abs=0.1)
-
-    only = get_strategy("sandwich", space, steps, 2, {"resolution_weights": [0, 1.5]})
-    for subnet in only.subnets(0, np.random.default_rng(0), no_loss):
-        assert subnet.arch.values["resolution"] == 24
-
-
-def test_sandwich_leaves_a_resolution_that_the_space_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    space = full_space()
-    depth, resolution = space.index("stage1.depth"), space.index("resolution")
-    monkeypatch.setattr(space, "_valid_hook", lambda g: (g[:, depth] > 0) | (g[:, resolution] == 0))
-    strategy = get_strategy("sandwich", space, 100, 4, {"resolution_weights": [0, 1]})
-    seen = set()
-    for step in range(40):
-        for subnet in strategy.subnets(step, np.random.default_rng(step), no_loss):
-            seen.add((subnet.arch.values["stage1.depth"], subnet.arch.values["resolution"]))
-    assert seen == {(1, 16), (2, 24), (3, 24)}
-
-
-@pytest.mark.parametrize(
-    "weights",
-    [[1], [1, 2, 3], [0, 0], [1, -1], [1, float("nan")], [1, 10**400], [True, 1], "12", 3, {"16": 1}],
-)
-def test_wrong_resolution_weights(weights: Any) -> None:
-    with pytest.raises(TrainingError, match=r"each resolution of the space \(16, 24\), not all 0"):
-        get_strategy("sandwich", full_space(), 100, 2, {"resolution_weights": weights})
-
-
-def test_resolution_weights_need_a_choice_of_resolution() -> None:
-    with pytest.raises(TrainingError, match="no choice of resolution; leave them out"):
-        get_strategy("sandwich", full_space(resolutions=(24,)), 100, 2, {"resolution_weights": [1]})
-
-
 def test_uniform_trains_one_subnet_on_labels() -> None:
     space = tiny_space()
     assert subnets("uniform", space) == [Subnet(space.sample(1, np.random.default_rng(0))[0], 1, 0)]
 
 
-def full_space(resolutions: tuple[int, ...] = (16, 24)) -> NetworkSpace:
+def full_space() -> NetworkSpace:
     """Every kind of choice of a stage table."""
     stage = {"block": "mbconv", "depth": [1, 2, 3], "kernel": [3, 5, 7], "expand": [2, 3, 4]}
     return get_space(
         "mobilenetv3",
-        resolutions=resolutions,
+        resolutions=(16, 24),
         classes=4,
         stem={"width": [8]},
         stages=[{**stage, "width": [16, 24], "stride": 2}],
