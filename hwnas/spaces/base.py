@@ -22,13 +22,20 @@ from numpy.typing import NDArray
 
 from hwnas.errors import SpaceError
 from hwnas.spaces.operators import Operator
+from hwnas.spaces.sampling import (
+    ENUMERATION_LIMIT,
+    EnumeratedSampler,
+    WalkSampler,
+    rare_sampler,
+    reject,
+)
 
 Rng = int | np.random.Generator
 Genotypes = NDArray[np.int64]
 Hook = Callable[[Genotypes], NDArray[Any]]
 
 SUMMED_AT_ONCE = 8192  # architectures; what they need stays in the caches
-ENUMERATION_LIMIT = 2**20
+BLOCK_SIZE = 2**14  # combinations that are enumerated at once
 
 
 @dataclass(frozen=True)
@@ -334,28 +341,29 @@ class SearchSpace:
     def sample(self, n: int, rng: Rng, among: Sequence[NDArray[np.int64]] | None = None) -> Architectures:
         """n architectures, active choices uniform and independent; repeats are possible.
 
-        `among` says by choice which positions of its values are drawn from, instead of all. With a valid
-        hook, draws that it refuses are drawn again; SpaceError when hardly any is valid.
+        `among` says by choice which positions of its values are drawn from, instead of all.
+
+        With a valid hook only valid architectures are drawn. If fewer than about 1 in 200 draws are valid,
+        the space is enumerated, up to 2^20 combinations; a larger one is sampled by random walks between
+        valid architectures, which are approximately uniform.
+
+        Raises:
+            SpaceError: if no valid architecture is found; the message states the share.
         """
         generator = np.random.default_rng(rng)
-        counts = self.cardinalities if among is None else list(map(len, among))
-        parts: list[Genotypes] = []
-        missing, tries = n, 0
-        while missing > 0:
-            drawn = generator.integers(0, counts, (missing, len(self.choices)))
-            if among is not None:
-                drawn = np.stack([a[d] for a, d in zip(among, drawn.T, strict=True)], axis=1)
-            drawn = self.canonical(drawn)
-            parts.append(drawn[self.valid(drawn)])
-            missing -= len(parts[-1])
-            tries += 1
-            if tries == 1000:
-                found = n - missing
-                raise SpaceError(
-                    f"space {self.name!r}: 1000 rounds of drawing gave {found} of {n} valid architectures; "
-                    "loosen its valid hook, or say what it forbids by conditions"
-                )
-        return Architectures(self, np.concatenate(parts) if parts else self.genotypes([]))
+        genotypes = reject(self, n, generator, among)
+        if len(genotypes) < n:
+            key = None if among is None else tuple(tuple(indices.tolist()) for indices in among)
+            if key not in self._rare_samplers:
+                self._rare_samplers[key] = rare_sampler(self, among)
+            rare = self._rare_samplers[key].sample(n - len(genotypes), generator)
+            genotypes = np.concatenate([genotypes, rare])
+        return Architectures(self, genotypes)
+
+    @cached_property
+    def _rare_samplers(self) -> dict[Any, EnumeratedSampler | WalkSampler]:
+        """Samplers for a valid hook that refuses nearly everything, by the values that may be drawn."""
+        return {}
 
     @cached_property
     def size(self) -> int:
@@ -364,24 +372,39 @@ class SearchSpace:
         With hooks the space is enumerated, which is refused (SpaceError) above 2^20 combinations.
         """
         if self._canonical_hook is None and self._valid_hook is None:
-            return self._count(frozenset(range(len(self.choices))), {})
+            return self.combinations
         return len(self.enumerate())
 
     def enumerate(self, limit: int = ENUMERATION_LIMIT) -> Architectures:
         """Every architecture once, in the order of genotypes; SpaceError above `limit` combinations."""
-        combinations = self._count(frozenset(range(len(self.choices))), {})
-        if combinations > limit:
+        if self.combinations > limit:
             raise SpaceError(
-                f"space {self.name!r} has {combinations:.3g} combinations; at most {limit} can be enumerated"
+                f"space {self.name!r} has {self.combinations:.3g} combinations; "
+                f"at most {limit} can be enumerated"
             )
-        genotypes = np.zeros((1, len(self.choices)), dtype=np.int64)
-        for i in self._order:
-            on = self.active(genotypes)[:, i]
+        genotypes = np.unique(self.canonical(np.concatenate(list(self.combination_blocks()))), axis=0)
+        return Architectures(self, genotypes[self.valid(genotypes)])
+
+    @cached_property
+    def combinations(self) -> int:
+        """The number of combinations of active choices, before the hooks merge or refuse any."""
+        return self._count(frozenset(range(len(self.choices))), {})
+
+    def combination_blocks(self) -> Iterator[Genotypes]:
+        """Yield every combination once, in blocks (n, g); inactive choices are at index 0."""
+        unfinished = [(0, np.zeros((1, len(self.choices)), dtype=np.int64))]
+        while unfinished:
+            decided, genotypes = unfinished.pop()
+            if decided == len(self.choices):
+                yield genotypes
+                continue
+            i = self._order[decided]
+            on = self._active(genotypes)[:, i]
             extended = np.repeat(genotypes[on], self.cardinalities[i], axis=0)
             extended[:, i] = np.tile(np.arange(self.cardinalities[i]), int(on.sum()))
             genotypes = np.concatenate([genotypes[~on], extended])
-        genotypes = np.unique(self.canonical(genotypes), axis=0)
-        return Architectures(self, genotypes[self.valid(genotypes)])
+            parts = -(-len(genotypes) // BLOCK_SIZE)
+            unfinished += [(decided + 1, part) for part in np.array_split(genotypes, parts)]
 
     def _count(self, choices: frozenset[int], fixed: dict[int, int]) -> int:
         """Assignments of `choices`, conditions on `fixed` ones decided: product over independent parts."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hwnas import Constraint, get_space
+from hwnas import Choice, Constraint, SearchSpace, get_space, search
 from hwnas.errors import InfeasibleError
 from hwnas.searching.feasible import (
     Candidates,
@@ -83,3 +83,20 @@ def test_drawing_finds_the_rare_feasible_corner_of_a_large_space() -> None:
     assert (LARGE.macs(drawn) <= 1.02 * macs).all()
     only = Candidates(large(Constraint("macs", upper=macs)))
     assert len(only.draw(30, np.random.default_rng(0), set())) == 1
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_strict_valid_hook_is_searched_by_the_default_strategy(seed: int) -> None:
+    space = SearchSpace(
+        "ordered",
+        [Choice(f"width{i}", tuple(range(8))) for i in range(6)],
+        valid=lambda genotypes: (np.diff(genotypes, axis=1) <= 0).all(axis=1),  # 1716 of 262,144
+    )
+    wanted = [
+        Objective("total", "max", lambda archs: archs.genotypes.sum(axis=1), expensive=True),
+        Objective("first", "min", lambda archs: archs.genotypes[:, 0]),
+    ]
+    result = search(space, wanted, evaluations=24, seed=seed, predictor="ridge")
+    genotypes = space.genotypes([e.architecture for e in result.evaluations])
+    assert len(np.unique(genotypes, axis=0)) == 24
+    assert (np.diff(genotypes, axis=1) <= 0).all()
