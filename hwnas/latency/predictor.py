@@ -268,6 +268,8 @@ class MeasuredLatency:
 
     def latency_ms(self, archs: Any) -> NDArray[np.float64]:
         """Measured latency of n architectures of the space, timed together, (n,), in milliseconds."""
+        if len(archs) == 0:
+            return np.zeros(0)
         generator = np.random.default_rng(self.protocol["seed"])
         rounds, batch_size = self.protocol["rounds"], self.runtime["batch_size"]
         found = _time(self.space, archs, self._opened, rounds, generator, silent, batch_size)

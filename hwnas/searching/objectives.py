@@ -20,7 +20,7 @@ from hwnas.spaces import Architecture, SearchSpace
 from hwnas.text import one_line
 
 Values = NDArray[np.float64]
-Evaluate = Callable[[Any], Any]  # a sequence of n architectures → n numbers
+Evaluate = Callable[[Any], Any]  # a sequence of n architectures → n numbers, n >= 1
 
 DIRECTIONS = ("max", "min")
 T = TypeVar("T")
@@ -212,7 +212,12 @@ def real_values(name: str, raw: Any, n: int) -> Values:
 
 
 def checked_values(name: str, evaluate: Evaluate, archs: Sequence[Architecture]) -> Values:
-    """The n values of n architectures; SearchError for another shape or a value that is no finite number."""
+    """The n values of n architectures; SearchError for another shape or a value that is no finite number.
+
+    `evaluate` is not called without architectures: many libraries raise an error for empty arrays.
+    """
+    if len(archs) == 0:
+        return np.zeros(0)
     try:
         raw = evaluate(archs)
     except HwnasError:

@@ -259,3 +259,40 @@ def test_what_an_algorithm_finds_does_not_depend_on_the_hash_seed() -> None:
     ]
     assert answers[0] == answers[1]
     assert len(answers[0].splitlines()) >= len(ALGORITHMS) - 1
+
+
+# ---- functions of the user -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("kind", ["small", "large", "hooks"])
+def test_no_function_is_called_without_architectures(name: str, kind: str) -> None:
+    """The space is exhausted; in the large one few architectures are feasible, and none of a batch may be."""
+    counts: list[int] = []
+
+    def counted(values: object) -> object:
+        def evaluate(archs: object) -> object:
+            counts.append(len(archs))
+            assert len(archs) > 0
+            return values(archs)
+
+        return evaluate
+
+    if kind == "large":
+        space = LARGE
+        smallest = float(LARGE.macs(np.zeros((1, len(LARGE.choices)), dtype=int))[0])
+        cheap, bound = LARGE.macs, 1.001 * smallest
+    else:
+        hooks = {"canonical": counted(lambda g: np.sort(g, axis=1)), "valid": counted(lambda g: g[:, 1] > 0)}
+        choices = [Choice(name, (0, 1, 2)) for name in "ab"]
+        space = SearchSpace("hooks", choices, **hooks) if kind == "hooks" else toy_space(3)
+        cheap, bound = (lambda archs: np.asarray(space.genotypes(archs)).sum(axis=1)), 3
+    wanted = [
+        Objective("accuracy", "max", counted(lambda archs: [sum(a.genotype) for a in archs]), expensive=True),
+        Objective("cheap", "min", counted(cheap)),
+    ]
+    bounds = [Constraint("cheap", upper=bound), Constraint("own", upper=bound, evaluate=counted(cheap))]
+    options = {"predictor": "ridge", "start": 3} if name == "linas" else {}
+    result = search(space, wanted, bounds, name, evaluations=40, **options)
+    assert 0 < len(result.evaluations) < 40
+    assert min(counts) > 0

@@ -111,6 +111,7 @@ def test_measured_is_what_the_device_says() -> None:
     np.testing.assert_array_equal(truth(archs), found)
     opened = []
     lazy = MeasuredLatency(SPACE, measured_on(FakeDevice(), 2, 0), lambda: opened.append(1) or FakeDevice())
+    assert lazy.latency_ms(archs[:0]).shape == (0,)
     assert not opened
     lazy.latency_ms(archs)
     lazy.latency_ms(Architectures(SPACE, archs.genotypes[:1]))

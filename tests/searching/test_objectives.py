@@ -4,6 +4,7 @@ import pytest
 from hwnas import Constraint, Objective
 from hwnas.errors import SearchError
 from hwnas.searching.objectives import Problem, checked_values
+from hwnas.spaces import Architectures
 from tests.searching.problems import accuracy, cost, objectives, toy_space
 
 
@@ -58,3 +59,22 @@ def test_what_an_evaluate_function_returns_is_checked(returned: object, message:
 def test_a_bound_is_a_finite_number(bound: object) -> None:
     with pytest.raises(SearchError, match=r"finite upper or lower bound.*upper="):
         Constraint("cost", upper=bound)
+
+
+def cost_of_some(archs: object) -> np.ndarray:
+    """Refuse an empty input, as scikit-learn does."""
+    if len(archs) == 0:
+        raise ValueError("Found array with 0 sample(s)")
+    return np.asarray(cost(archs))
+
+
+def test_functions_are_not_called_without_architectures() -> None:
+    constraint = Constraint("own", upper=9, evaluate=cost_of_some)
+    problem = Problem(toy_space(), (Objective("cost", "min", cost_of_some),), (constraint,))
+    for nothing in ([], toy_space().genotypes([]), toy_space().sample(0, 0)):
+        metrics = problem.exact_metrics(nothing)
+        assert {name: values.shape for name, values in metrics.items()} == {"cost": (0,), "own": (0,)}
+        assert problem.violation(metrics).shape == (0,)
+    assert checked_values(
+        "cost", cost_of_some, Architectures(toy_space(), toy_space().genotypes([]))
+    ).shape == (0,)
