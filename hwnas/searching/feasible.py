@@ -5,8 +5,10 @@ Only cheap metrics count here: they are exact, so what they forbid is never aske
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 
@@ -14,8 +16,12 @@ from hwnas.errors import InfeasibleError, SpaceError
 from hwnas.searching.objectives import Evaluate, Problem, Values, checked_values
 from hwnas.spaces import Architecture, Architectures, SearchSpace
 from hwnas.spaces.base import Genotypes, Rng
+from hwnas.spaces.sampling import ENUMERATION_LIMIT
 
 SMALL = 2**13  # a space of up to so many combinations is always enumerated, a larger one only if need be
+MAX_CHECKED = 2**22  # architectures that are checked, once a search, to find feasible ones that are far apart
+BLOCK_SIZE = 2**14  # of these, how many at once
+DESCENTS = 16  # that look for the first of them
 
 
 def row_keys(genotypes: Genotypes) -> list[bytes]:
@@ -47,6 +53,25 @@ def neighbours(space: SearchSpace, genotype: Genotypes) -> Genotypes:
     near[np.arange(len(columns)), columns] = np.concatenate([np.arange(c) for c in space.cardinalities])
     near = space.canonical(near)
     return new_rows(near[space.valid(near)], row_keys(genotype))
+
+
+def second_neighbours(space: SearchSpace, genotype: Genotypes) -> Iterator[Genotypes]:
+    """Yield all architectures that differ from one, (1, g), in two choices, in blocks (n, g)."""
+    columns = np.repeat(np.arange(len(space.choices)), space.cardinalities)
+    values = np.concatenate([np.arange(c) for c in space.cardinalities])
+    other = values != genotype[0, columns]
+    columns, values = columns[other], values[other]
+    first, second = np.triu_indices(len(columns), 1)
+    apart = columns[first] != columns[second]
+    first, second = first[apart], second[apart]
+    for begin in range(0, len(first), BLOCK_SIZE):
+        one, two = first[begin : begin + BLOCK_SIZE], second[begin : begin + BLOCK_SIZE]
+        near = np.repeat(genotype, len(one), axis=0)
+        rows = np.arange(len(one))
+        near[rows, columns[one]] = values[one]
+        near[rows, columns[two]] = values[two]
+        near = space.canonical(near)
+        yield near[space.valid(near)]
 
 
 def descend(space: SearchSpace, loss: Callable[[Genotypes], Values], start: Genotypes) -> Genotypes:
@@ -97,14 +122,55 @@ class Candidates:
     @cached_property
     def every(self) -> Genotypes | None:
         """All feasible architectures of a small space, (n, g); None for a larger space."""
-        return self._feasible_of(enumerated(self.problem.space, SMALL))
+        return self._enumerated(SMALL)
 
     @cached_property
     def _every_of_larger(self) -> Genotypes | None:
-        return self._feasible_of(enumerated(self.problem.space, 2**20))
+        return self._enumerated(ENUMERATION_LIMIT)
 
-    def _feasible_of(self, genotypes: Genotypes | None) -> Genotypes | None:
-        return None if genotypes is None else genotypes[self.violation(genotypes) == 0]
+    def _enumerated(self, limit: int) -> Genotypes | None:
+        """Return all feasible architectures in order, (n, g), or None above `limit` combinations."""
+        space = self.problem.space
+        if space.combinations > limit:
+            return None
+        parts = []
+        for block in space.combination_blocks():
+            genotypes = space.canonical(block)
+            genotypes = genotypes[space.valid(genotypes)]
+            parts.append(genotypes[self.violation(genotypes) == 0])
+        return np.asarray(np.unique(np.concatenate(parts), axis=0))
+
+    @cached_property
+    def hidden(self) -> Genotypes:
+        """Feasible architectures, (n, g), that are hard to find; all of them up to MAX_CHECKED combinations.
+
+        In a larger space: those that a few descents and then changes of one or two choices at a time lead to.
+        They do not depend on the seed of the search.
+        """
+        every = self._enumerated(MAX_CHECKED)
+        if every is not None:
+            return every
+        space = self.problem.space
+        found = new_rows(self._descents(DESCENTS, np.random.default_rng(0)), ())
+        seen, checked = set(row_keys(found)), 0
+        frontier = deque(found)
+        parts = [found]
+        while frontier and checked < MAX_CHECKED:
+            genotype = frontier.popleft()[None]
+            for block in chain([neighbours(space, genotype)], second_neighbours(space, genotype)):
+                checked += len(block)
+                near, keys = unseen_rows(block[self.violation(block) == 0], seen)
+                seen.update(keys)
+                frontier.extend(near)
+                parts.append(near)
+        return np.concatenate(parts)
+
+    def _descents(self, n: int, rng: np.random.Generator) -> Genotypes:
+        """Return the feasible ones, (≤ n, g), of the ends of n descents of the violation."""
+        space = self.problem.space
+        starts = space.sample(n, rng).genotypes
+        ends = np.concatenate([descend(space, self.violation, start[None]) for start in starts])
+        return np.asarray(ends[self.violation(ends) == 0])
 
     def violation(self, genotypes: Genotypes) -> Values:
         """Violation of the cheap constraints by canonical genotypes, (n,)."""
@@ -115,7 +181,10 @@ class Candidates:
         return self.problem.violation(metrics) if metrics else np.zeros(len(genotypes))
 
     def draw(self, n: int, rng: np.random.Generator, seen: Collection[bytes]) -> Genotypes:
-        """n architectures at random, feasible, different and none of `seen`; fewer when no more are found."""
+        """n architectures at random, feasible, different and none of `seen`; fewer if there are no more.
+
+        In a space of more than MAX_CHECKED combinations some may be missed, see `hidden`.
+        """
         space = self.problem.space
         if self.every is None:
             found = space.genotypes([])
@@ -125,7 +194,10 @@ class Candidates:
                 if len(found) >= n:
                     return found[:n]
             if self._every_of_larger is None:
-                return self._grow(found, n, rng, seen)
+                found = self._grow(found, n, rng, seen)
+                if len(found) < n:
+                    found = self._extend(found, rng.permutation(self.hidden), seen)
+                return found[:n]
         every = self.every if self.every is not None else self._every_of_larger
         assert every is not None
         left = new_rows(every, seen)
@@ -138,11 +210,7 @@ class Candidates:
     def _grow(self, found: Genotypes, n: int, rng: np.random.Generator, seen: Collection[bytes]) -> Genotypes:
         """Where the feasible part is rare: descend into it and walk on from what was found."""
         space = self.problem.space
-        roots = [found] + [
-            descend(space, self.violation, start[None]) for start in space.sample(8, rng).genotypes
-        ]
-        frontier = np.concatenate(roots)
-        frontier = frontier[self.violation(frontier) == 0]
+        frontier = np.concatenate([found, self._descents(8, rng)])
         found = self._extend(found, frontier, seen)
         visited = set(row_keys(frontier))
         while len(found) < n and len(frontier):
@@ -172,6 +240,8 @@ def check_feasible(problem: Problem, rng: Rng = 0) -> None:
         for start in drawn[np.argsort(violation, kind="stable")[:8]]:
             if candidates.violation(descend(problem.space, candidates.violation, start[None]))[0] == 0:
                 return
+        if len(candidates.hidden):
+            return
     raise InfeasibleError(_unreachable(problem, rng))
 
 

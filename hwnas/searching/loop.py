@@ -188,7 +188,9 @@ def search(
 ) -> SearchResult:
     """The Pareto front of `objectives` under `constraints`, from so many true evaluations.
 
-    Ends with exactly `evaluations` of them, or with every feasible architecture if there are fewer.
+    Ends with exactly `evaluations` of them, or with every feasible architecture if there are fewer. In a
+    space of more than 4 million combinations a feasible architecture may be missed if it differs from every
+    other one in three or more choices.
     `options` are those of the strategy's class. Everything follows from `seed`.
 
     `executor` says where expensive objectives are evaluated: "serial", here; "process", in so many `workers`

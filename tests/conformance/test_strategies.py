@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,34 @@ def test_it_ends_in_a_large_space_with_few_feasible_architectures(name: str) -> 
     smallest = float(LARGE.macs(np.zeros((1, len(LARGE.choices)), dtype=int))[0])
     problem = large(smallest)
     assert len(drive(get_strategy(name, problem, 0), problem, 20)) == 1
+
+
+def on_and_off(choices: int, rest: str, feasible: object) -> Problem:
+    """Return a problem on binary choices, of which those are feasible for which the function is 0."""
+    space = SearchSpace("bits", [Choice(f"c{i}", (0, 1)) for i in range(choices)])
+    off = Constraint(rest, upper=0, lower=0, evaluate=lambda archs: feasible(space.genotypes(archs)))
+    first = Objective("first", "min", lambda archs: space.genotypes(archs)[:, 0])
+    return Problem(
+        space, (replace(objectives()[0], evaluate=lambda archs: [1.0] * len(archs)), first), (off,)
+    )
+
+
+FAR_APART = {
+    # Each differs from the next one in two choices.
+    "one of forty": (on_and_off(40, "excess", lambda g: g.sum(axis=1) - 1), 40),
+    # No change of two choices leads from one to another, and the violation does not lead to them.
+    "scattered": (on_and_off(21, "remainder", lambda g: (g @ 2 ** np.arange(21)) % 161_319 - 5), 13),
+}
+
+
+@pytest.mark.parametrize("case", FAR_APART)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_it_ends_with_every_feasible_architecture_where_these_are_far_apart(name: str, case: str) -> None:
+    problem, number = FAR_APART[case]
+    options = {"predictor": "ridge"} if name == "linas" else {}
+    result = search(problem.space, problem.objectives, problem.constraints, name, number + 5, **options)
+    archs = {e.architecture for e in result.evaluations}
+    assert len(archs) == len(result.evaluations) == number
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from hwnas import Choice, Constraint, SearchSpace, get_space, search
+from hwnas import Architectures, Choice, Constraint, SearchSpace, get_space, search
 from hwnas.errors import InfeasibleError
 from hwnas.searching.feasible import (
     Candidates,
@@ -10,6 +12,7 @@ from hwnas.searching.feasible import (
     neighbours,
     new_rows,
     row_keys,
+    second_neighbours,
 )
 from hwnas.searching.objectives import Objective, Problem
 from tests.searching.problems import at_most, cost, objectives, toy_space
@@ -100,3 +103,29 @@ def test_a_strict_valid_hook_is_searched_by_the_default_strategy(seed: int) -> N
     genotypes = space.genotypes([e.architecture for e in result.evaluations])
     assert len(np.unique(genotypes, axis=0)) == 24
     assert (np.diff(genotypes, axis=1) <= 0).all()
+
+
+def test_a_feasible_architecture_that_no_descent_leads_to_is_found() -> None:
+    space = SearchSpace("bits", [Choice(f"c{i}", (0, 1)) for i in range(15)])
+
+    def scattered(archs: Architectures) -> np.ndarray:
+        return (space.genotypes(archs) @ 2 ** np.arange(15)) % 16_301 - 7
+
+    bound = Constraint("remainder", upper=0, lower=0, evaluate=scattered)
+    problem = Problem(space, (Objective("cost", "min", scattered),), (bound,))
+    check_feasible(problem)
+    assert len(Candidates(problem).hidden) == 3
+    with pytest.raises(InfeasibleError, match="remainder >= -8 and remainder <= -8"):
+        check_feasible(replace(problem, constraints=(replace(bound, upper=-8, lower=-8),)))
+
+
+def test_second_neighbours_differ_in_two_choices() -> None:
+    space = toy_space(3)
+    arch = space.architecture({"depth": 3, "width0": 1, "width1": 3, "width2": 2})
+    genotype = space.genotypes([arch])
+    near = np.concatenate(list(second_neighbours(space, genotype)))
+    differ = (near != genotype).sum(axis=1)
+    full = near[:, 0] == genotype[0, 0]
+    assert (differ[full] == 2).all()
+    assert full.sum() == 3 * 2 * 2
+    assert np.array_equal(space.canonical(near), near)
