@@ -30,6 +30,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,6 +51,7 @@ REMEDY = (
     "table too), or use another run folder (--run-dir)"
 )
 TEMPORARY = ".tmp"  # the end of names of files that are being written
+FETCHED_AT_ONCE = 1000  # rows of run.db
 BUSY_S = 30  # how long one process waits for another to finish a write
 
 log = logging.getLogger("hwnas")
@@ -305,6 +307,8 @@ _REMEDIES = {
 def _line(error: Exception) -> str:
     """What SQLite says, in one line (of a damaged schema it gives an excerpt), and what to do about it."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    if isinstance(error, sqlite3.ProgrammingError):  # of the sqlite3 module, such as a closed database
+        return f"{one_line(error)} Open the store again after Store.close()"
     if code == sqlite3.SQLITE_BUSY:
         return f"another process has been writing it for {BUSY_S} s; wait for it, or stop it"
     return f"{one_line(error)}; {_REMEDIES.get(code, REMEDY)}"
@@ -317,11 +321,15 @@ def _opened_for_reading(path: Path) -> sqlite3.Connection:
         raise StoreError(
             f"cannot open {path}: {log.name} must be merged into it; copy both to a writable folder"
         )
-    return sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True, isolation_level=None)
+    address = f"{path.absolute().as_uri()}?immutable=1"
+    return sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
 
 
 class Store:
-    """run.db. Every method that writes has committed when it returns."""
+    """run.db. Every method that writes has committed when it returns.
+
+    Threads may share a store: a lock lets one of them at a time use its connection.
+    """
 
     def __init__(self, path: str | Path | None = None) -> None:
         """Open or create; without a path it lives in memory. StoreError for a file that is no store.
@@ -329,13 +337,16 @@ class Store:
         Where nothing can be written (read-only media) a store that was closed is opened for reading.
         """
         self.path = None if path is None else Path(path)
+        self._lock = threading.RLock()
         try:
             if self.path is not None:
                 make_folder(self.path.parent)
                 for end in ("", "-wal", "-shm"):
                     if (file := self.path.with_name(self.path.name + end)).exists():
                         check_regular(file)
-            self._db = sqlite3.connect(self.path or ":memory:", timeout=BUSY_S, isolation_level=None)
+            self._db = sqlite3.connect(
+                self.path or ":memory:", timeout=BUSY_S, isolation_level=None, check_same_thread=False
+            )
             try:
                 self._open()
             except BaseException:
@@ -378,7 +389,8 @@ class Store:
             raise self._damaged(f"a row is not JSON ({error})") from None
 
     def _version(self) -> int:
-        return int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        with self._lock:
+            return int(self._db.execute("PRAGMA user_version").fetchone()[0])
 
     def _has_column(self, table: str, column: str) -> bool:
         query = "SELECT count(*) FROM pragma_table_info(?) WHERE name = ?"
@@ -404,23 +416,29 @@ class Store:
             )
 
     def close(self) -> None:
-        self._db.close()
+        with self._lock:
+            self._db.close()
+
+    @property
+    def _name(self) -> str:
+        return "the store in memory" if self.path is None else str(self.path)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._lock:
             try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk may have ended it
-                    self._db.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"cannot write {self.path}, nothing of this step was stored: {_line(error)}"
-            ) from None
+                self._db.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._db
+                    self._db.execute("COMMIT")
+                except BaseException:
+                    if self._db.in_transaction:  # a full disk may have ended it
+                        self._db.execute("ROLLBACK")
+                    raise
+            except sqlite3.Error as error:
+                raise StoreError(
+                    f"cannot write {self._name}, nothing of this step was stored: {_line(error)}"
+                ) from None
 
     def _rows(self, *tables: str, joined: str = "", order: str = "") -> Iterator[tuple[Any, ...]]:
         """The values of every row of a table, or of tables `joined`, all of them checked.
@@ -434,23 +452,35 @@ class Store:
             places.append((table, end, end + len(_COLUMNS[table])))
             end += len(_COLUMNS[table]) + 1
         query = f"SELECT {', '.join(columns)} FROM {joined or tables[0]}"
-        cursor = self._db.cursor()
+        for row in self._fetched(f"{query} ORDER BY {order}" if order else query):
+            values: tuple[Any, ...] = ()
+            for table, begin, end in places:
+                part = row[begin:end]
+                if row[end] != _checksum(*part) and self._has_checksums:
+                    raise self._damaged(f"a row of its {table} is not what was written: {part!r:.100}")
+                values += part
+            yield values
+
+    def _fetched(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query. The lock is held for a batch at a time, not while the caller works."""
+        cursor = None
         try:
-            for row in cursor.execute(f"{query} ORDER BY {order}" if order else query):
-                values: tuple[Any, ...] = ()
-                for table, begin, end in places:
-                    part = row[begin:end]
-                    if row[end] != _checksum(*part) and self._has_checksums:
-                        raise self._damaged(f"a row of its {table} is not what was written: {part!r:.100}")
-                    values += part
-                yield values
+            while True:
+                with self._lock:
+                    cursor = cursor or self._db.execute(query)
+                    rows = cursor.fetchmany(FETCHED_AT_ONCE)
+                if not rows:
+                    return
+                yield from rows
         except sqlite3.Error as error:
-            raise StoreError(f"cannot read {self.path}: {_line(error)}") from None
+            raise StoreError(f"cannot read {self._name}: {_line(error)}") from None
         finally:
-            cursor.close()
+            if cursor is not None:
+                with self._lock:
+                    cursor.close()
 
     def _damaged(self, what: str) -> StoreError:
-        return StoreError(f"{self.path} is damaged: {what}; {REMEDY}")
+        return StoreError(f"{self._name} is damaged: {what}; {REMEDY}")
 
     def begin_search(self, search: str, settings: Mapping[str, Any]) -> None:
         """Begin a search, or go on with it; StoreError, naming what differs, if its settings were others."""
@@ -486,8 +516,8 @@ class Store:
             ).fetchone()[0]
             if number != known:
                 raise StoreError(
-                    f"the search {search!r} of {self.path} has {known} rounds, not {number}: another process "
-                    "is searching here; wait for it to end, then search again"
+                    f"the search {search!r} of {self._name} has {known} rounds, not {number}: another "
+                    "process is searching here; wait for it to end, then search again"
                 )
             db.executemany(
                 "INSERT OR IGNORE INTO architectures VALUES (?, ?, ?, ?)",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -295,3 +297,50 @@ def test_a_store_of_an_older_schema_is_taken_over(tmp_path: Path) -> None:
     assert store.predictions("search") == {1: {"accuracy": [81.5]}}
     store.forget_rounds("search", 1)
     assert store.predictions("search") == {}
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_threads_share_a_store(on_disk: bool, tmp_path: Path) -> None:
+    store = Store(tmp_path / "run.db" if on_disk else None)
+    start = threading.Barrier(6)
+
+    def write_and_read(thread: int) -> int:
+        start.wait()
+        store.begin_search("shared", {"seed": 1})
+        for number in range(10):
+            store.add_round(f"s{thread}", number, "space-1", {f"a{thread}-{number}": {"k": number}})
+            store.add_measurement(Measurement(f"a{thread}-{number}", "accuracy", "net", number, None, 0.1))
+            store.finish_stage(f"stage{thread}", {}, {"number": number})
+            assert store.stage(f"stage{thread}") == {"inputs": {}, "outputs": {"number": number}}
+            assert len(store.rounds(f"s{thread}")) == number + 1
+        return len(store.measurements("accuracy", "net"))
+
+    with ThreadPoolExecutor(6) as pool:
+        known = list(pool.map(write_and_read, range(6)))
+    assert max(known) == len(store.measurements("accuracy", "net")) == 60
+    assert store.rounds("s3") == [[{"k": number}] for number in range(10)]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(store.close).result()
+
+
+def test_a_thread_writes_while_another_one_reads(tmp_path: Path) -> None:
+    """A reader that stops halfway, as one that raised an error, does not keep the lock."""
+    store = Store(tmp_path / "run.db")
+    for number in range(3):
+        store.add_round("s", number, "space-1", {f"a{number}": {"k": number}})
+    rounds = store.each_round("s")
+    assert next(rounds) == [{"k": 0}]
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(store.add_round, "t", 0, "space-1", {"b": {}}).result(timeout=60)
+    assert list(rounds) == [[{"k": 1}], [{"k": 2}]]
+    store.close()
+
+
+def test_a_closed_store_and_one_in_memory_are_named() -> None:
+    store = Store()
+    store.close()
+    with pytest.raises(StoreError, match=r"cannot write the store in memory.*Open the store again") as raised:
+        store.forget_search("s")
+    assert "delete" not in str(raised.value)
+    with pytest.raises(StoreError, match=r"cannot read the store in memory.*Open the store again"):
+        store.rounds("s")

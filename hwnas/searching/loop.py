@@ -6,12 +6,13 @@ it. `search` is the loop around it, with an executor that evaluates.
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -269,6 +270,20 @@ def search(
     return session.result
 
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _locked(method: Method) -> Method:
+    """Let one thread at a time into the methods of a session."""
+
+    @wraps(method)
+    def alone(self: SearchSession, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return method(self, *args, **kwargs)
+
+    return cast(Method, alone)
+
+
 class SearchSession:
     """A search step by step, for those who evaluate elsewhere: ask, evaluate, tell.
 
@@ -279,7 +294,8 @@ class SearchSession:
 
     An expensive objective needs no evaluate function here: `Objective("accuracy", "max", expensive=True)`.
     The arguments are those of `search`. With a store a session goes on where an earlier one of the name
-    stopped: what was asked for and not told is asked for again, first.
+    stopped: what was asked for and not told is asked for again, first. Threads may share a session: the
+    callback of an executor can call `tell`. The result does not depend on the order in which values are told.
     """
 
     def __init__(
@@ -299,6 +315,7 @@ class SearchSession:
         """`limit`: no more evaluations of a stored search than this are taken up again."""
         if store is not None and not isinstance(store, Store):
             raise SearchError(f"store is a hwnas.Store, as hwnas.Store('search.db'), got {store!r}")
+        self._lock = threading.RLock()
         self.problem = Problem(
             space, listed("objectives", objectives, Objective), listed("constraints", constraints, Constraint)
         )
@@ -332,26 +349,31 @@ class SearchSession:
         self.left = self.pending  # asked for by an earlier session, and not told to it
 
     @property
+    @_locked
     def asked(self) -> int:
         """How many architectures were asked for."""
         return self._ends[-1] if self._ends else 0
 
     @property
+    @_locked
     def done(self) -> int:
         """How many of them are evaluated, or failed."""
         return self.asked - len(self._exact)
 
     @property
+    @_locked
     def pending(self) -> list[Architecture]:
         """What was asked for and lacks a value, in the order asked."""
         return [arch for arch, _ in self._exact.values()]
 
     @property
+    @_locked
     def ready(self) -> bool:
         """Whether there is something to ask for before more is told."""
         return bool(self.left) or self._finished_rounds >= len(self._rounds) - self._lag
 
     @property
+    @_locked
     def result(self) -> SearchResult:
         """All evaluations up to the first that was asked for and is not finished."""
         rounds, done = [], len(self._evaluations)
@@ -361,6 +383,7 @@ class SearchSession:
                 rounds.append(Round(archs, {k: v[: len(archs)] for k, v in round_.predicted.items()}))
         return SearchResult(self.problem, tuple(self._evaluations), tuple(rounds))
 
+    @_locked
     def status(self, total: int) -> Status:
         """Where the session stands on its way to so many evaluations."""
         reference, tau, rounds = np.array([np.nan]), {}, self._finished_rounds
@@ -371,6 +394,7 @@ class SearchSession:
         volume = _volume(self._front.points, reference, [o.direction for o in self.problem.objectives])
         return Status(self.done, total, self._failed, self._front, volume, tau)
 
+    @_locked
     def ask(self, n: int) -> Architectures:
         """The next architectures to evaluate, at most n; none when there are no more.
 
@@ -406,6 +430,7 @@ class SearchSession:
             self._take_up(Round(batch, predicted))
         return batch
 
+    @_locked
     def tell(self, archs: Sequence[Architecture], metrics: Mapping[str, Sequence[float]]) -> None:
         """Values of n architectures that were asked for, by expensive objective, (n,) each, in any portions.
 
@@ -413,10 +438,7 @@ class SearchSession:
         another metric or shape, and, when all is stored, if at least 10 and more than half of the evaluations
         failed.
         """
-        for arch in archs:
-            self._check_pending(arch)
-        if len({arch.id for arch in archs}) < len(archs):
-            raise SearchError("an architecture is told twice at once")
+        self._check_pending(archs)
         values = {}
         for metric, raw in metrics.items():
             if metric not in self._sources:
@@ -428,21 +450,24 @@ class SearchSession:
                 self._keep(arch, metric, None if error else value, error, 0.0)
         self._finish(archs)
 
+    @_locked
     def fail(self, archs: Sequence[Architecture], error: str) -> None:
         """Architectures that were asked for could not be evaluated, and why."""
+        self._check_pending(archs)
         for arch in archs:
-            self._check_pending(arch)
             missing = self.missing(arch)
             assert missing is not None
             self._keep(arch, missing, None, error, 0.0)
         self._finish(archs)
 
+    @_locked
     def missing(self, arch: Architecture) -> str | None:
         """The first expensive objective that an architecture lacks; None if it has all, or failed."""
         if arch.id not in self._exact:
             return None
         return next(name for name, known in self._known.items() if arch.id not in known)
 
+    @_locked
     def record(
         self, arch: Architecture, metric: str, value: float | None, error: str | None, seconds: float
     ) -> None:
@@ -457,6 +482,7 @@ class SearchSession:
         self._store.add_measurement(measurement)
         self._known[metric][arch.id] = measurement
 
+    @_locked
     def check_failures(self) -> None:
         """SearchError if more than half of the evaluations failed; the search goes back to before them."""
         why = self._why_stopped()
@@ -479,9 +505,12 @@ class SearchSession:
         self._store.forget_rounds(self.name, bisect_right(self._ends, first))
         return SearchError(why)
 
-    def _check_pending(self, arch: Architecture) -> None:
-        if arch.id not in self._exact:
-            raise SearchError(f"{arch} was not asked for, or is told already")
+    def _check_pending(self, archs: Sequence[Architecture]) -> None:
+        for arch in archs:
+            if arch.id not in self._exact:
+                raise SearchError(f"{arch} was not asked for, or is told already")
+        if len({arch.id for arch in archs}) < len(archs):
+            raise SearchError("an architecture is told twice at once")
 
     def _take_up(self, round_: Round) -> None:
         """Wait for a round's values; some may be known."""

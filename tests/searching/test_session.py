@@ -1,12 +1,15 @@
 """Ask and tell: the search without its evaluations."""
 
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hwnas import Objective, SearchSession, get_space, search
+from hwnas import Architecture, Objective, SearchSession, get_space, search
 from hwnas.errors import SearchError
 from hwnas.searching.strategies import STRATEGIES
 from hwnas.store import Store
@@ -248,3 +251,70 @@ def test_a_round_keeps_no_more_than_its_architectures(strategy: str) -> None:
         while kept.base is not None:
             kept = kept.base
         assert kept.shape == round_.architectures.genotypes.shape
+
+
+# ---- threads ------------------------------------------------------------------------------------
+
+
+def values_of(arch: Architecture) -> float:
+    return float(accuracy([arch])[0])
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_callbacks_of_an_executor_tell(lag: int, on_disk: bool, tmp_path: Path) -> None:
+    session = told(lag=lag, store=Store(tmp_path / "search.db") if on_disk else None, start=10)
+    changed, errors = threading.Condition(), []
+
+    def tell(arch: Architecture, future: Future[float]) -> None:
+        try:
+            session.tell([arch], {"accuracy": [future.result()]})
+        except Exception as error:  # the executor would log it and go on
+            errors.append(error)
+        with changed:
+            changed.notify()
+
+    with ThreadPoolExecutor(8) as pool:
+        while session.asked < 40 and not errors:
+            with changed:
+                assert changed.wait_for(lambda: session.ready or errors, timeout=60)
+            for arch in session.ask(min(10, 40 - session.asked)):
+                pool.submit(values_of, arch).add_done_callback(partial(tell, arch))
+                assert len(session.result.evaluations) <= session.status(40).done <= session.asked
+    assert errors == []
+    assert session.done == 40
+    whole = search(toy_space(), objectives(), at_most(9), evaluations=40, lag=lag, start=10)
+    assert [e.metrics for e in session.result.evaluations] == [e.metrics for e in whole.evaluations]
+    if on_disk:
+        again = told(lag=lag, store=Store(tmp_path / "search.db"), start=10)
+        assert again.result.to_frame().equals(session.result.to_frame())
+
+
+def test_each_architecture_is_told_by_one_thread_only() -> None:
+    session = told(strategy="random")
+    batch = session.ask(10)
+    start = threading.Barrier(4)
+
+    def tell_all(_: int) -> list[str]:
+        start.wait()
+        refused = []
+        for arch in batch:
+            try:
+                session.tell([arch], {"accuracy": [values_of(arch)]})
+            except SearchError as error:
+                refused.append(str(error))
+        return refused
+
+    with ThreadPoolExecutor(4) as pool:
+        refused = [text for texts in pool.map(tell_all, range(4)) for text in texts]
+    assert len(refused) == 30
+    assert all("was not asked for, or is told already" in text for text in refused)
+    assert session.done == 10
+
+
+def test_nothing_fails_twice_at_once() -> None:
+    session = told(strategy="random")
+    (arch,) = session.ask(1)
+    with pytest.raises(SearchError, match="told twice at once"):
+        session.fail([arch, arch], "out of memory")
+    assert session.pending == [arch]
