@@ -10,11 +10,9 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import load_external_data_for_model
 
 from hwnas.errors import ConfigError
-from hwnas.files import check_regular
-from hwnas.latency.external_data import check_external_data
+from hwnas.latency.external_data import load_model
 from hwnas.latency.measure import Device
 from hwnas.latency.together import geometric_mean, time_together
 from hwnas.progress import Progress, silent
@@ -76,14 +74,11 @@ def read_model(file: str | Path, shapes: Shapes) -> tuple[bytes, str, list[str]]
     """A file as bytes that hold their weights and know their shapes, the input's name, and what was assumed.
 
     ConfigError unless it has one input of floats, whose size is known but for the batch, which is then 1;
-    StoreError if it wants weights from outside its folder.
+    StoreError if it is larger than 2 GiB, or wants weights from outside its folder.
     """
     path = Path(file) / "model.onnx" if Path(file).is_dir() else Path(file)
     try:
-        check_regular(path)
-        model = onnx.load(path, load_external_data=False)
-        check_external_data(model, path)
-        load_external_data_for_model(model, str(path.parent))
+        model = load_model(path)
         onnx.checker.check_model(model)
     except (OSError, DecodeError, onnx.checker.ValidationError) as error:
         raise ConfigError(f"cannot read {file} as an ONNX model: {one_line(error)}") from None

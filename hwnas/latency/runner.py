@@ -52,7 +52,7 @@ HEARTBEAT_S = 2.0
 LEASE_S = 60.0  # a job that no client waits for stops, and keeps what it has
 KEPT_S = 86400.0  # jobs and pieces unused for so long are deleted
 MAX_LINE = 64 << 20
-MAX_PIECE = 1 << 30
+MAX_PIECE = 1 << 31  # bytes; a model has fewer, since protobuf ends there
 EXIT_BUSY, EXIT_WRITE = 75, 74
 
 

@@ -13,8 +13,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.cli import main
-from hwnas.errors import ConfigError
+from hwnas.errors import ConfigError, StoreError
+from hwnas.latency import runner
 from hwnas.latency.benchmark import benchmark, parse_shape, read_model
+from hwnas.latency.external_data import MAX_MODEL_BYTES
 from tests.latency.test_together import MODELS, Shifting
 
 
@@ -85,6 +87,27 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no model")
     with pytest.raises(ConfigError, match=r"cannot read \S+text\.onnx as an ONNX model"):
         read_model(tmp_path / "text.onnx", {})
+
+
+def test_a_model_over_the_limit_of_protobuf_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """A sparse file takes no space; it is larger than the limit in itself, or as external weights."""
+    path = tmp_path / "large.onnx"
+    with path.open("wb") as file:
+        file.truncate(3 << 30)
+    message = r"large\.onnx has 3\.0 GiB with its weights, and protobuf allows 2 GiB .* use a smaller variant"
+    with pytest.raises(StoreError, match=message):
+        read_model(path, {})
+    network(path)
+    model = onnx.load(path)
+    weight = model.graph.initializer.add(name="more", data_type=TensorProto.FLOAT, dims=[3 << 28])
+    weight.data_location = TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="weights.bin")
+    onnx.save(model, path)
+    with (tmp_path / "weights.bin").open("wb") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(StoreError, match=message):
+        read_model(path, {})
+    assert runner.MAX_PIECE >= MAX_MODEL_BYTES
 
 
 @pytest.mark.parametrize(
