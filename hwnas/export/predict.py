@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
@@ -23,10 +22,11 @@ from PIL import Image
 from hwnas.errors import DataError, StoreError
 from hwnas.export.sums import check_sum
 from hwnas.images import fitted
-from hwnas.latency.external_data import check_external_data
+from hwnas.latency.external_data import load_graph
 from hwnas.text import one_line
 
 CHANNELS = {"grey": 1, "RGB": 3}
+INPUT_TYPES = {"tensor(float16)": "float16", "tensor(float)": "float32", "tensor(double)": "float64"}
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class Predictor:
     def __init__(self, model: str | Path, threads: int = 1) -> None:
         """`model` is a model.onnx, or the folder that holds it.
 
-        StoreError for a file that is none, wants weights from outside its folder, or does not say how its
-        images are prepared; DataError if only its makers know that; ChecksumError for one that is not what
-        SHA256SUMS beside it says.
+        StoreError for a file that is none, wants weights from outside its folder, takes an input that is not
+        of floats, or does not say how its images are prepared; DataError if only its makers know that;
+        ChecksumError for one that is not what SHA256SUMS beside it says.
         """
         path = Path(model) / "model.onnx" if Path(model).is_dir() else Path(model)
         if not path.is_file():
@@ -70,11 +70,11 @@ class Predictor:
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # errors are raised; ONNX Runtime need not print them as well
         try:
-            model = onnx.load(path, load_external_data=False)
+            load_graph(path)
         except (OSError, DecodeError) as error:
             raise _unreadable(path, error) from None
-        check_external_data(model, path)
         check_sum(path)
         try:
             self._session = onnxruntime.InferenceSession(
@@ -83,16 +83,38 @@ class Predictor:
         except Exception as error:  # its exceptions have no common base class
             raise _unreadable(path, error) from None
         properties = self._session.get_modelmeta().custom_metadata_map
-        self._input = self._session.get_inputs()[0]
+        self._path, self._input = path, self._session.get_inputs()[0]
+        if self._input.type not in INPUT_TYPES:
+            raise StoreError(
+                f"{path} takes an input of {self._input.type}; hwnas predict takes models with an input of "
+                f"{', '.join(INPUT_TYPES.values())}: keep such an input when you convert the model"
+            )
         self.classes: tuple[str, ...] = tuple(_property(properties, "classes", path))
         self.preparation = _preparation(properties, tuple(self._input.shape[1:]), path)
 
     def __call__(self, file: str | Path) -> NDArray[np.float64]:
-        """(classes,) probabilities for an image file; DataError if it cannot be read."""
+        """Return the probabilities, of shape (classes,), for an image file.
+
+        Raises:
+            DataError: If the file cannot be read as an image.
+            StoreError: If the model fails on it, or its outputs are not finite.
+        """
         image = self.preparation(file)
         batch = self._input.shape[0] if isinstance(self._input.shape[0], int) else 1
-        filled = np.repeat(image[None], batch, axis=0)
-        logits = self._session.run(None, {self._input.name: filled})[0][0].astype(np.float64)
+        with np.errstate(over="ignore"):  # outputs that are not finite are refused below
+            filled = np.repeat(image[None], batch, axis=0).astype(INPUT_TYPES[self._input.type])
+        try:
+            outputs = self._session.run(None, {self._input.name: filled})
+        except Exception as error:  # its exceptions have no common base class
+            raise StoreError(
+                f"{self._path} loads, but fails when it runs: {one_line(error)}; convert or export it again"
+            ) from None
+        logits = outputs[0][0].astype(np.float64)
+        if not np.isfinite(logits).all():
+            raise StoreError(
+                f"{self._path} gives outputs for {file} that are not finite, as float16 does beyond 65504; "
+                "use the model in float32"
+            )
         exponentials = np.exp(logits - logits.max())
         return np.asarray(exponentials / exponentials.sum())
 

@@ -15,6 +15,8 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import helper, numpy_helper
+from onnxruntime.transformers.float16 import convert_float_to_float16
 from PIL import Image
 
 from hwnas.errors import DataError, StoreError
@@ -69,6 +71,51 @@ def test_probabilities_are_those_of_the_network(tmp_path: Path, batch: int | Non
     assert [row["class"] for row in top] == [CLASSES[i] for i in np.argsort(-probabilities)[:2]]
     assert top[0]["probability"] == pytest.approx(probabilities.max())
     assert len(predictor.top(image, 9)) == 3
+
+
+def converted(model: Path, **options: Any) -> Path:
+    """The model in float16, beside the original."""
+    path = model.with_name("fp16.onnx")
+    onnx.save(convert_float_to_float16(onnx.load(model), **options), path)
+    return path
+
+
+@pytest.mark.parametrize("keep_io_types", [False, True])
+def test_a_model_converted_to_fp16(tmp_path: Path, keep_io_types: bool) -> None:
+    model, image = write_model(tmp_path / "model.onnx", ABOUT), photo(tmp_path / "photo.png")
+    half = Predictor(converted(model, keep_io_types=keep_io_types))
+    np.testing.assert_allclose(half(image), Predictor(model)(image), atol=2e-3)
+
+
+def test_outputs_that_are_not_finite_are_no_prediction(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model.onnx", {**ABOUT, "std": "[1e-6, 1e-6, 1e-6]"})
+    image = photo(tmp_path / "photo.png")
+    assert Predictor(model)(image).sum() == pytest.approx(1)
+    with pytest.raises(StoreError, match=r"photo\.png that are not finite, .*use the model in float32"):
+        Predictor(converted(model))(image)
+
+
+def test_an_input_that_is_not_of_floats_is_refused(tmp_path: Path) -> None:
+    model = onnx.load(write_model(tmp_path / "model.onnx", ABOUT))
+    model.graph.node.insert(0, helper.make_node("Cast", ["pixels"], ["input"], to=onnx.TensorProto.FLOAT))
+    model.graph.input[0].name = "pixels"
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(StoreError, match=r"takes an input of tensor\(uint8\); .* float16, float32, float64"):
+        Predictor(tmp_path)
+
+
+def test_a_model_that_fails_when_it_runs(tmp_path: Path) -> None:
+    model = onnx.load(write_model(tmp_path / "model.onnx", ABOUT))
+    last = model.graph.node[-1].output[0]
+    model.graph.node[-1].output[0] = "flat"
+    model.graph.node.add().CopyFrom(helper.make_node("Reshape", ["flat", "rows"], [last], name="to_rows"))
+    model.graph.initializer.add().CopyFrom(numpy_helper.from_array(np.array([2, 5]), "rows"))
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    onnx.save(model, tmp_path / "model.onnx")
+    predictor = Predictor(tmp_path)
+    with pytest.raises(StoreError, match=r"model\.onnx loads, but fails when it runs: .*to_rows.*export it"):
+        predictor(photo(tmp_path / "photo.png"))
 
 
 def test_grey_images(tmp_path: Path) -> None:
