@@ -54,7 +54,14 @@ class TableError(HwnasError):
 
 
 class DeviceError(HwnasError):
-    """A device cannot be used."""
+    """A device cannot be used.
+
+    `model` is the index of the model that the device cannot open or run; None for any other error.
+    """
+
+    def __init__(self, message: str, model: int | None = None) -> None:
+        super().__init__(message)
+        self.model = model
 
 
 class TimingError(DeviceError):

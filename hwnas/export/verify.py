@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from hwnas.latency.measure import Device, Identity
+from hwnas.latency.measure import Device, Identity, naming_models
 from hwnas.latency.together import STABLE, Latency, time_together
 from hwnas.progress import Progress, silent
 
@@ -42,7 +42,8 @@ def measure_models(
     def decided(_: int, latency: Latency) -> bool:
         return all(verdict(latency.ci_ms, budget_ms) != "undecidable" for budget_ms in budgets_ms)
 
-    found = time_together(list(models.values()), device, rounds, seed, decided, progress)
+    with naming_models(list(models)):
+        found = time_together(list(models.values()), device, rounds, seed, decided, progress)
     date, identity = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), device.identity
     return {
         name: {

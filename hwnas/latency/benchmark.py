@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from hwnas.errors import ConfigError
 from hwnas.latency.external_data import load_model
-from hwnas.latency.measure import Device
+from hwnas.latency.measure import Device, naming_models
 from hwnas.latency.together import geometric_mean, time_together
 from hwnas.progress import Progress, silent
 from hwnas.text import one_line
@@ -42,7 +42,8 @@ def benchmark(
     if unknown:
         known = ", ".join(sorted({name for _, name, _ in read}))
         raise ConfigError(f"no file has an input {unknown[0]!r}; inputs: {known}")
-    found = time_together([data for data, _, _ in read], device, rounds, seed, progress=progress)
+    with naming_models([str(file) for file in files]):
+        found = time_together([data for data, _, _ in read], device, rounds, seed, progress=progress)
     first, rows = found.latencies[0], []
     for file, (_, _, notes), latency in zip(files, read, found.latencies, strict=True):
         ratio, ratio_ci = geometric_mean(np.log(np.divide(latency.passes_ms, first.passes_ms)).tolist())

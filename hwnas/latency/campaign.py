@@ -191,9 +191,9 @@ def _pass(
 ) -> Pass:
     shown = _Shown(progress, text, plan.time_limit_s)
     start = time.monotonic()
-    samples = device.measure(models.of(chunk.models), plan, shown)
+    samples = measure_chosen(models.of(chunk.models), chunk.models, len(models), device, plan, shown)
     seconds = time.monotonic() - start
-    return Pass(of_all(samples, chunk.models, len(models)), rounds, seconds, shown.opening_seconds)
+    return Pass(samples, rounds, seconds, shown.opening_seconds)
 
 
 def pass_visits(chunk: Chunk, rounds: int, seed: int, number: int) -> tuple[Visit, ...]:
@@ -202,6 +202,39 @@ def pass_visits(chunk: Chunk, rounds: int, seed: int, number: int) -> tuple[Visi
     place = {model: i for i, model in enumerate(chunk.models)}
     drawn = [visit for _ in range(rounds) for visit in chunk.draw_round(generator)]
     return tuple(tuple(place[model] for model in visit) for visit in drawn)
+
+
+def measure_chosen(
+    models: Sequence[bytes],
+    chosen: Sequence[int],
+    total: int,
+    device: Device,
+    plan: Plan,
+    progress: Progress,
+) -> Samples:
+    """Time the models at some indices of a longer list; samples and errors use the indices of that list.
+
+    Args:
+        models: The serialised models that are timed.
+        chosen: Their indices in the longer list.
+        total: The length of the longer list.
+        device: Where the models are timed.
+        plan: The visits, by index in `models`.
+        progress: Called as the work advances.
+
+    Returns:
+        The samples, by index in the longer list.
+
+    Raises:
+        DeviceError: If a model cannot be timed.
+    """
+    try:
+        samples = device.measure(models, plan, progress)
+    except DeviceError as error:
+        if error.model is not None and error.model in range(len(chosen)):
+            error.model = chosen[error.model]
+        raise
+    return of_all(samples, chosen, total)
 
 
 def of_all(samples: Samples, chosen: Sequence[int], models: int) -> Samples:

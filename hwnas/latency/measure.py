@@ -9,7 +9,8 @@ over visits, since runs of one visit are not independent.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -90,6 +91,21 @@ class Device(Protocol):
     def measure(self, models: Sequence[bytes], plan: Plan, progress: Progress = silent) -> Samples:
         """Times of serialised ONNX models that have one float32 input; DeviceError if one cannot run."""
         ...
+
+
+@contextmanager
+def naming_models(names: Sequence[str]) -> Iterator[None]:
+    """Begin the message of a DeviceError about one model with the name of that model.
+
+    Args:
+        names: The names of the models that are timed in the block, in their order.
+    """
+    try:
+        yield
+    except DeviceError as error:
+        if error.model is None or error.model not in range(len(names)):
+            raise
+        raise DeviceError(f"{names[error.model]}: {error}", error.model) from error.__cause__
 
 
 @dataclass(frozen=True)

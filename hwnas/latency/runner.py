@@ -28,6 +28,7 @@ import platform
 import resource
 import select
 import shutil
+import signal
 import sys
 import time
 import zipfile
@@ -57,7 +58,14 @@ EXIT_BUSY, EXIT_WRITE = 75, 74
 
 
 class RunnerError(Exception):
-    """Something that the person who asked can put right; the message says how."""
+    """Something that the person who asked can put right; the message says how.
+
+    `model` is the index of the model that cannot be opened or run; None for any other error.
+    """
+
+    def __init__(self, message: str, model: int | None = None) -> None:
+        super().__init__(message)
+        self.model = model
 
 
 class Abandoned(Exception):
@@ -86,8 +94,7 @@ def records(
     began = time.monotonic() - spent_s
     ready: dict[int, Run] = {}
     for i in range(models):
-        run = open_model(i)
-        cold_ns = first_call(run)
+        run, cold_ns = open_and_run(i, open_model, first_call)
         if memory_left():
             ready[i] = run
         if i >= done:
@@ -97,6 +104,31 @@ def records(
             break
         rows = visit([ready[i] if i in ready else open_model(i) for i in chosen])
         yield {"seconds": round(time.monotonic() - began, 3), "rows": rows}
+
+
+def open_and_run(
+    i: int, open_model: Callable[[int], Run], first_call: Callable[[Run], int]
+) -> tuple[Run, int]:
+    """Open model number `i` and run it once; return its call and the time of the run in nanoseconds.
+
+    The attribute `model` of an error is `i`. RunnerError for a model that fails when it runs.
+    """
+    try:
+        run = open_model(i)
+    except MemoryError:
+        raise RunnerError("there is not enough memory to open the model; time a smaller one", i) from None
+    except Exception as error:
+        error.model = i  # type: ignore[attr-defined]
+        raise
+    try:
+        return run, first_call(run)
+    except Exception as error:  # runtimes have no common base class of exceptions
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RunnerError(
+            f"the model loads, but fails when it runs: {reason}; export it again for this input size, or "
+            "time it at the size that it was made for (hwnas benchmark --input NAME:SHAPE)",
+            i,
+        ) from error
 
 
 def wall_ns(run: Run) -> int:
@@ -136,6 +168,7 @@ def open_onnxruntime(model: bytes, threads: int) -> Run:
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # errors are raised; ONNX Runtime need not print them as well
     try:
         session = onnxruntime.InferenceSession(model, options, providers=[PROVIDER])
     except Exception as error:  # its exceptions have no common base class
@@ -410,7 +443,7 @@ def serve() -> None:
     except BrokenPipeError:  # the client is gone
         os._exit(0)
     except RunnerError as error:
-        say({"error": str(error)})
+        say(error_line(error))
     except OSError as error:
         say({"error": cannot_write(error)})
 
@@ -419,6 +452,12 @@ def say(line: dict[str, Any]) -> None:
     """A line of JSON to the client."""
     sys.stdout.write(json.dumps(line, separators=(",", ":")) + "\n")
     sys.stdout.flush()
+
+
+def error_line(error: RunnerError) -> dict[str, Any]:
+    """Return an error as plain data, with the index of the model that it is about, if any."""
+    line: dict[str, Any] = {"error": str(error)}
+    return line if error.model is None else {**line, "model": error.model}
 
 
 def cannot_write(error: OSError | None = None) -> str:
@@ -494,7 +533,8 @@ def follow(folder: Path, sent: int) -> bool:
                 continue
             if b'"error"' in line:
                 shutil.rmtree(folder, ignore_errors=True)
-                raise RunnerError(json.loads(line)["error"])
+                found = json.loads(line)
+                raise RunnerError(found["error"], found.get("model"))
             sys.stdout.write(line.decode())
             if b'"done"' in line:
                 sys.stdout.flush()
@@ -507,6 +547,10 @@ def follow(folder: Path, sent: int) -> bool:
         elif idle and status == EXIT_WRITE:
             raise RunnerError(cannot_write())
         elif idle:
+            if status == -signal.SIGKILL:
+                raise RunnerError(
+                    "the process that measures was killed; if memory ran out there, time smaller models"
+                )
             log = (folder / "log").read_text(errors="replace")[-2000:]
             raise RunnerError(f"the process that measures ended with status {status}: {log.strip()}")
         if time.monotonic() - spoke > HEARTBEAT_S:
@@ -599,7 +643,7 @@ def work(folder: Path) -> int:
         except Abandoned:
             return 0
         except RunnerError as error:
-            last = {"error": str(error)}
+            last = error_line(error)
         with open(samples, "ab") as file:
             file.write(json.dumps(last).encode() + b"\n")
     return 0

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from hwnas.latency.campaign import of_all
+from hwnas.latency.campaign import measure_chosen
 from hwnas.latency.measure import CONFIDENCE, Device, Plan, Samples, shuffled_rounds, timings, trimmed_mean
 from hwnas.latency.noise import disturbance
 from hwnas.progress import Progress, silent
@@ -79,8 +79,8 @@ def time_together(
         for number in range(len(passes), wanted):
             plan = Plan(shuffled_rounds(len(left), each, np.random.default_rng((seed, number))))
             shown = _Shown(progress, number, wanted)
-            samples = device.measure([models[i] for i in left], plan, shown)
-            passes.append(of_all(samples, left, len(models)))
+            selected = [models[i] for i in left]
+            passes.append(measure_chosen(selected, left, len(models), device, plan, shown))
         timed = timings(passes, len(models), seed)
         latencies = []
         for i, timing in enumerate(timed):

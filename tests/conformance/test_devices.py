@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.errors import DeviceError, MissingExtraError
 from hwnas.latency.devices import DEVICES, get_device
@@ -97,6 +98,26 @@ def test_every_kind_of_operator_runs(name):
     found = time_models(models, get_device(name), rounds=2)
     assert len(found) == len(operators)
     assert all(np.isfinite(timing.ms) and timing.ms > 0 for timing in found)
+
+
+def failing() -> bytes:
+    """A model that loads in ONNX Runtime, but fails when it runs."""
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["input", "rows"], ["out"], name="to_rows")],
+        "failing",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, (1, 4, 4, 4))],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, (5, 7))],
+        [numpy_helper.from_array(np.array([5, 7]), "rows")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return bytes(model.SerializeToString())
+
+
+def test_the_error_of_a_model_that_fails_has_its_index(name):
+    for bad in (failing(), b"not a model"):
+        with pytest.raises(DeviceError, match=r"cannot load|fails when it runs") as caught:
+            get_device(name).measure([conv(4, 4), bad], Plan(((0, 1),)))
+        assert caught.value.model == 1
 
 
 def test_wrong_models_and_threads_are_refused(name):

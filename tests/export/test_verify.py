@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from hwnas.errors import DeviceError
 from hwnas.export.verify import (
     added,
     drifted,
@@ -66,6 +67,18 @@ def test_the_most_accurate_within_a_budget_ties_to_the_faster(
 )
 def test_a_budget_in_the_interval_is_not_decided(ci_ms: tuple[float, float], expected: str) -> None:
     assert verdict(ci_ms, 1.0) == expected
+
+
+class Refusing(FakeDevice):
+    """A device that cannot run the second model."""
+
+    def measure(self, models: Any, plan: Any, progress: Any = None) -> Any:
+        raise DeviceError("it fails", 1)
+
+
+def test_a_model_that_cannot_be_measured_is_named() -> None:
+    with pytest.raises(DeviceError, match=r"^slow: it fails$"):
+        measure_models({"fast": b"", "slow": b""}, Refusing(), 12)
 
 
 def test_models_near_a_budget_are_timed_for_longer() -> None:

@@ -13,10 +13,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.cli import main
-from hwnas.errors import ConfigError, StoreError
+from hwnas.errors import ConfigError, DeviceError, StoreError
 from hwnas.latency import runner
 from hwnas.latency.benchmark import benchmark, parse_shape, read_model
+from hwnas.latency.devices import get_device
+from hwnas.latency.devices.onnxruntime import OnnxRuntimeDevice
 from hwnas.latency.external_data import MAX_MODEL_BYTES
+from tests.latency.devices.board import running_board
 from tests.latency.test_together import MODELS, Shifting
 
 
@@ -43,6 +46,19 @@ def network(
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.save(model, path, save_as_external_data=external, size_threshold=0)
+    return path
+
+
+def failing_network(path: Path) -> Path:
+    """A model that loads, but fails when it runs: it reshapes its input for batches of 4."""
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["image", "rows"], ["out"], name="to_rows")],
+        "failing",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ("n", 3, 8, 8))],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, (4, 192))],
+        [numpy_helper.from_array(np.array([4, 192]), "rows")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
     return path
 
 
@@ -108,6 +124,35 @@ def test_a_model_over_the_limit_of_protobuf_is_refused_before_it_is_read(tmp_pat
     with pytest.raises(StoreError, match=message):
         read_model(path, {})
     assert runner.MAX_PIECE >= MAX_MODEL_BYTES
+
+
+def test_a_model_that_fails_when_it_runs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The message has the file, the operator, the reason and a remedy, and the remedy works."""
+    good = network(tmp_path / "good.onnx")
+    failing = failing_network(tmp_path / "failing.onnx")
+    monkeypatch.setattr(sys, "argv", ["hwnas", "benchmark", str(good), str(failing), "--rounds", "12"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 1
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {failing}: the model loads, but fails when it runs: ")
+    assert error.count("Reshape node. Name:'to_rows'") == 1
+    assert "(hwnas benchmark --input NAME:SHAPE)" in error
+    found = benchmark([failing], OnnxRuntimeDevice(), {"image": (4, 3, 8, 8)}, rounds=12)
+    assert found["models"][0]["latency_ms"] > 0
+
+
+def test_a_model_that_fails_on_a_board_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = network(tmp_path / "good.onnx")
+    failing = failing_network(tmp_path / "failing.onnx")
+    (tmp_path / "board").mkdir()
+    with running_board(tmp_path / "board", monkeypatch) as board:
+        message = rf"^{failing}: \S+: the model loads, but fails when it runs: .*Name:'to_rows'.*; export it"
+        with pytest.raises(DeviceError, match=message):
+            benchmark([good, failing], get_device(f"ssh://{board.address()}"), rounds=12)
+        assert not list((board.cache / "jobs").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from hwnas.errors import DeviceError
 from hwnas.latency import profiling
-from hwnas.latency.campaign import FIRST_ROUNDS, LEAST_ROUNDS, Chunk, measure_in_passes, pass_visits
+from hwnas.latency.campaign import (
+    FIRST_ROUNDS,
+    LEAST_ROUNDS,
+    Chunk,
+    measure_chosen,
+    measure_in_passes,
+    pass_visits,
+)
+from hwnas.latency.measure import Plan
 from hwnas.latency.profiling import _chunks, profile, subject_of, table_of
 from hwnas.progress import silent
 from tests.latency.fakes import FakeDevice, small_space
@@ -27,6 +35,19 @@ def test_passes_add_up_to_the_rounds_asked_for():
     table = profile(SPACE, device, rounds=12, **NETWORKS)
     assert (table.protocol["rounds"], table.protocol["stopped"]) == (12, "rounds")
     assert 2 * table.protocol["passes"] == len(device.plans) >= 4  # one chunk of operators, one of networks
+
+
+class Refusing(FakeDevice):
+    """A device that cannot run the second model of a list."""
+
+    def measure(self, models, plan, progress=silent):
+        raise DeviceError("it fails", 1)
+
+
+def test_the_error_of_a_chosen_model_has_its_index_in_the_whole_list():
+    with pytest.raises(DeviceError) as caught:
+        measure_chosen([b"e", b"g"], (4, 6), 9, Refusing(), Plan(((0, 1),)), silent)
+    assert caught.value.model == 6
 
 
 def campaign(half_width, **options):

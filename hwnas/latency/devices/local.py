@@ -40,7 +40,10 @@ class LocalDevice(ABC):
 
     @abstractmethod
     def open(self, model: bytes) -> Run:
-        """A call that runs a serialised ONNX model once; DeviceError if the runtime refuses it."""
+        """A call that runs a serialised ONNX model once.
+
+        DeviceError or RunnerError if the runtime refuses the model.
+        """
 
     def settings(self) -> AbstractContextManager[object]:
         """What must hold in this process while models are opened and run, and is undone afterwards."""
@@ -70,13 +73,16 @@ class LocalDevice(ABC):
                 self.wall_ns,
                 lambda runs: self.visit(runs, plan),
             )
-            for record in records:
-                found.append(record)
-                visited = len(found) - len(models)
-                if visited <= 0:
-                    progress(len(found), len(models), "opening models")
-                elif visited % 100 == 0 or visited == len(plan.visits):
-                    progress(visited, len(plan.visits), "timing")
+            try:
+                for record in records:
+                    found.append(record)
+                    visited = len(found) - len(models)
+                    if visited <= 0:
+                        progress(len(found), len(models), "opening models")
+                    elif visited % 100 == 0 or visited == len(plan.visits):
+                        progress(visited, len(plan.visits), "timing")
+            except runner.RunnerError as error:
+                raise DeviceError(str(error), error.model) from error.__cause__
         return samples_of(found, len(models), plan.visits, plan.kept_runs)
 
     def visit(self, runs: Sequence[Run], plan: Plan) -> list[Row]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from hwnas.errors import DeviceError
 from hwnas.latency import runner
 from hwnas.latency.devices.local import LocalDevice, Run
 
@@ -17,7 +16,4 @@ class OnnxRuntimeDevice(LocalDevice):
         return runner.onnxruntime_runtime(self.threads)
 
     def open(self, model: bytes) -> Run:
-        try:
-            return runner.open_onnxruntime(model, self.threads)
-        except runner.RunnerError as error:
-            raise DeviceError(str(error)) from None
+        return runner.open_onnxruntime(model, self.threads)

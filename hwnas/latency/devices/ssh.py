@@ -225,7 +225,9 @@ class Connection:
                 f"{self._address} answered {_shown(line)!r}, which is not the runner's; try again"
             )
         if "error" in data:
-            raise DeviceError(f"{self._address}: {_shown(str(data['error']).encode())}")
+            message = f"{self._address}: {_shown(str(data['error']).encode())}"
+            model = data.get("model")
+            raise DeviceError(message, model if isinstance(model, int) else None)
         return data
 
     def answer(self, name: str) -> Any:

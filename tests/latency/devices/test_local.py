@@ -5,6 +5,7 @@ import threading
 
 import pytest
 
+from hwnas.errors import DeviceError
 from hwnas.latency.devices.local import LocalDevice
 from hwnas.latency.measure import Plan
 
@@ -27,6 +28,23 @@ class Starting(LocalDevice):
         self.worker.start()
         self.pinned.append(os.sched_getaffinity(self.worker.native_id))
         return lambda: sum(range(1000))
+
+
+class Small(LocalDevice):
+    """A machine whose memory has room for no model of more than 10 bytes."""
+
+    runtime = Starting.runtime
+
+    def open(self, model):
+        if len(model) > 10:
+            raise MemoryError
+        return lambda: sum(range(1000))
+
+
+def test_a_model_for_which_memory_is_short_is_refused():
+    with pytest.raises(DeviceError, match="not enough memory to open the model") as caught:
+        Small().measure([b"", bytes(11)], Plan(((0, 1),)))
+    assert caught.value.model == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin")

@@ -226,6 +226,14 @@ def test_a_measurement_that_ended_early_goes_on_where_it_was(board, device, how)
     assert samples.model.tolist() == [model for visit in PLAN.visits for model in visit]
 
 
+def test_a_process_that_the_board_kills_is_reported(board, device):
+    def kill(done, total, text=""):
+        os.kill(int((board.cache / "lock").read_text()), signal.SIGKILL)
+
+    with pytest.raises(DeviceError, match="was killed; if memory ran out there, time smaller models"):
+        device.measure([SMALL, LARGE], PLAN, kill)
+
+
 def test_one_measures_and_the_other_waits_and_says_for_whom(board, device, caplog):
     board.cache.mkdir(parents=True, exist_ok=True)
     with open(board.cache / "lock", "w") as lock:
