@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hwnas.errors import DeviceError
 from hwnas.latency import runner
@@ -47,6 +47,7 @@ BOOTSTRAP = (
     "s=sys.stdin.buffer.read(int(sys.stdin.buffer.readline()));"
     "g={\"__name__\":\"runner\"};exec(compile(s,\"runner.py\",\"exec\"),g);g[\"serve\"]()"
 )  # fmt: skip
+NO_REASON = re.compile(r"\W*$|Disconnected from |Connection to .* closed")
 SILENCE_S = 30.0  # without a sign of life a connection counts as lost
 ATTEMPTS = 5  # to connect again, in a row without a record
 MAX_NOISE = 1 << 20  # bytes that a login may print before the runner speaks
@@ -56,7 +57,11 @@ log = logging.getLogger(__name__)
 
 
 class LostError(Exception):
-    """The connection was lost, or not made."""
+    """The connection was lost or not made; `printed` is the other output of the login."""
+
+    def __init__(self, reason: str, printed: str = "") -> None:
+        super().__init__(reason)
+        self.printed = printed
 
 
 class SshDevice:
@@ -96,7 +101,8 @@ class SshDevice:
                 connection.send({"ask": "identity", "threads": self.threads})
                 return identity_of(connection.answer("identity"))
         except LostError as error:
-            raise DeviceError(f"cannot connect: {error}{self._hint(str(error))}") from None
+            hint = self._hint(str(error))
+            raise DeviceError(f"cannot connect: {error}{hint}{_also(error.printed)}") from None
 
     def measure(self, models: Sequence[bytes], plan: Plan, progress: Progress = silent) -> Samples:
         """As every device does. What was interrupted, even by killing hwnas, is gone on with."""
@@ -115,6 +121,7 @@ class SshDevice:
                     raise DeviceError(
                         f"the connection was lost and {ATTEMPTS} attempts to make it again failed: {error}; "
                         "the board keeps what it has measured for a day, the same command goes on with it"
+                        f"{_also(error.printed)}"
                     ) from None
                 log.warning("%s; connecting again", error)
                 time.sleep(2.0**attempts / 2)
@@ -186,9 +193,10 @@ class SshDevice:
 class Connection:
     """Lines of JSON to and from a runner."""
 
-    def __init__(self, process: subprocess.Popen[bytes], errors: Any, address: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes], address: str) -> None:
         self._process, self._errors, self._address = process, errors, address
         self._buffer = bytearray()
+        self._greeted = False  # until then the buffer holds what the login printed
 
     def send(self, line: dict[str, Any]) -> None:
         self.send_bytes(json.dumps(line, separators=(",", ":"), allow_nan=False).encode() + b"\n")
@@ -203,15 +211,15 @@ class Connection:
             self._ended()
 
     def greet(self) -> None:
-        """Skip what a login prints, up to the first line of the runner."""
-        skipped = 0
-        while True:
-            line = self._line()
-            if line.strip() == b'{"hwnas":%d}' % runner.SCHEMA:
-                return
-            skipped += len(line)
-            if skipped > MAX_NOISE:
-                raise DeviceError(f"{self._address} prints without end: {_shown(line)!r}; is it a shell?")
+        """Skip what a login prints up to the greeting of the runner, which need not begin a line."""
+        greeting = b'{"hwnas":%d}\n' % runner.SCHEMA
+        while greeting not in self._buffer:
+            if len(self._buffer) > MAX_NOISE:
+                end = _shown(bytes(self._buffer[-200:]))
+                raise DeviceError(f"{self._address} prints without end: {end!r}; is it a shell?")
+            self._receive()
+        self._buffer = self._buffer.partition(greeting)[2]
+        self._greeted = True
 
     def receive(self) -> dict[str, Any]:
         """The next line; DeviceError for an error that it tells and for what is not JSON."""
@@ -250,20 +258,30 @@ class Connection:
             process.wait()
 
     def _line(self) -> bytes:
-        assert self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
         while b"\n" not in self._buffer:
             if len(self._buffer) > MAX_LINE:
                 raise DeviceError(f"{self._address} sent a line of more than {MAX_LINE >> 20} MiB; try again")
-            if not select.select([descriptor], [], [], SILENCE_S)[0]:
-                raise LostError(f"{self._address} gave no sign of life for {SILENCE_S:g} s")
-            data = os.read(descriptor, 1 << 20)
-            if not data:
-                self._ended()
-            self._buffer += data
+            self._receive()
         line, _, rest = self._buffer.partition(b"\n")
         self._buffer = rest
         return bytes(line)
+
+    def _receive(self) -> None:
+        """Append what comes next to the buffer."""
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        if not select.select([descriptor], [], [], SILENCE_S)[0]:
+            printed = "; ".join(_lines(self._printed()))
+            raise LostError(f"{self._address} gave no sign of life for {SILENCE_S:g} s", printed)
+        data = os.read(descriptor, 1 << 20)
+        if not data:
+            self._ended()
+        self._buffer += data
+
+    def _printed(self) -> bytes:
+        """Return what the login printed before the greeting, and then all of standard error."""
+        self._errors.seek(0)
+        return (b"" if self._greeted else bytes(self._buffer) + b"\n") + self._errors.read()
 
     def _ended(self) -> None:
         """LostError, or DeviceError if what ended is not the connection but what runs on the board."""
@@ -271,19 +289,41 @@ class Connection:
             status = self._process.wait(5.0)
         except subprocess.TimeoutExpired:
             raise LostError(f"{self._address} closed its side") from None
-        self._errors.seek(0)
-        said = _shown(self._errors.read()) or f"status {status}"
+        reason, printed = _split_reason(_lines(self._printed()))
+        reason = reason or f"status {status}"
         if status in (255, 0) or status < 0:
-            raise LostError(f"{self._address}: {said}")
+            raise LostError(f"{self._address}: {reason}", printed)
         if status in (126, 127):
             raise DeviceError(
-                f"{self._address} has no such Python: {said}; install python3, numpy and onnxruntime "
-                "there, or name the Python to use: ssh://user@host/~/hwnas/bin/python"
+                f"{self._address} has no such Python: {reason}; install python3, numpy and onnxruntime "
+                f"there, or name the Python to use: ssh://user@host/~/hwnas/bin/python{_also(printed)}"
             )
-        raise DeviceError(f"{self._address}: the runner failed: {said}")
+        raise DeviceError(f"{self._address}: the runner failed: {reason}{_also(printed)}")
+
+
+def _lines(text: bytes) -> list[str]:
+    """Return the lines at the end of what another machine printed, without control characters."""
+    lines = text[-2000:].decode(errors="replace").splitlines()
+    shown = ("".join(c for c in line if c.isprintable()).strip() for line in lines)
+    return [line for line in shown if line]
 
 
 def _shown(text: bytes) -> str:
-    """The end of what another machine said, without control characters."""
-    lines = text[-2000:].decode(errors="replace").splitlines()
-    return "; ".join("".join(c for c in line if c.isprintable()).strip() for line in lines if line.strip())
+    """Return the end of what another machine printed in one line."""
+    return "; ".join(_lines(text))
+
+
+def _split_reason(lines: Sequence[str]) -> tuple[str, str]:
+    """Return the last line that can be a reason, empty if there is none, and the other lines in one.
+
+    A banner of the server comes before the reason; decoration and farewells may follow it.
+    """
+    for i in reversed(range(len(lines))):
+        if not NO_REASON.match(lines[i]):
+            return lines[i], "; ".join([*lines[:i], *lines[i + 1 :]])
+    return "", "; ".join(lines)
+
+
+def _also(printed: str) -> str:
+    """Return the end of a message that quotes what else was printed."""
+    return f"; it also printed: {printed}" if printed else ""

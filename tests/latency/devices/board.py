@@ -41,8 +41,11 @@ class Board:
 
 
 @contextmanager
-def running_board(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
-    """A board that runs; in $PATH an ssh that knows its key and writes its process id to `clients`."""
+def running_board(folder: Path, monkeypatch: pytest.MonkeyPatch, config: str = "") -> Iterator[Board]:
+    """A board that runs; in $PATH an ssh that knows its key and writes its process id to `clients`.
+
+    `config` precedes the configuration of sshd, which uses the first value of a keyword.
+    """
     ssh = shutil.which("ssh")
     if SSHD is None or ssh is None:
         pytest.skip(REASON)
@@ -55,7 +58,8 @@ def running_board(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boa
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     (folder / "sshd_config").write_text(
-        f"ListenAddress 127.0.0.1:{port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
+        f"{config}\nListenAddress 127.0.0.1:{port}\nHostKey {folder}/host\n"
+        f"AuthorizedKeysFile {folder}/authorized\n"
         f"PidFile {folder}/sshd.pid\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
         f"PermitRootLogin prohibit-password\nAllowTcpForwarding no\nMaxStartups 100\n"
         f"SetEnv XDG_CACHE_HOME={folder}/cache\n"

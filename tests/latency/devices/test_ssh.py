@@ -4,8 +4,10 @@ import fcntl
 import json
 import logging
 import os
+import pwd
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 
 from hwnas.errors import DeviceError
 from hwnas.latency.devices import get_device
-from hwnas.latency.devices.ssh import SshDevice
+from hwnas.latency.devices.ssh import Connection, LostError, SshDevice, _split_reason
 from hwnas.latency.measure import Plan
 from tests.conformance.test_devices import conv
 from tests.latency.devices.board import Board, running_board
@@ -126,7 +128,7 @@ def test_what_stands_in_the_way_is_named(board):
         identity(bare)
     with pytest.raises(DeviceError, match=r"answered 'what\?'.*not the runner's"):
         identity(command(board, "garbage", "echo '{\"hwnas\":1}'; echo 'what?'; sleep 20"))
-    with pytest.raises(DeviceError, match=r"the runner failed: oh\[2J; dear"):
+    with pytest.raises(DeviceError, match=r"the runner failed: dear; it also printed: oh\[2J$"):
         identity(command(board, "failing", "echo 'oh\033[2J' >&2; echo dear >&2; exit 3"))
     with pytest.raises(DeviceError, match="prints without end"):
         identity(command(board, "chatty", "yes"))
@@ -135,6 +137,98 @@ def test_what_stands_in_the_way_is_named(board):
 def test_what_a_login_prints_is_skipped(board, device):
     chatty = command(board, "welcome", f'echo "Welcome to the board"; exec {sys.executable} "$@"')
     assert SshDevice(board.address(chatty)).identity == device.identity
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        r"printf '\033]0;my board\007'",
+        r"printf 'Welcome to the board> '",
+        r"printf 'Welcome\r\n\nto {\"hwnas\":'",
+        r"printf '\377\376'; yes 0123456789 | head -c 500000",
+    ],
+)
+def test_a_login_may_print_without_a_newline(board, greeting):
+    answer = """printf '{"hwnas":1}\\n{"identity":{}}\\n'; exec cat"""
+    chatty = command(board, "unended", f"{greeting}; {answer}")
+    with SshDevice(board.address(chatty))._connect() as connection:
+        assert connection.answer("identity") == {}
+
+
+def test_a_login_shell_that_prints_a_title(tmp_path, monkeypatch, device):
+    """The file that the login shell reads at the start is that of a real account."""
+    bash = shutil.which("bash")
+    if bash is None or not pwd.getpwuid(os.getuid()).pw_shell.endswith("/bash"):
+        pytest.skip("the login shell of this user is not bash")
+    (tmp_path / ".bashrc").write_text("printf '\\033]0;board\\007Hello '; touch ~/read\n")
+    with running_board(tmp_path, monkeypatch, f"SetEnv HOME={tmp_path}") as board:
+        identity = SshDevice(board.address()).identity
+    if not (tmp_path / "read").exists():
+        pytest.skip("this bash does not read .bashrc under sshd")
+    assert identity == device.identity
+
+
+def test_what_a_silent_shell_printed_is_quoted(tmp_path, monkeypatch):
+    monkeypatch.setattr("hwnas.latency.devices.ssh.SILENCE_S", 0.1)
+    script = f"printf 'Choose 1 or 2: '; touch {tmp_path}/printed; exec sleep 20"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, bufsize=0) as process:
+        while not (tmp_path / "printed").exists():
+            time.sleep(0.01)
+        with open(tmp_path / "errors", "wb+") as errors, pytest.raises(LostError, match="no sign") as caught:
+            Connection(process, errors, "board").greet()
+        process.kill()
+    assert caught.value.printed == "Choose 1 or 2:"
+
+
+def test_what_a_shell_without_commands_printed_is_the_reason(board):
+    closed = command(board, "closed", "echo 'This account is not available.'; exit 1")
+    with pytest.raises(DeviceError, match=r"the runner failed: This account is not available\.$"):
+        SshDevice(board.address(closed)).identity  # noqa: B018
+
+
+BANNER = "*****\nPermission denied to strangers.\n\nAsk the \033[1moperator\033[0m for a key.\n*****\n"
+
+
+def test_a_banner_does_not_hide_why_a_login_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "banner").write_text(BANNER * 50)
+    refusing = f"Banner {tmp_path}/banner\nAuthorizedKeysFile none"
+    with running_board(tmp_path, monkeypatch, refusing) as board:
+        refused = r"^cannot connect: \S+: [^;]*Permission denied \([^;]*\)\.; .* without a password: ssh "
+        banner = r".*; it also printed: .*Ask the \S+operator\S+ for a key\.; \*\*\*\*\*$"
+        with pytest.raises(DeviceError, match=refused + banner):
+            SshDevice(board.address()).identity  # noqa: B018
+        (tmp_path / "known").write_text("")
+        with pytest.raises(DeviceError, match=r"^cannot connect: \S+: Host key verification failed\.; hwnas"):
+            SshDevice(board.address()).identity  # noqa: B018
+
+
+def test_a_banner_does_not_hide_why_the_runner_does_not_start(tmp_path, monkeypatch):
+    (tmp_path / "banner").write_text(BANNER)
+    with running_board(tmp_path, monkeypatch, f"Banner {tmp_path}/banner") as board:
+        missing = (
+            r"has no such Python: [^;]*/no-python[^;]*; install .*; it also printed: \*\*\*\*\*; Permission"
+        )
+        with pytest.raises(DeviceError, match=missing):
+            SshDevice(board.address(tmp_path / "no-python")).identity  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["Welcome", "me@board: Permission denied (publickey)."], "me@board: Permission denied (publickey)."),
+        (
+            ["Received disconnect: Too many authentication failures", "Disconnected from 10.0.0.7 port 22"],
+            "Received disconnect: Too many authentication failures",
+        ),
+        (["Connection reset by peer", "-----", ""], "Connection reset by peer"),
+        (["*****"], ""),
+        ([], ""),
+    ],
+)
+def test_the_reason_is_the_last_line_that_can_be_one(lines, reason):
+    found, others = _split_reason(lines)
+    assert found == reason
+    assert others == "; ".join(line for line in lines if line != reason)
 
 
 def test_ssh_speaks_for_itself_when_it_cannot_connect(board):
