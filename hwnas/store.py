@@ -29,6 +29,8 @@ import math
 import os
 import shutil
 import sqlite3
+import stat
+import sys
 import tempfile
 import threading
 import time
@@ -41,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.errors import ChecksumError, StoreError
-from hwnas.files import check_regular
+from hwnas.files import check_regular, standard_stream
 from hwnas.text import one_line
 
 SCHEMA = 3  # 1 has no predictions, 1 and 2 have no checksums
@@ -146,6 +148,49 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def write_output(path: str | Path, data: bytes) -> None:
+    """Write a file at a path that a user chose.
+
+    A regular file is replaced as a whole, see `write_bytes`. A symbolic link stays, and its target is
+    replaced. Character devices (``/dev/null``), named pipes, and the standard streams (``/dev/stdout``) are
+    written to. A named pipe blocks until a program opens it for reading.
+
+    Args:
+        path: Where the data goes.
+        data: The content of the file.
+
+    Raises:
+        StoreError: If the path names a folder, a socket or a block device, or cannot be written.
+    """
+    path = Path(path)
+    try:
+        stream = standard_stream(path)
+        if stream is not None:
+            sys.stdout.flush()  # lines that were printed earlier come first
+            _write_descriptor(os.dup(stream), data)
+            return
+        try:
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            mode = stat.S_IFREG  # the file is created
+        if stat.S_ISCHR(mode) or stat.S_ISFIFO(mode):
+            _write_descriptor(os.open(path, os.O_WRONLY), data)
+            return
+        if stat.S_ISDIR(mode):
+            raise StoreError(f"cannot write {path}: it is a folder; give the name of a file in it")
+        if not stat.S_ISREG(mode):
+            raise StoreError(f"cannot write {path}: it is a socket or a block device; give another path")
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {error.strerror or error}; give another path") from None
+    write_bytes(os.path.realpath(path) if path.is_symlink() else path, data)
+
+
+def _write_descriptor(descriptor: int, data: bytes) -> None:
+    """Write all data to an open descriptor and close it."""
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
 def sealed(data: Mapping[str, Any]) -> dict[str, Any]:
     """`data` with a `sha256` of the rest as its last entry."""
     rest = {key: value for key, value in data.items() if key != "sha256"}
@@ -162,7 +207,19 @@ def check_seal(data: Mapping[str, Any], path: str | Path, remedy: str) -> None:
 
 def write_json(path: str | Path, data: Mapping[str, Any]) -> None:
     """A JSON artefact, sealed. NaN and infinity are refused (ValueError)."""
-    write_text(path, json.dumps(sealed(data), indent=1, allow_nan=False) + "\n")
+    write_bytes(path, sealed_json(data))
+
+
+def sealed_json(data: Mapping[str, Any]) -> bytes:
+    """Return the content of a sealed JSON file.
+
+    Args:
+        data: Plain data without NaN and infinity.
+
+    Returns:
+        The JSON object in UTF-8, with a `sha256` of the other entries as its last entry.
+    """
+    return (json.dumps(sealed(data), indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: str | Path, remedy: str = "make it again, or restore it from a copy") -> dict[str, Any]:

@@ -8,8 +8,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
 from rich.text import Text
 
+from hwnas.files import standard_stream
 from hwnas.progress import Progress
 from hwnas.text import PrintableFormatter, printable
 
@@ -169,6 +171,20 @@ def say(text: str) -> None:
 def complain(error: object) -> None:
     """An error in one line."""
     sys.stderr.write(f"error: {printable(' '.join(str(error).splitlines()))}\n")
+
+
+def summary_beside(output: Path) -> AbstractContextManager[object]:
+    """Send a command's summary to standard error while its output file is standard output.
+
+    Otherwise ``-o /dev/stdout`` would mix the file with the lines about it.
+
+    Args:
+        output: The path of the file that the command writes.
+
+    Returns:
+        A context in which the summary is printed.
+    """
+    return redirect_stdout(sys.stderr) if standard_stream(output) == 1 else nullcontext()
 
 
 def plain(text: str) -> Text:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hwnas.cli.display import GOES_ON, err, interruptible, not_kept, out, plain, print_json, say
+from hwnas.cli.display import (
+    GOES_ON,
+    err,
+    interruptible,
+    not_kept,
+    out,
+    plain,
+    print_json,
+    say,
+    summary_beside,
+)
 from hwnas.cli.options import (
     AllowNoisy,
     AsJson,
@@ -98,11 +108,12 @@ def profile(
             seed=job.config.seed,
             batch_size=latency.batch_size,
         )
-        if as_json:
-            print_json({"bundle": str(bundle)})
-        else:
-            say(f"Bundle: {bundle}")
-            say(f"On the board: python3 {bundle.name}; then here: hwnas table build results.json -o FILE")
+        with summary_beside(bundle):
+            if as_json:
+                print_json({"bundle": str(bundle)})
+            else:
+                say(f"Bundle: {bundle}")
+                say(f"On the board: python3 {bundle.name}; then here: hwnas table build results.json -o FILE")
         return
     _make(job, ["profile"], restart)
     path = job.directory / job.latency_file

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from hwnas.cli.display import complain, out, plain, print_json, say
+from hwnas.cli.display import complain, out, plain, print_json, say, summary_beside
 from hwnas.cli.options import AllowNoisy, AsJson
 from hwnas.errors import HwnasError
 
@@ -62,11 +62,12 @@ def build(
     if not allow_noisy:
         table.check_quiet("--allow-noisy")
     table.save(output)
-    if as_json:
-        print_json({"table": str(output), **table.to_dict(), "operators": len(table.operators)})
-    else:
-        say(table.summary())
-        say(f"Table: {output}")
+    with summary_beside(output):
+        if as_json:
+            print_json({"table": str(output), **table.to_dict(), "operators": len(table.operators)})
+        else:
+            say(table.summary())
+            say(f"Table: {output}")
 
 
 def validate(
@@ -178,11 +179,13 @@ def export(file: TableFile, output: OutFile, form: Format = "ofa", as_json: AsJs
 def _say_written(
     output: Path, operators: int, skipped: dict[str, list[str]], notes: Iterable[str], as_json: bool
 ) -> None:
-    if as_json:
-        print_json({"table": str(output), "operators": operators, "skipped": skipped, "notes": list(notes)})
-        return
-    say(f"{output}: {operators} operators")
-    for reason, keys in skipped.items():
-        say(f"left out {len(keys)}, such as {keys[0]}: {reason}")
-    for note in notes:
-        say(f"note: {note}")
+    with summary_beside(output):
+        if as_json:
+            facts = {"operators": operators, "skipped": skipped, "notes": list(notes)}
+            print_json({"table": str(output), **facts})
+            return
+        say(f"{output}: {operators} operators")
+        for reason, keys in skipped.items():
+            say(f"left out {len(keys)}, such as {keys[0]}: {reason}")
+        for note in notes:
+            say(f"note: {note}")

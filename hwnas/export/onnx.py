@@ -15,7 +15,7 @@ from hwnas.errors import ExportError
 from hwnas.export.checks import Images, Logits, accuracy_by, check_outputs, in_batches
 from hwnas.networks.blocks import StaticNetwork, folded_weights
 from hwnas.networks.onnx_graph import INPUT, OPSET, OUTPUT, onnx_model
-from hwnas.store import write_bytes
+from hwnas.store import write_output
 
 
 def export_onnx(
@@ -49,7 +49,7 @@ def export_onnx(
     for checked in (1, 3) if dynamic_batch else (batch,):
         images = np.random.default_rng(0).standard_normal((checked, *shape), dtype=np.float32)
         check_onnx(data, model, torch.from_numpy(images))
-    write_bytes(path, data)
+    write_output(path, data)
     return Path(path)
 
 

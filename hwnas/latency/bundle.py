@@ -25,7 +25,7 @@ from hwnas.latency.measure import Plan
 from hwnas.latency.profiling import CALIBRATION_NETWORKS, Subject, subject_of, table_of
 from hwnas.latency.table import LatencyTable
 from hwnas.spaces import NetworkSpace, space_of
-from hwnas.store import parse_json, read_bytes, write_bytes
+from hwnas.store import parse_json, read_bytes, write_output
 
 SWEEPS = 4  # passes of each chunk, with sessions opened afresh
 ROUNDS = 24
@@ -76,7 +76,7 @@ def write_bundle(
         }
         for name, data in members.items():
             archive.writestr(zipfile.ZipInfo(name, DATE), data, zipfile.ZIP_DEFLATED, 1)
-    write_bytes(path, file.getvalue())
+    write_output(path, file.getvalue())
 
 
 def build_table(path: str | Path) -> LatencyTable:

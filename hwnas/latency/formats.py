@@ -33,7 +33,7 @@ from hwnas.errors import SpaceError, TableError, known_names
 from hwnas.latency.table import Entry, LatencyTable
 from hwnas.spaces import Operator, get_space
 from hwnas.spaces.operators import make_divisible
-from hwnas.store import read_bytes, unpacked, write_text
+from hwnas.store import read_bytes, unpacked, write_output
 from hwnas.text import one_line
 
 BLOCKS = ("expanded_conv", "MBConv")
@@ -339,7 +339,7 @@ def write_ofa(table: LatencyTable, path: str | Path) -> Skipped:
             rows[key] = {"mean": 0.0}
     if not rows:
         raise TableError(f"no operator of the table can be written in this format: {'; '.join(skipped)}")
-    write_text(path, yaml.safe_dump(rows, sort_keys=False, width=1000))
+    write_output(path, yaml.safe_dump(rows, sort_keys=False, width=1000).encode())
     return skipped
 
 

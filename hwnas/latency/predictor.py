@@ -32,7 +32,7 @@ from hwnas.progress import Progress, silent
 from hwnas.spaces import Architectures, NetworkSpace, Operator, OperatorSum, space_of
 from hwnas.spaces.base import Rng
 from hwnas.spaces.operators import Conv, Layer, SqueezeExcite
-from hwnas.store import digest, read_json, write_json
+from hwnas.store import digest, read_json, sealed_json, write_output
 
 ROUNDS = 24
 CANDIDATES = 2000  # architectures that networks are chosen from
@@ -134,8 +134,16 @@ class LatencyPredictor:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write the predictor as sealed JSON, whole or not at all."""
-        write_json(path, self.to_dict())
+        """Write the predictor as sealed JSON.
+
+        Args:
+            path: Where the predictor goes. A regular file is replaced as a whole, also behind a symbolic
+                link; devices and pipes are written to.
+
+        Raises:
+            StoreError: If the path cannot be written.
+        """
+        write_output(path, sealed_json(self.to_dict()))
 
     @classmethod
     def load(cls, path: str | Path) -> LatencyPredictor:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from hwnas.errors import DeviceError, TableError
 from hwnas.latency.measure import Identity
 from hwnas.spaces import Architecture, Architectures, NetworkSpace, Operator, OperatorSum
-from hwnas.store import check_seal, parse_json, read_bytes, sealed, write_text
+from hwnas.store import check_seal, parse_json, read_bytes, sealed, write_output
 
 SCHEMA = 1
 REMEDY = "restore it from a copy, or accept a deliberate edit with: hwnas table validate --reseal"
@@ -229,7 +229,19 @@ class LatencyTable:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the table whole or not at all, one operator a line. StoreError says what failed."""
+        """Write the table to a file, see `to_json`.
+
+        Args:
+            path: Where the table goes. A regular file is replaced as a whole, also behind a symbolic link;
+                devices and pipes are written to.
+
+        Raises:
+            StoreError: If the path cannot be written.
+        """
+        write_output(path, self.to_json().encode())
+
+    def to_json(self) -> str:
+        """Return the table as sealed JSON with one operator a line."""
         data = self.to_dict()
         operators = ",\n".join("  " + json.dumps(row, allow_nan=False) for row in data["operators"])
         lines = [
@@ -238,7 +250,7 @@ class LatencyTable:
             else f" {json.dumps(key)}: {_text(value)}"
             for key, value in data.items()
         ]
-        write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
     @classmethod
     def load(

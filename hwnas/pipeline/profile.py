@@ -87,7 +87,7 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     for name, source in run.config.latency.further_tables.items():
         table = _given_table(run, source)
         further.append(further_table(name))
-        table.save(run.directory / further[-1])
+        write_text(run.directory / further[-1], table.to_json())
     outputs, files = _profile_device(run, progress)
     digests = {file: file_digest(run.directory / file) for file in further}
     return {**outputs, "further_tables": digests}, files + further
@@ -110,7 +110,7 @@ def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[
             predictor = learn_latency(
                 run.space, device, networks, latency.rounds, seed, progress, latency.batch_size
             )
-            predictor.save(path)
+            write_json(path, predictor.to_dict())
             log.info("profile: %s", predictor.summary())
         else:
             write_json(path, measured_on(device, latency.rounds, seed, latency.batch_size))
@@ -137,7 +137,7 @@ def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[
         if table.protocol["noisy"] and not latency.allow_noisy:
             write_text(refused, "a table of these passes was refused as noisy\n")
             table.check_quiet("--allow-noisy, or --set latency.allow_noisy=true")
-    table.save(path)
+    write_text(path, table.to_json())
     forget(run)
     log.info("profile: %s", table.summary())
     return {"table": file_digest(path)}, [run.latency_file]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hwnas.errors import SearchError
 from hwnas.predictors.normal import YeoJohnson
-from hwnas.store import write_json
+from hwnas.store import sealed_json, write_output
 
 Array = NDArray[np.float64]
 SCHEMA = 1  # of a saved predictor
@@ -53,15 +53,23 @@ class Predictor(ABC):
         return self._scaler.restore(mean, std)
 
     def save(self, path: str | Path) -> None:
-        """Write name, seed and the rows that were learnt from as sealed JSON, whole or not at all.
+        """Write name, seed, training rows and their predictions as sealed JSON.
 
-        `load_predictor` fits again. The predictions of those rows go along, to be compared there.
+        `load_predictor` fits the predictor again and compares its predictions with the stored ones.
+
+        Args:
+            path: Where the predictor goes. A regular file is replaced as a whole, also behind a symbolic
+                link; devices and pipes are written to.
+
+        Raises:
+            SearchError: If the predictor was not fitted.
+            StoreError: If the path cannot be written.
         """
         features, targets = self._learnt()
         mean, _ = self.predict(features)
         data = {"schema": SCHEMA, "predictor": self.name, "seed": self.seed}
         rows = {"features": features.tolist(), "targets": targets.tolist(), "predicted": mean.tolist()}
-        write_json(path, {**data, **rows})
+        write_output(path, sealed_json({**data, **rows}))
 
     def _learnt(self) -> tuple[Array, Array]:
         if self._rows is None:
