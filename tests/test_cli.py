@@ -221,6 +221,15 @@ def test_tables_of_other_projects(tiny_run: Path, tmp_path: Path, hwnas_command:
     shown = json.loads(hwnas_command("table", "show", table, "--json")[1])
     assert shown["device"]["name"] == "Board"
     assert shown["operators"] == json.loads(out)["operators"] > 0
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    for name in ("64.yaml", "96.yaml"):
+        shutil.copy(lut, folder / name)
+    code, out, _ = hwnas_command("table", "import", folder, "--device", "Board", "-o", table)
+    assert code == 0
+    assert re.search(
+        r"note: \d+ of \d+ rows are in several files and were merged: means weighted by count", out
+    )
     code, _, err = hwnas_command("table", "import", lut, "--device", "x", "-o", table, "--format", "tvm")
     assert code == 1
     assert "unknown format 'tvm'; known: ofa" in err

@@ -144,7 +144,10 @@ OutFile = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="Fi
 
 def import_(
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE…", help="Tables of one device in the other format.")
+        list[Path],
+        typer.Argument(
+            metavar="FILE…", help="Tables of one device in the other format, or folders that hold them."
+        ),
     ],
     output: OutFile,
     device: Annotated[str, typer.Option("--device", help="Name of the device that they were measured on.")],
@@ -153,7 +156,11 @@ def import_(
 ) -> None:
     """Make a latency table of another project's look-up table, and say what has no counterpart.
 
+    A row that is in several files gets the mean of them, weighted by count.
+
     Example: `hwnas table import lut.yaml --device "Pixel 1" -o latency_tables/pixel1.json`
+
+    One file a resolution: `hwnas table import latency_table@note10 --device "Note 10" -o note10.json`
     """
     from hwnas.latency.formats import get_format
 

@@ -3,8 +3,9 @@
 **ofa**: the tables of ProxylessNAS (https://arxiv.org/abs/1812.00332) and Once-for-All
 (https://arxiv.org/abs/1908.09791), and of NSGANetV2 (https://arxiv.org/abs/2007.10396), which renamed some
 rows. A row is a key such as ``expanded_conv-input:40x40x32-output:40x40x32-expand:96-kernel:5-stride:1-
-idskip:1-se:0-hs:0`` with `mean` in milliseconds and perhaps `var` and `count`: YAML, or CSV with the columns
-key, mean_ms, var, count; either may be gzipped.
+idskip:1-se:0-hs:0`` with `mean` in milliseconds and perhaps `std` or `var` and `count`: YAML, or CSV with the
+columns key, mean_ms, std_ms or var, count; either may be gzipped. A device can have several files, one a
+resolution, in which some rows recur; these are merged.
 
 What a row leaves unsaid comes from the family of its table. Where no block says `se`, the table is
 ProxylessNAS's: ReLU6 throughout, no squeeze-and-excite. Otherwise it is MobileNetV3's: stem and head are
@@ -22,7 +23,7 @@ import io
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ CLASSIFIERS = ("Logits", "classifier")
 HEAD = (*EXPANDS, *POOLS, *MIXES, *CLASSIFIERS)
 BLOCK_FIELDS = {"expand", "kernel", "stride", "idskip"}
 STEM_KERNEL = 3
+SUFFIXES = (".yaml", ".yml", ".csv")  # of look-up tables in a folder; either may be gzipped
 # What the readers of gzip, UTF-8, CSV and YAML make of rubbish.
 UNREADABLE = (OSError, EOFError, zlib.error, csv.Error, yaml.YAMLError, ValueError, TypeError, RecursionError)
 
@@ -81,37 +83,66 @@ class _Row:
     out_shape: tuple[int, ...]
     fields: Mapping[str, int]
     mean: float
-    var: float
+    var: float | None  # variance of single runs in ms²
     count: int | None
+    path: str | Path
 
 
 def read_ofa(paths: Sequence[str | Path], device: str) -> Imported:
-    """The table in files of one device, such as one a resolution; `device` is its name.
+    """Read the look-up table of one device from one or several files.
 
-    Runtime and threads are not in such files and stay unknown; the table is not calibrated. StoreError for
-    a file that cannot be read, TableError for one that is no such table, has an impossible latency, or says
-    an operator that is there already.
+    Rows that recur in several files are merged: their mean is weighted by `count`, their standard deviation
+    is that of all runs together. A note says how many rows were merged and how far their means differ. The
+    files do not say runtime and threads, so both stay unknown. The table is not calibrated.
+
+    Args:
+        paths: Files, or folders whose YAML and CSV files are read.
+        device: The name of the device.
+
+    Returns:
+        The table, the keys that have no counterpart, and notes.
+
+    Raises:
+        StoreError: If a file cannot be read.
+        TableError: If a file is no look-up table, is given twice, has an impossible latency, or has an
+            operator twice.
     """
+    files = _files(paths)
+    families: dict[str, dict[str, list[_Row]]] = {}  # rows by family, then by key
+    noted: dict[str, list[str]] = {}  # names of the files that a note is about
+    for path in files:
+        rows: dict[str, _Row] = {}
+        for key, facts in _facts(path):
+            row = _row(path, key, facts)
+            if row.key in rows:
+                raise TableError(f"{path}: {row.key} is there twice; keep one of the two")
+            rows[row.key] = row
+        family = _family(list(rows.values()))
+        for row in rows.values():
+            families.setdefault(family, {}).setdefault(row.key, []).append(row)
+        for note in _notes(list(rows.values()), family):
+            noted.setdefault(note, []).append(path.name)
     operators: dict[str, Entry] = {}
     skipped: Skipped = {}
-    notes: list[str] = []
-    for path in paths:
-        rows = [_row(path, key, facts) for key, facts in _facts(path)]
-        family = _family(rows)
-        for operator, parts in _operators(rows, family, skipped):
+    for family, by_key in families.items():
+        for operator, parts in _operators([_merged(same) for same in by_key.values()], family, skipped):
             if operator.key in operators:
-                raise TableError(f"{path}: {parts[0].key} is there twice, as {operator.key}")
-            operators[operator.key] = _entry(path, parts)
-        notes += [f"{Path(path).name}: {note}" for note in _notes(rows, family)]
+                raise TableError(f"{parts[0].path}: {parts[0].key} is there twice, as {operator.key}")
+            operators[operator.key] = _entry(parts)
     if not operators:
         raise TableError(f"{', '.join(map(str, paths))}: no row of a kind that hwnas knows")
+    notes = [
+        f"{names[0] if len(names) == 1 else f'{len(names)} files, such as {names[0]}'}: {note}"
+        for note, names in noted.items()
+    ]
+    notes += _merge_notes([same for by_key in families.values() for same in by_key.values()])
     table = LatencyTable(
         {"name": device, "cpu": device, "cores": None},
         {"name": "unknown", "version": None, "threads": None, "precisions": ["fp32"], "batch_size": 1},
         {
             "statistic": "mean",
             "rounds": min(entry.count for entry in operators.values()),
-            "origin": [Path(path).name for path in paths],
+            "origin": [path.name for path in files],
             "notes": notes,
             "skipped": {reason: len(keys) for reason, keys in skipped.items()},
         },
@@ -121,21 +152,78 @@ def read_ofa(paths: Sequence[str | Path], device: str) -> Imported:
     return Imported(table, skipped, tuple(notes))
 
 
+def _files(paths: Sequence[str | Path]) -> list[Path]:
+    """The given files and the look-up tables in given folders; hidden and other files are left out."""
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = [file for file in sorted(path.iterdir()) if file.is_file() and file.name[0] != "."]
+        tables = [file for file in inside if _suffix(file) in SUFFIXES]
+        if not tables:
+            raise TableError(
+                f"the folder {path} has no look-up table; its name ends in {', '.join(SUFFIXES)}"
+            )
+        files += tables
+    for i, file in enumerate(files):
+        if any(file.resolve() == other.resolve() for other in files[:i]):
+            raise TableError(f"{file} is given twice; give each file once")
+    return files
+
+
+def _suffix(path: Path) -> str:
+    """The ending of a file's name in small letters, without that of gzip."""
+    name = path.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+def _merged(rows: Sequence[_Row]) -> _Row:
+    """One row for rows of one key: the mean over all runs, and the variance of all runs."""
+    if len(rows) == 1:
+        return rows[0]
+    known = all(row.count is not None for row in rows)
+    weights = [row.count or 1 if known else 1 for row in rows]
+    total = sum(weights)
+    mean = sum(weight * row.mean for weight, row in zip(weights, rows, strict=True)) / total
+    var = None
+    if all(row.var is not None for row in rows):
+        parts = [(row.var or 0.0) + (row.mean - mean) ** 2 for row in rows]
+        var = sum(weight * part for weight, part in zip(weights, parts, strict=True)) / total
+    return replace(rows[0], mean=mean, var=var, count=total if known else None)
+
+
+def _merge_notes(rows: Sequence[Sequence[_Row]]) -> Iterator[str]:
+    """A note on the rows that recur in several files, where there are any."""
+    recurring = [same for same in rows if len(same) > 1]
+    if not recurring:
+        return
+    means = [[row.mean for row in same] for same in recurring]
+    apart = max((max(of) - min(of)) / (sum(of) / len(of)) if max(of) > 0 else 0.0 for of in means)
+    counted = all(row.count is not None for same in recurring for row in same)
+    weights = "by count" if counted else "by count, or equally where a row has no count"
+    yield (
+        f"{len(recurring)} of {len(rows)} rows are in several files and were merged: means weighted "
+        f"{weights}; the means of one row differ by at most {100 * apart:.1f} %"
+    )
+
+
 def _facts(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(key, {mean, var, count}) of each row of a YAML or CSV file."""
     data = read_bytes(path)
     try:
         text = unpacked(path, data).decode()
-        if Path(str(path).removesuffix(".gz")).suffix == ".csv":
+        if _suffix(Path(path)) == ".csv":
             reader = csv.DictReader(io.StringIO(text))
             missing = {"key", "mean_ms"} - set(reader.fieldnames or ())
             if missing:
                 raise TableError(
                     f"{path} has no column {' and no column '.join(sorted(missing))}; a look-up table has "
-                    "the columns key, mean_ms, and where known var and count"
+                    "the columns key, mean_ms, and where known std_ms or var, and count"
                 )
+            names = {"mean": "mean_ms", "std": "std_ms", "var": "var", "count": "count"}
             for row in reader:
-                yield row["key"], {"mean": row["mean_ms"], "var": row.get("var"), "count": row.get("count")}
+                yield row["key"], {name: row.get(column) for name, column in names.items()}
         else:
             rows = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
             if not isinstance(rows, dict):
@@ -151,7 +239,8 @@ def _row(path: str | Path, key: Any, facts: Any) -> _Row:
     kind, *pairs = str(key).split("-")
     try:
         fields = dict(pair.split(":") for pair in pairs)
-        var, count = facts.get("var"), facts.get("count")
+        std, var = (_optional(facts.get(name)) for name in ("std", "var"))
+        count = facts.get("count")
         row = _Row(
             str(key),
             kind,
@@ -159,8 +248,9 @@ def _row(path: str | Path, key: Any, facts: Any) -> _Row:
             _shape(fields.pop("output")),
             {name: int(value) for name, value in fields.items()},
             float(facts["mean"]),
-            float(var) if var not in (None, "") else 0.0,
+            var if std is None else std * abs(std),  # a negative one stays negative, and is refused
             int(count) if count not in (None, "") else None,
+            path,
         )
         if kind in BLOCKS and not row.fields.keys() >= BLOCK_FIELDS:
             raise KeyError(", ".join(sorted(BLOCK_FIELDS - row.fields.keys())))
@@ -169,9 +259,19 @@ def _row(path: str | Path, key: Any, facts: Any) -> _Row:
             f"{path}: {str(key)[:80]!r} is not a row of a look-up table ({error}); its form is "
             "expanded_conv-input:56x56x24-output:28x28x32-expand:6-kernel:3-stride:2-idskip:0: {mean: 0.5}"
         ) from None
-    if not (math.isfinite(row.mean) and row.mean >= 0 and math.isfinite(row.var) and row.var >= 0):
-        raise TableError(f"{path}: {key}: mean is {row.mean} ms and var {row.var}; neither can be negative")
+    if not all(math.isfinite(value) and value >= 0 for value in (row.mean, row.var or 0.0)):
+        spread = f"var {var}" if std is None else f"std {std}"
+        raise TableError(
+            f"{path}: {key}: mean is {row.mean} ms and {spread}; give finite numbers that are not negative"
+        )
+    if row.count is not None and row.count < 1:
+        raise TableError(f"{path}: {key}: count is {row.count}; it must be positive")
     return row
+
+
+def _optional(value: Any) -> float | None:
+    """A number, or None for an empty field."""
+    return None if value in (None, "") else float(value)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -284,12 +384,17 @@ def _heads(rows: Sequence[_Row], act: str) -> Iterator[tuple[Operator, tuple[_Ro
                 yield operator, (expand, *pools, *tail)
 
 
-def _entry(path: str | Path, parts: Sequence[_Row]) -> Entry:
+def _entry(parts: Sequence[_Row]) -> Entry:
+    """The latency of the sum of rows; its deviation is unknown if that of a row is."""
     counts = [part.count for part in parts if part.count is not None]
+    variances = [
+        part.var for part in parts if part.var is not None or part.mean > 0
+    ]  # 0 ms: no time, no spread
+    std = None if None in variances else math.sqrt(sum(var for var in variances if var is not None))
     try:
-        return Entry(sum(p.mean for p in parts), math.sqrt(sum(p.var for p in parts)), min(counts, default=1))
+        return Entry(sum(p.mean for p in parts), std, min(counts, default=1))
     except TableError as error:
-        raise TableError(f"{path}: {parts[0].key}: {error}") from None
+        raise TableError(f"{parts[0].path}: {parts[0].key}: {error}") from None
 
 
 def _notes(rows: Sequence[_Row], family: str) -> Iterator[str]:
@@ -334,7 +439,8 @@ def write_ofa(table: LatencyTable, path: str | Path) -> Skipped:
         if reason:
             skipped.setdefault(reason, []).append(operator.key)
             continue
-        rows[keys[0]] = {"mean": entry.ms, "var": entry.std_ms**2, "count": entry.count}
+        var = {} if entry.std_ms is None else {"var": entry.std_ms**2}
+        rows[keys[0]] = {"mean": entry.ms, **var, "count": entry.count}
         for key in keys[1:]:
             rows[key] = {"mean": 0.0}
     if not rows:

@@ -157,7 +157,7 @@ class LatencyPredictor:
         try:
             networks = [MeasuredNetwork(**row) for row in data["networks"]]
             for network in networks:
-                Entry(network.ms, network.std_ms, network.count)  # checks the values
+                Entry(network.ms, float(network.std_ms), network.count)  # checks the values
             facts = (data["device"], data["runtime"], data["protocol"])
             return cls(space_of(data["space"]), networks, *facts)
         except (KeyError, TypeError, HwnasError) as error:

@@ -27,19 +27,25 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """The latency of one operator: `std_ms` over single rounds, `count` of rounds."""
+    """The latency of one operator in milliseconds.
+
+    `std_ms` is the standard deviation of single rounds, or None if it is not known. `count` is the number of
+    rounds.
+    """
 
     ms: float
-    std_ms: float
+    std_ms: float | None
     count: int
 
     def __post_init__(self) -> None:
         for name in ("ms", "std_ms", "count"):
             value = getattr(self, name)
+            if name == "std_ms" and value is None:
+                continue
             # Compared, for a whole number may be too large to become a float.
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < math.inf:
                 raise TableError(f"{name} is {value!r}, not a finite number; measure the table again")
-        if self.ms <= 0 or self.std_ms < 0 or self.count < 1:
+        if self.ms <= 0 or (self.std_ms is not None and self.std_ms < 0) or self.count < 1:
             raise TableError(
                 f"ms is {self.ms}, std_ms {self.std_ms}, count {self.count}; ms and count must be positive "
                 "and std_ms not negative; measure the table again"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import math
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import yaml
 
 from hwnas.errors import StoreError, TableError
-from hwnas.latency.formats import get_format, read_ofa, write_ofa
+from hwnas.latency.formats import _keys, get_format, read_ofa, write_ofa
 from hwnas.latency.table import Entry, LatencyTable
 from hwnas.spaces import Operator, get_space
 from tests.latency.fakes import small_space
@@ -53,7 +55,7 @@ def table_of(operators) -> LatencyTable:
 
 
 def write_yaml(path: Path, rows: dict) -> Path:
-    path.write_text(yaml.safe_dump(rows))
+    path.write_text(yaml.dump(rows, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper)))
     return path
 
 
@@ -153,7 +155,7 @@ def test_a_head_is_the_sum_of_its_rows(tmp_path: Path) -> None:
         BLOCK + "-se:1-hs:0": {"mean": 1.0},
         "final_expand_layer-input:7x7x160-output:7x7x960": {"mean": 0.5, "var": 0.09},
         "feature_mix_layer-input:1x1x960-output:1x1x1280": {"mean": 0.25, "var": 0.16},
-        "classifier-input:1280-output:1000": {"mean": 0.125},
+        "classifier-input:1280-output:1000": {"mean": 0.125, "var": 0.0},
     }
     found = read_ofa([write_yaml(tmp_path / "lut.yaml", rows)], "d")
     key = "head-in:7x7x160-out:1000-mid:960-feat:1280-act:hswish-p:fp32"
@@ -173,8 +175,115 @@ def test_csv_yaml_and_gzip_say_the_same(tmp_path: Path) -> None:
     write_yaml(tmp_path / "a.yaml", {key: {"mean": 1.5, "var": 0.25}})
     tables = [read_ofa([tmp_path / name], "d").table.operators for name in ("a.csv", "a.csv.gz", "a.yaml")]
     assert tables[0] == tables[1] == tables[2]
-    with pytest.raises(TableError, match="is there twice"):
-        read_ofa([tmp_path / "a.csv", tmp_path / "a.yaml"], "d")
+
+
+def test_a_file_with_a_row_twice_or_given_twice_is_refused(tmp_path: Path) -> None:
+    keys = [BLOCK + "-se:1-hs:1", BLOCK.replace("expand:3", "expand:120") + "-se:1-hs:1"]
+    for name, twice in (("same.csv", [keys[0]] * 2), ("respelled.csv", keys)):
+        (tmp_path / name).write_text("key,mean_ms\n" + "".join(f"{key},1.5\n" for key in twice))
+        with pytest.raises(TableError, match="is there twice"):
+            read_ofa([tmp_path / name], "d")
+    file = write_yaml(tmp_path / "lut.yaml", {keys[0]: {"mean": 1.5}})
+    with pytest.raises(TableError, match=r"lut\.yaml is given twice; give each file once"):
+        read_ofa([file, tmp_path], "d")
+
+
+def test_the_deviation_is_read_and_unknown_where_there_is_none(tmp_path: Path) -> None:
+    """Once-for-All writes `std`, NSGANetV2 `var`; a CSV file can have either."""
+    keys = [BLOCK.replace("kernel:5", f"kernel:{kernel}") + "-se:1-hs:1" for kernel in (3, 5, 7)]
+    rows = dict(zip(keys, [{"std": 0.5}, {"var": 0.0625}, {}], strict=True))
+    file = write_yaml(tmp_path / "lut.yaml", {key: {"mean": 1.5, **facts} for key, facts in rows.items()})
+    lines = [f"{keys[0]},1.5,0.5,", f"{keys[1]},1.5,,0.0625", f"{keys[2]},1.5,,"]
+    (tmp_path / "lut.csv").write_text("\n".join(["key,mean_ms,std_ms,var", *lines]) + "\n")
+    for path in (file, tmp_path / "lut.csv"):
+        table = read_ofa([path], "d").table
+        assert [entry.std_ms for entry in table.operators.values()] == [0.5, 0.25, None]
+        table.save(tmp_path / "table.json")
+        assert json.loads((tmp_path / "table.json").read_text())["operators"][2]["std_ms"] is None
+        assert LatencyTable.load(tmp_path / "table.json") == table
+        write_ofa(table, tmp_path / "again.yaml")
+        assert read_ofa([tmp_path / "again.yaml"], "d").table.operators == table.operators
+
+
+def test_a_head_has_a_deviation_if_all_its_rows_have_one(tmp_path: Path) -> None:
+    rows = {
+        BLOCK + "-se:1-hs:0": {"mean": 1.0},
+        "Conv_1-input:7x7x160-output:7x7x960": {"mean": 0.5, "std": 0.3},
+        "Conv_2-input:1x1x960-output:1x1x1280": {"mean": 0.25, "std": 0.4},
+        "Logits-input:1x1x1280-output:1000": {"mean": 0.125, "std": 0.0},
+    }
+    key = "head-in:7x7x160-out:1000-mid:960-feat:1280-act:hswish-p:fp32"
+    found = read_ofa([write_yaml(tmp_path / "lut.yaml", rows)], "d")
+    assert found.table.operators[key].std_ms == pytest.approx(0.5)
+    del rows["Logits-input:1x1x1280-output:1000"]["std"]
+    found = read_ofa([write_yaml(tmp_path / "lut.yaml", rows)], "d")
+    assert found.table.operators[key] == Entry(0.875, None, 1)
+
+
+RESOLUTIONS = range(160, 225, 4)
+
+
+@pytest.fixture(scope="module")
+def ofa_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of files as Once-for-All has for one phone: 17 resolutions, `count`, `mean` and `std`."""
+    folder, rng = tmp_path_factory.mktemp("tables") / "latency_table@phone", np.random.default_rng(0)
+    folder.mkdir()
+    means: dict[str, float] = {}
+    for resolution in RESOLUTIONS:
+        space = get_space("mobilenetv3", width=1.2, resolutions=(resolution,))
+        rows = {}
+        for key in dict.fromkeys(key for op in space.all_operators() for key in _keys(op, False)[0]):
+            mean = means.setdefault(key, rng.uniform(0.1, 4.0)) * rng.uniform(0.99, 1.01)
+            rows[key] = {"count": int(rng.integers(40, 500)), "mean": mean, "std": 0.03 * mean}
+        write_yaml(folder / f"{resolution}_lookup_table.yaml", rows)
+    (folder / "README.md").write_text("not a table")
+    (folder / "._160_lookup_table.yaml").write_bytes(b"\x00\x05\x16\x07")  # as macOS leaves on other disks
+    return folder
+
+
+def test_once_for_all_s_files_of_one_device_make_one_table(ofa_files: Path) -> None:
+    found = read_ofa([ofa_files], "Phone")
+    space = get_space("mobilenetv3", width=1.2, resolutions=tuple(RESOLUTIONS))
+    assert found.table.operators.keys() == {op.key for op in space.all_operators()}
+    assert found.skipped == {}
+    assert found.table.protocol["origin"] == [f"{size}_lookup_table.yaml" for size in RESOLUTIONS]
+    (note,) = found.notes
+    parts = re.fullmatch(
+        r"(\d+) of (\d+) rows are in several files and were merged: means weighted by count; "
+        r"the means of one row differ by at most (\d\.\d) %",
+        note,
+    )
+    assert parts is not None
+    assert (int(parts[1]), int(parts[2])) == (312, 870)
+    assert 1 < float(parts[3]) <= 2
+    files = [ofa_files / name for name in found.table.protocol["origin"]]
+    assert read_ofa(files, "Phone").table == found.table
+
+
+def test_a_merged_row_is_what_all_runs_together_would_give(tmp_path: Path) -> None:
+    """Mean, deviation and count are those of the runs of both files."""
+    rng, key = np.random.default_rng(0), BLOCK + "-se:1-hs:1"
+    runs = [rng.normal(1.0, 0.1, 40), rng.normal(1.1, 0.2, 160)]
+    files = []
+    for i, of in enumerate(runs):
+        facts = {"mean": float(of.mean()), "std": float(of.std()), "count": len(of)}
+        files.append(write_yaml(tmp_path / f"{i}.yaml", {key: facts}))
+    (entry,) = read_ofa(files, "d").table.operators.values()
+    together = np.concatenate(runs)
+    assert entry.count == 200
+    assert (entry.ms, entry.std_ms) == pytest.approx((together.mean(), together.std()))
+    write_yaml(files[0], {key: {"mean": 1.0}})
+    found = read_ofa(files, "d")
+    (entry,) = found.table.operators.values()
+    assert entry.ms == pytest.approx((1.0 + runs[1].mean()) / 2)
+    assert (entry.std_ms, entry.count) == (None, 1)
+    assert "weighted by count, or equally where a row has no count" in found.notes[-1]
+
+
+def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("")
+    with pytest.raises(TableError, match=r"has no look-up table; its name ends in \.yaml, \.yml, \.csv"):
+        read_ofa([tmp_path], "d")
 
 
 @pytest.mark.parametrize(
@@ -183,6 +292,11 @@ def test_csv_yaml_and_gzip_say_the_same(tmp_path: Path) -> None:
         ({BLOCK: {"mean": -1.0}}, "mean is -1.0 ms"),
         ({BLOCK: {"mean": math.nan}}, "mean is nan ms"),
         ({BLOCK: {"mean": 0.0}}, "ms is 0.0"),
+        ({BLOCK: {"mean": 1.0, "std": -0.5}}, r"std -0\.5; give finite numbers that are not negative"),
+        ({BLOCK: {"mean": 1.0, "std": 1e300}}, r"std 1e\+300; give finite"),
+        ({BLOCK: {"mean": 1.0, "var": -0.5}}, r"var -0\.5; give finite"),
+        ({BLOCK: {"mean": 1.0, "std": "wide"}}, "is not a row"),
+        ({BLOCK: {"mean": 1.0, "count": 0}}, "count is 0; it must be positive"),
         ({BLOCK: {}}, "is not a row"),
         ({BLOCK: 3.0}, "is not a row"),
         ({"expanded_conv-input:7x7x8-output:7x7x8": {"mean": 1.0}}, "is not a row.*kernel"),
