@@ -11,6 +11,7 @@ import typer
 
 from hwnas.cli import about, job, models, tables
 from hwnas.cli.display import complain
+from hwnas.cli.streams import never_fail_to_encode
 from hwnas.errors import HwnasError
 from hwnas.text import printable
 
@@ -68,6 +69,7 @@ bench_app.command("predictor")(about.bench_predictor)
 
 def main() -> None:
     """Entry point: an HwnasError is one line on standard error, or its traceback, and exit code 1."""
+    never_fail_to_encode()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(args=_with_stage(arguments))

@@ -15,18 +15,19 @@ from types import FrameType
 from typing import Any
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
 from rich.text import Text
 
+from hwnas.cli.streams import AnyEncoding
 from hwnas.files import standard_stream
 from hwnas.progress import Progress
 from hwnas.text import PrintableFormatter, printable
 
-out = Console()
-err = Console(stderr=True)
+out = AnyEncoding()
+err = AnyEncoding(stderr=True)
 
 YEAR_S = 31_557_600
 LINE_S = 30  # seconds between lines about a stage where there is no terminal
