@@ -26,6 +26,7 @@ from pydantic import (
 )
 
 from hwnas.errors import ConfigError, known_names
+from hwnas.files import expanded
 from hwnas.text import one_line
 
 GIVEN_DATA = "given in Python"  # data.name where the data came as an argument
@@ -308,7 +309,7 @@ def _shown(value: Any) -> str:
 def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The experiment in a YAML file, `overrides` by dotted key applied; ConfigError says what is wrong."""
     try:
-        data = _plain(Path(path).read_text(encoding="utf-8"))
+        data = _plain(expanded(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

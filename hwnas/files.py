@@ -6,6 +6,32 @@ import os
 import stat
 from pathlib import Path
 
+from hwnas.errors import StoreError
+
+
+def expanded(path: str | Path) -> Path:
+    """Replace a leading ``~`` or ``~user`` of a path by the home folder, as a shell does.
+
+    A name without a folder, such as ``~lut.csv``, stays as it is unless it is the name of a user.
+
+    Args:
+        path: A path that a user wrote.
+
+    Returns:
+        The path with the home folder.
+
+    Raises:
+        StoreError: If the home folder is not known.
+    """
+    text = os.path.expanduser(path)
+    home, slash, _ = text.partition("/")
+    if home == "~" or (home[:1] == "~" and slash):
+        raise StoreError(
+            f"{path}: the home folder {home} is not known; write the whole path, or ./{text} for a folder of "
+            "that name here"
+        )
+    return Path(text)
+
 
 def check_regular(path: str | Path) -> None:
     """OSError for a path that names no file (or folder): one would wait at a named pipe for ever."""

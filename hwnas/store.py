@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.errors import ChecksumError, StoreError
-from hwnas.files import check_regular, standard_stream
+from hwnas.files import check_regular, expanded, standard_stream
 from hwnas.text import one_line
 
 SCHEMA = 3  # 1 has no predictions, 1 and 2 have no checksums
@@ -162,7 +162,7 @@ def write_output(path: str | Path, data: bytes) -> None:
     Raises:
         StoreError: If the path names a folder, a socket or a block device, or cannot be written.
     """
-    path = Path(path)
+    path = expanded(path)
     try:
         stream = standard_stream(path)
         if stream is not None:
@@ -235,9 +235,10 @@ def read_json(path: str | Path, remedy: str = "make it again, or restore it from
 
 def read_bytes(path: str | Path) -> bytes:
     """The bytes of a file; StoreError names what is missing or unreadable, or no file but a pipe."""
+    path = expanded(path)
     try:
         check_regular(path)
-        return Path(path).read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise StoreError(f"cannot read {path}: {error.strerror or error}") from None
 
@@ -393,7 +394,7 @@ class Store:
 
         Where nothing can be written (read-only media) a store that was closed is opened for reading.
         """
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else expanded(path)
         self._lock = threading.RLock()
         try:
             if self.path is not None:

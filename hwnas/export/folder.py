@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from hwnas.errors import ChecksumError, SpaceError, StoreError
+from hwnas.files import expanded
 from hwnas.networks.blocks import StaticNetwork
 from hwnas.spaces import Operator
 from hwnas.store import file_digest, parse_json, read_bytes, read_json, write_bytes, write_json
@@ -38,7 +39,7 @@ def save_model(network: StaticNetwork, folder: str | Path, facts: Mapping[str, A
 
     `facts` is plain data about the model that goes into `model.json`.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     write_bytes(folder / WEIGHTS_FILE, safetensors.torch.save(state))
     write_json(
@@ -62,7 +63,7 @@ def load_model(folder: str | Path) -> StaticNetwork:
     network's names, shapes and types, and for a model in 8 bits; ChecksumError if one of the two is not what
     was written.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     definition, weights = folder / DEFINITION_FILE, folder / WEIGHTS_FILE
     if not definition.exists():
         _check_precision(folder)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hwnas.errors import ExportError
 from hwnas.export.checks import Images, Logits, accuracy_by, check_outputs, in_batches
+from hwnas.files import expanded
 from hwnas.networks.blocks import StaticNetwork, folded_weights
 from hwnas.networks.onnx_graph import INPUT, OPSET, OUTPUT, onnx_model
 from hwnas.store import write_output
@@ -50,7 +51,7 @@ def export_onnx(
         images = np.random.default_rng(0).standard_normal((checked, *shape), dtype=np.float32)
         check_onnx(data, model, torch.from_numpy(images))
     write_output(path, data)
-    return Path(path)
+    return expanded(path)
 
 
 def check_onnx(data: bytes, model: nn.Module, images: Tensor) -> float:

@@ -21,6 +21,7 @@ from PIL import Image
 
 from hwnas.errors import DataError, StoreError
 from hwnas.export.sums import check_sum
+from hwnas.files import expanded
 from hwnas.images import fitted
 from hwnas.latency.external_data import load_graph
 from hwnas.text import one_line
@@ -63,7 +64,8 @@ class Predictor:
         of floats, or does not say how its images are prepared; DataError if only its makers know that;
         ChecksumError for one that is not what SHA256SUMS beside it says.
         """
-        path = Path(model) / "model.onnx" if Path(model).is_dir() else Path(model)
+        path = expanded(model)
+        path = path / "model.onnx" if path.is_dir() else path
         if not path.is_file():
             raise StoreError(
                 f"there is no model {path}; give a folder under models/ of a run, or a model.onnx"
@@ -99,7 +101,7 @@ class Predictor:
             DataError: If the file cannot be read as an image.
             StoreError: If the model fails on it, or its outputs are not finite.
         """
-        image = self.preparation(file)
+        image = self.preparation(expanded(file))
         batch = self._input.shape[0] if isinstance(self._input.shape[0], int) else 1
         with np.errstate(over="ignore"):  # outputs that are not finite are refused below
             filled = np.repeat(image[None], batch, axis=0).astype(INPUT_TYPES[self._input.type])

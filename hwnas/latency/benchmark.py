@@ -12,6 +12,7 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from hwnas.errors import ConfigError
+from hwnas.files import expanded
 from hwnas.latency.external_data import load_model
 from hwnas.latency.measure import Device, naming_models
 from hwnas.latency.together import geometric_mean, time_together
@@ -77,7 +78,8 @@ def read_model(file: str | Path, shapes: Shapes) -> tuple[bytes, str, list[str]]
     ConfigError unless it has one input of floats, whose size is known but for the batch, which is then 1;
     StoreError if it is larger than 2 GiB, or wants weights from outside its folder.
     """
-    path = Path(file) / "model.onnx" if Path(file).is_dir() else Path(file)
+    path = expanded(file)
+    path = path / "model.onnx" if path.is_dir() else path
     try:
         model = load_model(path)
         onnx.checker.check_model(model)

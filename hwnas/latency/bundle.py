@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from hwnas.errors import DeviceError, HwnasError, TableError
+from hwnas.files import expanded
 from hwnas.latency import runner
 from hwnas.latency.campaign import Campaign, Pass, of_all, pass_visits
 from hwnas.latency.jobs import identity_of, make_job, samples_of
@@ -85,7 +86,8 @@ def build_table(path: str | Path) -> LatencyTable:
     StoreError if the file cannot be read, DeviceError or TableError if it does not hold what a bundle of
     this hwnas gives.
     """
-    if Path(path).is_file() and Path(path).stat().st_size > MAX_RESULTS:
+    path = expanded(path)
+    if path.is_file() and path.stat().st_size > MAX_RESULTS:
         raise TableError(f"{path} has more than {MAX_RESULTS >> 20} MiB, so it holds no results of a bundle")
     data = parse_json(path, read_bytes(path))
     if data.get("schema") != runner.SCHEMA:

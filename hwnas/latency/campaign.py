@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from hwnas.errors import DeviceError
-from hwnas.files import check_regular
+from hwnas.files import check_regular, expanded
 from hwnas.latency.jobs import Models
 from hwnas.latency.measure import Device, Plan, Samples, Visit
 from hwnas.progress import Progress, silent
@@ -98,7 +98,9 @@ def measure_in_passes(
     device and seed are taken over, others are removed. DeviceError if the limit ends before all models were
     visited.
     """
-    kept = None if checkpoint is None else _Checkpoint(Path(checkpoint), _key(models, chunks, device, seed))
+    kept = (
+        None if checkpoint is None else _Checkpoint(expanded(checkpoint), _key(models, chunks, device, seed))
+    )
     passes = [] if kept is None else kept.load(len(models))
     least = max(rounds, 2) if rounds is not None else LEAST_ROUNDS
     start = time.monotonic() - sum(p.seconds for p in passes)

@@ -31,6 +31,7 @@ from typing import Any
 import yaml
 
 from hwnas.errors import SpaceError, TableError, known_names
+from hwnas.files import expanded
 from hwnas.latency.table import Entry, LatencyTable
 from hwnas.spaces import Operator, get_space
 from hwnas.spaces.operators import make_divisible
@@ -155,7 +156,7 @@ def read_ofa(paths: Sequence[str | Path], device: str) -> Imported:
 def _files(paths: Sequence[str | Path]) -> list[Path]:
     """The given files and the look-up tables in given folders; hidden and other files are left out."""
     files: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(expanded, paths):
         if not path.is_dir():
             files.append(path)
             continue

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import ChecksumError, DataError, SpaceError, StoreError
+from hwnas.files import expanded
 from hwnas.networks.blocks import ACTIVATION_FUNCTIONS, StaticNetwork, initialise, torch_generator
 from hwnas.networks.calibration import Statistics
 from hwnas.networks.drop import Drop
@@ -137,7 +138,7 @@ class Supernet(nn.Module):
 
     def save(self, directory: str | Path) -> None:
         """Write `model.safetensors` and `supernet.json` into a folder, each whole or not at all."""
-        directory = Path(directory)
+        directory = expanded(directory)
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         write_bytes(directory / WEIGHTS_FILE, safetensors.torch.save(state))
         write_json(
@@ -251,9 +252,9 @@ def refer_to_supernet(directory: str | Path, target: str | Path, checksum: str) 
 
     Writes a `supernet.json` that holds no weights, only where they are, relative to the folder.
     """
-    where = os.path.relpath(Path(target).resolve(), Path(directory).resolve())
+    where = os.path.relpath(expanded(target).resolve(), expanded(directory).resolve())
     data = {"schema": SCHEMA, "refers_to": Path(where).as_posix(), "checksum": checksum}
-    write_json(Path(directory) / DEFINITION_FILE, data)
+    write_json(expanded(directory) / DEFINITION_FILE, data)
 
 
 def load_supernet(path: str | Path, space: NetworkSpace | None = None) -> Supernet:
@@ -265,7 +266,7 @@ def load_supernet(path: str | Path, space: NetworkSpace | None = None) -> Supern
     StoreError if there is none, it is of another schema or of a space that hwnas does not know, SpaceError if
     it is of another than the given one, ChecksumError if it is not what was written or referred to.
     """
-    return _loaded(Path(path), space, ())
+    return _loaded(expanded(path), space, ())
 
 
 def _loaded(path: Path, space: NetworkSpace | None, referring: tuple[Path, ...]) -> Supernet:

@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from hwnas.errors import ConfigError, StoreError
+from hwnas.files import expanded
 from hwnas.latency.devices import get_device
 from hwnas.store import make_folder, remove_temporaries
 from hwnas.text import PrintableFormatter
@@ -34,7 +35,7 @@ WRITTEN = (
 
 def run_folder(run_dir: str | Path) -> Path:
     """Where a run lives: as given if that is absolute or under ``runs/``, otherwise under ``runs/``."""
-    path = Path(run_dir)
+    path = expanded(run_dir)
     if path.is_absolute():
         return path
     if ".." in path.parts:

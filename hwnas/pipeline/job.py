@@ -19,6 +19,7 @@ import yaml
 
 from hwnas.config import COSTS, GIVEN_DATA, Experiment, Named, load_config, overridden, parse_config
 from hwnas.errors import ConfigError, DataError, StoreError
+from hwnas.files import expanded
 from hwnas.latency.devices import DEVICES
 from hwnas.latency.predictor import LatencyPredictor, MeasuredLatency
 from hwnas.latency.table import LatencyTable
@@ -113,7 +114,9 @@ def open_run(
 
 def load_run(run_dir: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
     """The run in an existing folder; StoreError if there is none."""
-    directory = Path(run_dir) if (Path(run_dir) / "run.db").is_file() else run_folder(run_dir)
+    directory = expanded(run_dir)
+    if not (directory / "run.db").is_file():
+        directory = run_folder(run_dir)
     if not (directory / "config.yaml").is_file():
         raise StoreError(
             f"{directory} is not the folder of a run: it has no config.yaml; see hwnas run --help"
@@ -136,11 +139,11 @@ def run_for_device(run: Run, table: str | Path, run_dir: str | Path) -> Run:
     if trained is None:
         raise StoreError(f"{run.directory} has no supernet yet; run: hwnas train {run.directory}/config.yaml")
     outputs = trained["outputs"]
-    kept = directory / TABLE_FILE
-    runtime = LatencyTable.load(table if Path(table).exists() or not kept.exists() else kept).runtime
+    kept, table = directory / TABLE_FILE, expanded(table)
+    runtime = LatencyTable.load(table if table.exists() or not kept.exists() else kept).runtime
     of_table = {
         "source": "table",
-        "table": str(Path(table).resolve()),
+        "table": str(table.resolve()),
         "device": runtime["name"] if runtime["name"] in DEVICES else run.config.latency.device,
         "threads": runtime.get("threads") or run.config.latency.threads,
     }
@@ -163,13 +166,13 @@ def _absolute(experiment: Experiment) -> Experiment:
     """The experiment with the paths in it absolute, so that it means the same from any folder."""
     latency, data, training = experiment.latency, experiment.data, experiment.training
     if training.teacher is not None:
-        training = training.model_copy(update={"teacher": str(Path(training.teacher).resolve())})
+        training = training.model_copy(update={"teacher": str(expanded(training.teacher).resolve())})
     if latency.table is not None:
-        latency = latency.model_copy(update={"table": str(Path(latency.table).resolve())})
-    further = {name: str(Path(table).resolve()) for name, table in latency.further_tables.items()}
+        latency = latency.model_copy(update={"table": str(expanded(latency.table).resolve())})
+    further = {name: str(expanded(table).resolve()) for name, table in latency.further_tables.items()}
     latency = latency.model_copy(update={"further_tables": further})
     if isinstance(path := data.parameters.get("path"), str):
-        data = Named.model_validate({**data.model_dump(), "path": str(Path(path).resolve())})
+        data = Named.model_validate({**data.model_dump(), "path": str(expanded(path).resolve())})
     return experiment.model_copy(update={"latency": latency, "data": data, "training": training})
 
 

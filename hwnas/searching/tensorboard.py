@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hwnas.errors import MissingExtraError
+from hwnas.files import expanded
 from hwnas.searching.loop import Status
 
 
@@ -23,7 +24,7 @@ class TensorBoard:
     """Writes scalars by the number of evaluations into a folder; `tensorboard --logdir FOLDER` shows them."""
 
     def __init__(self, folder: str | Path) -> None:
-        self._writer = summary_writer()(str(folder))
+        self._writer = summary_writer()(str(expanded(folder)))
 
     def __call__(self, status: Status) -> None:
         scalars = {"hypervolume": status.hypervolume, "failed": status.failed, "front": len(status.front)}

@@ -36,6 +36,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hwnas.config import Training
 from hwnas.errors import DataError, TrainingError
+from hwnas.files import expanded
 from hwnas.memory import keep_freed_memory
 from hwnas.networks.blocks import torch_generator
 from hwnas.networks.drop import Drop
@@ -175,7 +176,7 @@ def train(
         "teacher": None if teacher is None else tensors_digest(teacher.state_dict()),
         "parts": world_size() * settings.accumulate,
     }
-    path = Path(directory) / CHECKPOINT_FILE
+    path = expanded(directory) / CHECKPOINT_FILE
     with _threads(settings.threads), _as_it_was(teacher), all_or_none():
         connect(device)
         plan = _plan(net, train_data, settings, seed, teacher, device, strategy)

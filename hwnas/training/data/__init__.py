@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from hwnas.config import GIVEN_DATA
 from hwnas.errors import DataError, known_names
+from hwnas.files import expanded
 from hwnas.training.data.base import SPLITS, Dataset, Source, Split, resize
 from hwnas.training.data.cifar10 import cifar10
 from hwnas.training.data.digits import cluttered_digits
@@ -90,4 +92,6 @@ def _source(name: str, split: Split, seed: int, parameters: Mapping[str, Any]) -
     for parameter, declared in known.items():
         if declared.default is inspect.Parameter.empty and parameter not in parameters:
             raise DataError(f"{name}: parameter {parameter!r} is missing; give it beside the name")
+    if isinstance(path := parameters.get("path"), (str, Path)):
+        parameters = {**parameters, "path": expanded(path)}
     return DATASETS[name](split, seed, **parameters)
