@@ -15,6 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
+
+# An example may take any time: how long it takes says how busy the machine is.
+settings.register_profile("hwnas", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hwnas")
 
 Command = Callable[..., tuple[int, str, str]]
 
