@@ -73,11 +73,18 @@ sys.addaudithook(_heard)
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of the tiny experiment; tests copy it before they change it."""
+    """The folder of a finished run of the tiny experiment; tests copy it before they change it.
+
+    Its latencies are computed, so its search asks for the same architectures on every machine.
+    """
     import hwnas
+    from hwnas.latency.devices import DEVICES
+    from tests.latency.fakes import ComputedRuntime
 
     folder, before = tmp_path_factory.mktemp("tiny"), len(CONNECTIONS)
-    run = hwnas.run(write_config(folder), run_dir=folder / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DEVICES, "onnxruntime", ComputedRuntime)
+        run = hwnas.run(write_config(folder), run_dir=folder / "run")
     OF_THE_RUN.extend(CONNECTIONS[before:])
     return run.directory
 
