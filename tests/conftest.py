@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -87,6 +88,12 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = hwnas.run(write_config(folder), run_dir=folder / "run")
     OF_THE_RUN.extend(CONNECTIONS[before:])
     return run.directory
+
+
+@pytest.fixture
+def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measuring takes no time, so how many passes it is shared out to does not depend on the machine."""
+    monkeypatch.setattr("hwnas.latency.campaign.time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
 @pytest.fixture

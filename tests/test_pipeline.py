@@ -438,6 +438,7 @@ class DriftingDevice(FakeDevice):
         return super().measure(models, plan, progress)
 
 
+@pytest.mark.usefixtures("still_clock")
 def test_a_noisy_table_is_kept_only_if_that_is_allowed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

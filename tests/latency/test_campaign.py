@@ -138,6 +138,7 @@ def without_seconds(table):
     return replace(table, protocol={k: v for k, v in table.protocol.items() if k != "seconds"})
 
 
+@pytest.mark.usefixtures("still_clock")
 def test_an_interrupted_profile_goes_on(tmp_path):
     whole = profile(SPACE, noisy_device(), rounds=12, **NETWORKS)
     folder = tmp_path / "unfinished"
@@ -158,6 +159,7 @@ def test_passes_of_something_else_are_not_taken_over(tmp_path):
         assert len(device.plans) == 2 * table.protocol["passes"]
 
 
+@pytest.mark.usefixtures("still_clock")
 @pytest.mark.parametrize("place", [0, 40, -5])
 def test_a_damaged_pass_is_measured_again(tmp_path, place):
     whole = profile(SPACE, noisy_device(), rounds=12, checkpoint=tmp_path, **NETWORKS)
