@@ -7,6 +7,7 @@ import os
 # Before torch is loaded: small tensors gain nothing from more threads, and lose much on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import math
 import socket
 import sys
 from collections.abc import Callable
@@ -98,9 +99,13 @@ def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hwnas_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command in this process: exit code, standard output, standard error."""
+    """Runs the command in this process: exit code, standard output, standard error.
 
+    Standard error is without the lines that tell of a long stage: whether they come depends on the machine.
+    """
     from hwnas.cli import main
+
+    monkeypatch.setattr("hwnas.cli.display.LINE_S", math.inf)
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["hwnas", *map(str, arguments)])
