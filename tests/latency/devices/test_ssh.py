@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from hwnas.errors import DeviceError
+from hwnas.latency import runner
 from hwnas.latency.devices import get_device
 from hwnas.latency.devices.ssh import Connection, LostError, SshDevice, _split_reason
 from hwnas.latency.measure import Plan
@@ -23,7 +24,7 @@ from tests.conformance.test_devices import conv
 from tests.latency.devices.board import Board, running_board
 
 SMALL = conv(4, 4)
-LARGE = conv(64, 64)  # milliseconds, so that the plan takes seconds
+LARGE = conv(64, 64)
 PLAN = Plan(((0,), (1, 0, 1), (0,), (1,)) * 40, warmup_runs=3, kept_runs=7)
 
 
@@ -66,6 +67,54 @@ def device(running: Board) -> SshDevice:
     """The board as a device that knows its identity already."""
     found = SshDevice(running.address())
     assert found.identity.runtime["name"] == "onnxruntime"
+    return found
+
+
+# Added to the runner: a visit waits until it is permitted, and a file says when a client is gone.
+GATE = """
+FLUSH_S = -1.0  # write every record at once
+_timed_visit, _follow, _visits = timed_visit, follow, 0
+
+def timed_visit(*arguments):
+    global _visits
+    _visits += 1
+    while os.path.getsize({permits!r}) < _visits:
+        time.sleep(0.01)
+    return _timed_visit(*arguments)
+
+def follow(*arguments):
+    try:
+        return _follow(*arguments)
+    finally:
+        Path({gone!r}).touch()
+"""
+
+
+class Gate:
+    """Lets the board measure so many visits, however fast it is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.permits, self.gone = folder / "permits", folder / "gone"
+
+    def permit(self, visits: int) -> None:
+        with self.permits.open("ab") as file:  # a byte a visit
+            file.write(bytes(visits))
+
+    def wait_for_the_client_to_go(self) -> None:
+        """Wait until the board has noticed that its client is gone."""
+        while not self.gone.exists():
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """A gate in the runner that is sent to the board; no visit is permitted yet."""
+    found = Gate(tmp_path)
+    found.permit(0)
+    source = Path(runner.__file__).read_text()
+    gated = tmp_path / "runner.py"
+    gated.write_text(source + GATE.format(permits=str(found.permits), gone=str(found.gone)))
+    monkeypatch.setattr(runner, "__file__", str(gated))
     return found
 
 
@@ -269,15 +318,17 @@ def test_a_disk_that_takes_no_more_is_reported(board):
 # ---- interruptions ------------------------------------------------------------------------------
 
 
-def test_a_connection_that_is_cut_again_and_again_changes_nothing(board, device):
+def test_a_connection_that_is_cut_again_and_again_changes_nothing(board, device, gate):
     """The first connections are cut as soon as they give something; one process has measured it all."""
     pids, cut = set(), []
+    gate.permit(10)
 
     def progress(done, total, text=""):
         pids.add((board.cache / "lock").read_text())
         if len(cut) < 2 and board.clients[-1] not in cut:
             cut.append(board.clients[-1])
             os.kill(cut[-1], signal.SIGKILL)
+            gate.permit(10 if len(cut) < 2 else len(PLAN.visits))
 
     samples = device.measure([SMALL, LARGE], PLAN, progress)
     assert len(cut) == 2
@@ -288,7 +339,7 @@ def test_a_connection_that_is_cut_again_and_again_changes_nothing(board, device)
 
 
 @pytest.mark.parametrize("how", ["killed", "abandoned"])
-def test_a_measurement_that_ended_early_goes_on_where_it_was(board, device, how):
+def test_a_measurement_that_ended_early_goes_on_where_it_was(board, device, gate, how):
     """The one that asked and the one that measured are gone; another one asks for the same."""
 
     class Gone(Exception):
@@ -299,8 +350,10 @@ def test_a_measurement_that_ended_early_goes_on_where_it_was(board, device, how)
             raise Gone
 
     models = [SMALL, LARGE]
+    gate.permit(10)
     with pytest.raises(Gone):
         device.measure(models, PLAN, leave)
+    gate.wait_for_the_client_to_go()
     worker = int((board.cache / "lock").read_text())
     if how == "killed":
         os.kill(worker, signal.SIGKILL)
@@ -308,6 +361,7 @@ def test_a_measurement_that_ended_early_goes_on_where_it_was(board, device, how)
             file.write('{"seconds": 1, "ro')  # half a record
     else:
         os.utime(jobs(board)[0] / "lease", (1, 1))
+    gate.permit(len(PLAN.visits))
     with open(board.cache / "lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # waits for the process to end
     before = records(board)
