@@ -118,21 +118,22 @@ def test_a_stored_search_of_another_lag_is_refused() -> None:
 
 
 class Here:
-    """The accuracy; keeps to which process evaluated what, in a folder."""
+    """The accuracy; notes in a folder which processes evaluate, and waits until there are two of them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def __call__(self, archs: object) -> np.ndarray:
-        (self.folder / archs[0].id).write_text(str(os.getpid()))
-        time.sleep(0.002)
+        (self.folder / str(os.getpid())).touch()
+        while len(os.listdir(self.folder)) < 2:
+            time.sleep(0.01)
         return accuracy(archs)
 
 
 @pytest.mark.parametrize("lag", [0, 1])
 def test_processes_find_what_serial_finds_and_are_gone_afterwards(tmp_path: Path, lag: int) -> None:
     assert found("process", Here(tmp_path), workers=2, lag=lag) == found(evaluate=accuracy, lag=lag)
-    evaluators = {file.read_text() for file in tmp_path.iterdir()}
+    evaluators = {file.name for file in tmp_path.iterdir()}
     assert len(evaluators) == 2
     assert str(os.getpid()) not in evaluators
     assert not multiprocessing.active_children()
