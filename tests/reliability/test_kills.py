@@ -67,16 +67,20 @@ class Job:
         until: str | None = None,
         strike: tuple[str, int] | None = None,
         after: tuple[str, float] | None = None,
+        stop_at: str | None = None,
     ) -> tuple[list[dict[str, Any]], bool]:
-        """Go on with the run until a stage is made, or a kill: at a step of writing in a stage, or so long
-        after a stage began. The notes of it, and whether it was killed.
+        """Go on with the run until a stage is made, or a kill: at a step of writing in a stage, so long
+        after a stage began, or when a stage begins. The notes of it, and whether it was killed.
         """
         self.attempts += 1
         notes = self.folder.with_name(f"{self.folder.name}.notes-{self.attempts}")
         notes.touch()
         stages = self.stages[: self.stages.index(until) + 1 if until else None]
-        process = forked.Process(target=work, args=(self.config, self.folder, stages, notes, strike))
+        arguments = (self.config, self.folder, stages, notes, strike, stop_at)
+        process = forked.Process(target=work, args=arguments)
         process.start()
+        if stop_at is not None:
+            after = (stop_at, 0.0)
         if after is not None:
             stage, seconds = after
             while process.is_alive() and {"stage": stage} not in noted(notes):
@@ -250,7 +254,7 @@ def test_a_search_and_an_export_that_are_killed(tiny_run: Path, tmp_path: Path) 
             db.execute(f"DELETE FROM {table}")
         db.execute("DELETE FROM stages WHERE name NOT IN ('profile', 'train')")
     job = Job(folder / "config.yaml", folder, ("search", "export"))
-    for at in ({"strike": ("search", 250)}, {"after": ("search", 0.0)}, {"strike": ("export", 60)}):
+    for at in ({"strike": ("search", 250)}, {"stop_at": "search"}, {"strike": ("export", 60)}):
         _, killed = job.attempt(**at)
         assert killed
         job.check()

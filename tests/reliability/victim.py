@@ -30,9 +30,17 @@ from tests.reliability.faults import layer
 
 
 def work(
-    config: Path, folder: Path, stages: Sequence[str], notes: Path, strike: tuple[str, int] | None
+    config: Path,
+    folder: Path,
+    stages: Sequence[str],
+    notes: Path,
+    strike: tuple[str, int] | None,
+    stop_at: str | None = None,
 ) -> None:
-    """Make stages of a run. `strike` is the stage, and the step of writing within it, to be killed at."""
+    """Make stages of a run. `strike` is the stage, and the step of writing within it, to be killed at.
+
+    The process stops itself when the stage `stop_at` begins, and waits there to be killed.
+    """
     file = notes.open("ab", buffering=0)
     steps: Counter[str] = Counter()
     current = ""
@@ -50,6 +58,8 @@ def work(
         nonlocal current
         current = stage
         note(stage=stage)
+        if stage == stop_at:
+            os.kill(os.getpid(), signal.SIGSTOP)
         return silent
 
     evaluated, add_measurement = executors.evaluated, Store.add_measurement
