@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -51,23 +50,42 @@ def test_the_second_interrupt_does_not() -> None:
     assert finished == [0]
 
 
+# Presses Ctrl-C when the checkpoint before the first step is written.
+AT_THE_FIRST_CHECKPOINT = """
+import os, signal
+from hwnas.training import checkpoint
+
+save = checkpoint.save
+
+def save_and_interrupt(*arguments):
+    checkpoint.save = save
+    save(*arguments)
+    os.kill(os.getpid(), signal.SIGINT)
+
+checkpoint.save = save_and_interrupt
+from hwnas.__main__ import main
+main()
+"""
+
+
 def test_an_interrupted_command_says_how_to_go_on_and_does(tmp_path: Path) -> None:
-    config = write_config(tmp_path, training={"steps": 400, "warmup_steps": 1})
+    config = write_config(tmp_path, training={"steps": 20, "warmup_steps": 1})
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "hwnas", "train", str(config), "--run-dir", str(folder)]
-    training = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    checkpoint = folder / "supernet" / "checkpoint.safetensors"
-    while not checkpoint.exists():  # written before the first step
-        assert training.poll() is None
-        time.sleep(0.01)
-    training.send_signal(signal.SIGINT)
-    _, said = training.communicate()
+    arguments = ["train", str(config), "--run-dir", str(folder)]
+    training = subprocess.run(
+        [sys.executable, "-c", AT_THE_FIRST_CHECKPOINT, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    checkpoint, said = folder / "supernet" / "checkpoint.safetensors", training.stderr
     assert training.returncode == 130
     assert "finishing the step in hand" in said
     assert said.endswith("interrupted; the same command goes on from here\n")
     assert "Traceback" not in said
     assert checkpoint.exists()
     assert not (folder / "supernet" / "model.safetensors").exists()
+    command = [sys.executable, "-m", "hwnas", *arguments]
     assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0
     assert (folder / "supernet" / "model.safetensors").exists()
 
