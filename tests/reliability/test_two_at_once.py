@@ -93,7 +93,7 @@ space = hwnas.SearchSpace("macro", [hwnas.Choice(f"layer{i}", tuple(range(6))) f
 objective = hwnas.Objective("accuracy", "max", evaluate=accuracy, expensive=True)
 store = hwnas.Store(sys.argv[1])
 print("ready", flush=True)
-hwnas.search(space, [objective], strategy="random", evaluations=100_000, store=store, name="beside")
+hwnas.search(space, [objective], strategy="random", evaluations=1_000_000, store=store, name="beside")
 """
 
 
@@ -117,7 +117,9 @@ def test_a_running_search_is_read(copy: Path) -> None:
 
 WRITING = """
 import sys
+import hwnas.store
 from hwnas.store import Store
+hwnas.store.BUSY_S = 600  # how long the others take depends on the machine
 print("ready", flush=True)
 sys.stdin.readline()
 for i in range(25):
