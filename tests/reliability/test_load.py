@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -87,6 +88,11 @@ def used(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Used]:
     return found
 
 
+def least_used(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Used]:
+    """As `used`, from the fastest of three processes: other work on the machine only adds time."""
+    return min((used(function, *arguments) for _ in range(3)), key=lambda pair: pair[1].seconds)
+
+
 def grows_linearly(small: Used, large: Used, factor: float) -> bool:
     """Whether so many times as much needs no more than that, with half as much for what disturbs."""
     return large.seconds < 1.5 * factor * small.seconds
@@ -117,8 +123,9 @@ def filled(path: Path, n: int) -> None:
 
 
 def opened_and_reported(path: Path) -> dict[str, Any]:
-    """Open a search, go on with it, and say what came of it."""
-    store = Store(path)
+    """Open a copy of a search, go on with it, and say what came of it."""
+    copy = Path(shutil.copy(path, path.with_name("copy.db")))
+    store = Store(copy)
     session = SearchSession(SPACE, OBJECTIVES, strategy="random", store=store)
     known = session.done
     batch = session.ask(BATCH)
@@ -132,6 +139,7 @@ def opened_and_reported(path: Path) -> dict[str, Any]:
         "rows": len(result.to_frame()),
     }
     store.close()
+    copy.unlink()
     return found
 
 
@@ -142,7 +150,7 @@ def test_a_store_of_very_many_evaluations(tmp_path: Path, record_property: Any) 
     for n in (STORED // 4, STORED):
         path = tmp_path / str(n) / "run.db"
         used(filled, path, n)
-        found, needs = used(opened_and_reported, path)
+        found, needs = least_used(opened_and_reported, path)
         needed.append(needs)
         assert found["known"] == n
         assert found["evaluations"] == found["rows"] == n + BATCH
@@ -197,7 +205,7 @@ def asked(n: int) -> int:
 
 @pytest.mark.slow
 def test_the_guided_search_learns_from_a_bounded_number(record_property: Any) -> None:
-    (some, less), (most, more) = used(asked, 4000), used(asked, SEARCHED)
+    (some, less), (most, more) = least_used(asked, 4000), least_used(asked, SEARCHED)
     assert some == most == BATCH
     assert more.mib < less.mib + 6000 * EVALUATION_BYTES / 2**20 + SLACK_MIB
     assert more.seconds < 2 * less.seconds
@@ -224,7 +232,7 @@ def test_a_table_of_very_many_operators(tmp_path: Path, record_property: Any) ->
     for n in (OPERATORS // 4, OPERATORS):
         path = tmp_path / f"{n}.json"
         large_table(path, n)
-        found, needs = min((used(loaded, path) for _ in range(3)), key=lambda pair: pair[1].seconds)
+        found, needs = least_used(loaded, path)
         assert found == n
         needed.append(needs)
         assert needs.mib * 2**20 < 15 * path.stat().st_size + SLACK_MIB * 2**20
