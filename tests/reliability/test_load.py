@@ -89,7 +89,7 @@ def used(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Used]:
 
 
 def least_used(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Used]:
-    """As `used`, from the fastest of three processes: other work on the machine only adds time."""
+    """Return what a function returns, and what the fastest of three fresh processes needed."""
     return min((used(function, *arguments) for _ in range(3)), key=lambda pair: pair[1].seconds)
 
 

@@ -40,7 +40,7 @@ from hwnas.store import Measurement, Store, sealed
 from hwnas.training import checkpoint
 
 MUTATIONS = int(os.environ.get("HWNAS_MUTATIONS", "40"))
-HANGS_S = 300  # for what is read in milliseconds: a guard against hangs, far beyond any busy machine
+HANGS_S = 300  # A guard against hangs: the readers need milliseconds.
 MEMORY = 1 << 30  # bytes that a reader may take beside what is there
 VALUES: list[Any] = [None, True, -1, 0, 1e308, 1e-308, 10**400, 2**63, -0.5, "", "x" * 10_000, "NaN"]
 VALUES += [[], {}, [[[[]]]], {"a": {"b": 1}}, "\x1b[31m", "../../etc/passwd"]
