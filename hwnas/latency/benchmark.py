@@ -95,7 +95,7 @@ def read_model(file: str | Path, shapes: Shapes) -> tuple[bytes, str, list[str]]
     if tensor.elem_type != onnx.TensorProto.FLOAT:
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
         raise ConfigError(f"{file}: input {value.name} is of {kind}; models of FLOAT can be timed")
-    declared = [d.dim_value if d.HasField("dim_value") else d.dim_param or "?" for d in tensor.shape.dim]
+    declared = [_size(dimension) for dimension in tensor.shape.dim]
     shape, notes = _shape(file, value.name, declared, shapes.get(value.name))
     for dimension, size in zip(tensor.shape.dim, shape, strict=True):
         dimension.dim_value = size
@@ -104,6 +104,13 @@ def read_model(file: str | Path, shapes: Shapes) -> tuple[bytes, str, list[str]]
         for output in model.graph.output:
             output.type.tensor_type.ClearField("shape")
     return model.SerializeToString(), value.name, notes
+
+
+def _size(dimension: onnx.TensorShapeProto.Dimension) -> int | str:
+    """A positive size as a number, an open one as text; exporters write -1 or 0 for an open size."""
+    if dimension.dim_value > 0:
+        return int(dimension.dim_value)
+    return dimension.dim_param or (str(dimension.dim_value) if dimension.HasField("dim_value") else "?")
 
 
 def _shape(

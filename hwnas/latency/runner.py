@@ -175,10 +175,23 @@ def open_onnxruntime(model: bytes, threads: int) -> Run:
         reason = " ".join(str(error).split())
         raise RunnerError(f"ONNX Runtime cannot load a model: {reason}") from None
     (argument,) = session.get_inputs()
-    shape = [size if isinstance(size, int) else 1 for size in argument.shape]
+    shape = timed_shape(argument.shape)
     outputs = [output.name for output in session.get_outputs()]
     feed = {argument.name: random_input(shape)}
     return lambda: session.run(outputs, feed)
+
+
+def timed_shape(declared: Sequence[Any]) -> list[int]:
+    """Return the shape at which an input is timed: an open batch, the first size, is 1.
+
+    A size is open if it is not a positive number. RunnerError for another open size.
+    """
+    sizes = [size if isinstance(size, int) and size > 0 else None for size in declared]
+    shape = [1 if i == 0 and size is None else size for i, size in enumerate(sizes)]
+    if None in shape:
+        text = "x".join("?" if size is None else str(size) for size in sizes)
+        raise RunnerError(f"the input of a model is {text}; only the batch may be open, fix the other sizes")
+    return [size for size in shape if size is not None]
 
 
 def random_input(shape: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -20,6 +21,7 @@ from hwnas.latency.devices import get_device
 from hwnas.latency.devices.onnxruntime import OnnxRuntimeDevice
 from hwnas.latency.external_data import MAX_MODEL_BYTES
 from tests.latency.devices.board import running_board
+from hwnas.latency.measure import Plan
 from tests.latency.test_together import MODELS, Shifting
 
 
@@ -74,6 +76,33 @@ def test_an_open_batch_is_one_and_said(tmp_path: Path) -> None:
     given = {"image": (4, 3, 16, 8)}
     data, _, notes = read_model(network(tmp_path / "c.onnx", ("n", 3, "h", None)), given)
     assert (shape_of(data), notes) == ([4, 3, 16, 8], [])
+
+
+@pytest.mark.parametrize("open_size", [-1, 0])
+def test_sizes_below_one_are_open(tmp_path: Path, open_size: int) -> None:
+    """Many exporters write -1 for an open size, some 0."""
+    shape = (open_size, 3, open_size, open_size)
+    path = network(tmp_path / "net.onnx", shape)
+    with pytest.raises(ConfigError, match=rf"input image is {open_size}x3x{open_size}x{open_size}; say its"):
+        read_model(path, {})
+    data, _, notes = read_model(path, {"image": (1, 3, 48, 192)})
+    assert (shape_of(data), notes) == ([1, 3, 48, 192], [])
+    session = onnxruntime.InferenceSession(data)
+    (output,) = session.run(None, {"image": np.zeros((1, 3, 48, 192), np.float32)})
+    assert output.shape == (1, 4, 1, 1)
+    with pytest.raises(ConfigError, match="--input image does not fit its shape"):
+        read_model(path, {"image": (1, 4, 48, 192)})
+    data, _, notes = read_model(network(tmp_path / "batch.onnx", (open_size, 3, 8, 8)), {})
+    assert (shape_of(data), notes) == ([1, 3, 8, 8], [f"batch '{open_size}' is taken as 1"])
+
+
+@pytest.mark.parametrize("shape", [(-1, 3, -1, -1), (1, 3, 0, 8), (1, 3, "height", 8)])
+def test_a_device_refuses_an_open_size_other_than_the_batch(
+    tmp_path: Path, shape: tuple[int | str, ...]
+) -> None:
+    data = network(tmp_path / "net.onnx", shape).read_bytes()
+    with pytest.raises(DeviceError, match=r"only the batch may be open, fix the other sizes"):
+        get_device("onnxruntime").measure([data], Plan(((0,),)))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 from hwnas.errors import DeviceError, MissingExtraError
 from hwnas.latency.devices.local import LocalDevice, Run
-from hwnas.latency.runner import random_input
+from hwnas.latency.runner import RunnerError, random_input, timed_shape
 
 DEVICE = "CPU"
 PRECISION = "f32"  # left to itself OpenVINO computes in bf16 where the processor can
@@ -55,9 +55,14 @@ class OpenVinoDevice(LocalDevice):
         try:
             loaded = self._core.read_model(model)
             (argument,) = loaded.inputs
-            shape = [size.get_length() if size.is_static else 1 for size in argument.get_partial_shape()]
+            declared = [
+                size.get_length() if size.is_static else None for size in argument.get_partial_shape()
+            ]
+            shape = timed_shape(declared)
             loaded.reshape(shape)
             compiled = self._core.compile_model(loaded, DEVICE, options)
+        except RunnerError as error:
+            raise DeviceError(str(error)) from None
         except RuntimeError as error:
             raise DeviceError(f"OpenVINO cannot load a model: {error}") from None
         threads = compiled.get_property("INFERENCE_NUM_THREADS")
