@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from hwnas.latency.runner import system_text
+
 PACKAGES = ("hwnas", "torch", "onnxruntime", "onnx", "numpy", "scikit-learn", "pymoo")
 NOISE_RUNS = 400
 MAX_NOISE_PERCENT = 5.0
@@ -70,15 +72,21 @@ def _quota() -> Finding:
 
 
 def _load() -> Finding:
-    load, cores = os.getloadavg()[0], psutil.cpu_count() or 1
+    try:
+        load, cores = os.getloadavg()[0], psutil.cpu_count() or 1
+    except OSError:
+        return Finding("load", "not visible")
     advice = "other work competes for the cores; stop it, or expect noise" if load > 0.7 * cores else ""
     return Finding("load", f"{load:.2f} on {cores} cores", advice)
 
 
 def _steal() -> Finding:
-    before = psutil.cpu_times()
-    time.sleep(1.0)
-    after = psutil.cpu_times()
+    try:
+        before = psutil.cpu_times()
+        time.sleep(1.0)
+        after = psutil.cpu_times()
+    except OSError:  # Android and hardened containers hide /proc/stat
+        return Finding("steal", "not visible")
     total = sum(after) - sum(before)
     if not hasattr(after, "steal") or total <= 0:
         return Finding("steal", "not reported")
@@ -88,10 +96,9 @@ def _steal() -> Finding:
 
 
 def _frequency() -> Finding:
-    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    if not path.is_file():
+    governor = system_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")).strip()
+    if not governor:
         return Finding("frequency scaling", "not visible")
-    governor = path.read_text().strip()
     advice = "" if governor == "performance" else "run: sudo cpupower frequency-set -g performance"
     return Finding("frequency scaling", governor, advice)
 

@@ -18,6 +18,7 @@ On a board, under ~/.cache/hwnas (or $XDG_CACHE_HOME/hwnas):
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import gc
 import hashlib
@@ -55,6 +56,7 @@ KEPT_S = 86400.0  # jobs and pieces unused for so long are deleted
 MAX_LINE = 64 << 20
 MAX_PIECE = 1 << 31  # bytes; a model has fewer, since protobuf ends there
 EXIT_BUSY, EXIT_WRITE = 75, 74
+PROC = Path("/proc")
 
 
 class RunnerError(Exception):
@@ -265,24 +267,19 @@ def statistic(threads: int) -> str:
 
 def cpu_name() -> str:
     """The processor, or where the system does not name it, the board."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    board = Path("/proc/device-tree/model")
-    if board.exists():
-        return board.read_text().strip("\0 \n")
-    return platform.processor() or platform.machine()
+    for line in system_text(PROC / "cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    board = system_text(PROC / "device-tree/model").strip("\0 \n")
+    return board or platform.processor() or platform.machine()
 
 
 def memory_left() -> bool:
     """Whether further models may stay open."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return True
-    rows = (line.split() for line in meminfo.read_text().splitlines())
+    rows = (line.split() for line in system_text(PROC / "meminfo").splitlines())
     size = {row[0]: int(row[1]) for row in rows if len(row) > 1}
+    if "MemTotal:" not in size:
+        return True
     return size.get("MemAvailable:", size["MemTotal:"]) > FREE_MEMORY * size["MemTotal:"]
 
 
@@ -328,17 +325,31 @@ def _switches() -> int:
 
 
 def _thread_ids() -> set[int]:
-    return {int(name) for name in os.listdir("/proc/self/task")}
+    try:
+        return {int(name) for name in os.listdir(PROC / "self/task")}
+    except OSError:
+        return set()
 
 
 def _busy_ticks() -> dict[int, int]:
-    """By core, the clock ticks in which it was busy so far."""
+    """Return the clock ticks in which each core was busy so far; empty where the system hides them."""
     busy = {}
-    for line in Path("/proc/stat").read_text().splitlines():
-        name, *ticks = line.split()[:9]
-        if name.startswith("cpu") and name[3:].isdigit():
+    for line in system_text(PROC / "stat").splitlines():
+        name, *ticks = line.split()[:9] or [""]
+        if name.startswith("cpu") and name[3:].isdigit() and len(ticks) > 4:
             busy[int(name[3:])] = sum(map(int, ticks)) - int(ticks[3]) - int(ticks[4])  # idle, waiting
     return busy
+
+
+def system_text(path: Path) -> str:
+    """Return the text of a file of the kernel, empty if it is absent or unreadable.
+
+    Android and hardened containers hide files such as /proc/stat.
+    """
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 # ---- files --------------------------------------------------------------------------------------
@@ -458,7 +469,7 @@ def serve() -> None:
     except RunnerError as error:
         say(error_line(error))
     except OSError as error:
-        say({"error": cannot_write(error)})
+        say({"error": cannot_write(error) if is_write_error(error) else str(error)})
 
 
 def say(line: dict[str, Any]) -> None:
@@ -480,6 +491,14 @@ def cannot_write(error: OSError | None = None) -> str:
         path = path.parent
     free = shutil.disk_usage(path).free >> 20
     return f"cannot write to {cache()}, {free} MiB free ({error or 'see there'}); make room there"
+
+
+def is_write_error(error: OSError) -> bool:
+    """Whether an error says that the cache cannot be written."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        path = Path(str(error.filename))
+        return cache() in (path, *path.parents) or path in cache().parents
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def serve_job(request: dict[str, Any]) -> None:
@@ -611,7 +630,7 @@ def start_worker(folder: Path) -> int:
         os.dup2(log, 2)
         status = work(folder)
     except BaseException as error:
-        status = EXIT_WRITE if isinstance(error, OSError) else 1
+        status = EXIT_WRITE if isinstance(error, OSError) and is_write_error(error) else 1
         with contextlib.suppress(OSError):
             sys.excepthook(type(error), error, error.__traceback__)
     finally:
@@ -657,6 +676,10 @@ def work(folder: Path) -> int:
             return 0
         except RunnerError as error:
             last = error_line(error)
+        except OSError as error:
+            if is_write_error(error):
+                raise
+            last = {"error": str(error)}
         with open(samples, "ab") as file:
             file.write(json.dumps(last).encode() + b"\n")
     return 0

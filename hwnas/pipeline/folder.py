@@ -83,11 +83,19 @@ def environment() -> dict[str, Any]:
         "cpu": cpu["cpu"],
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "load": round(os.getloadavg()[0], 2),
+        "load": _load(),
         "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "git_commit": _git_commit(),
         "packages": {name: version(name) for name in packages},
     }
+
+
+def _load() -> float | None:
+    """Load average of the last minute; None where the system hides it."""
+    try:
+        return round(os.getloadavg()[0], 2)
+    except OSError:
+        return None
 
 
 def _git_commit() -> str | None:

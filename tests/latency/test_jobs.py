@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from hwnas.errors import DeviceError
 from hwnas.latency import runner
+from hwnas.latency.devices import get_device
 from hwnas.latency.jobs import SHARED_FROM, Models, identity_of, make_job, samples_of, split
 from hwnas.latency.measure import Plan
 from hwnas.networks.onnx_graph import onnx_model, random_weights
@@ -150,3 +152,37 @@ def test_a_core_is_chosen_by_what_it_did():
     assert all(n >= 0 for n in ticks.values())
     assert runner.memory_left() in (True, False)
     assert np.isfinite(runner.wall_ns(lambda: None))
+
+
+def test_hidden_kernel_files_are_no_reason_to_fail(tmp_path, monkeypatch):
+    """A directory in place of a file cannot be read, by root either."""
+    for name in ("stat", "cpuinfo", "meminfo", "device-tree/model"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setattr(runner, "PROC", tmp_path)
+    assert runner._busy_ticks() == {}
+    assert runner.memory_left()
+    assert runner.cpu_name()
+    samples = get_device("onnxruntime").measure([model([CONV])], Plan(((0,), (0,))))
+    assert samples.time_ns.shape == (2, 5)
+
+
+@pytest.mark.parametrize("text", ["cpu0\n", "cpu0 1 2\n\n", "no counters here\n"])
+def test_a_strange_stat_file_names_no_busy_core(tmp_path, monkeypatch, text):
+    (tmp_path / "stat").write_text(text)
+    monkeypatch.setattr(runner, "PROC", tmp_path)
+    assert runner._busy_ticks() == {}
+
+
+def test_only_an_error_of_writing_is_called_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        PermissionError(errno.EACCES, "Permission denied", str(runner.cache() / "lock")),
+        PermissionError(errno.EACCES, "Permission denied", str(tmp_path)),
+    ):
+        assert runner.is_write_error(error)
+    for error in (
+        PermissionError(errno.EACCES, "Permission denied", "/proc/stat"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", str(runner.cache() / "pieces" / "x")),
+    ):
+        assert not runner.is_write_error(error)

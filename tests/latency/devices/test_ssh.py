@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -313,6 +314,42 @@ def test_a_disk_that_takes_no_more_is_reported(board):
         SshDevice(board.address(full)).measure([LARGE], Plan(((0,),)))
     with pytest.raises(DeviceError, match=r"cannot write to .* MiB free .*; make room there"):
         SshDevice(board.address(full)).measure([SMALL], Plan(((0,),) * 1000))
+
+
+# sitecustomize.py of a Python that may not open a file
+HIDING = """
+import io
+from pathlib import Path
+real = io.open
+def hiding(file, *arguments, **options):
+    if Path(str(file)).match({pattern!r}):
+        raise OSError({number}, {text!r}, str(file))
+    return real(file, *arguments, **options)
+io.open = hiding
+"""
+
+
+def hiding(board: Board, name: str, pattern: str, number: int) -> Path:
+    """A Python on the board that gets an error, by its number, for the files that match a pattern."""
+    folder = board.folder / f"{name}-site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        HIDING.format(pattern=pattern, number=number, text=os.strerror(number))
+    )
+    return command(board, name, f'PYTHONPATH={folder} exec {sys.executable} "$@"')
+
+
+def test_a_board_that_hides_its_load_measures(board):
+    python = hiding(board, "hardened", "/proc/stat", errno.EACCES)
+    samples = SshDevice(board.address(python)).measure([SMALL], Plan(((0,), (0,))))
+    assert samples.time_ns.shape == (2, 5)
+
+
+def test_a_file_that_cannot_be_read_is_not_called_a_full_disk(board):
+    python = hiding(board, "unreadable", "*/hwnas/pieces/*", errno.EIO)
+    with pytest.raises(DeviceError, match="Input/output error") as caught:
+        SshDevice(board.address(python)).measure([SMALL], Plan(((0,), (0,))))
+    assert "make room" not in str(caught.value)
 
 
 # ---- interruptions ------------------------------------------------------------------------------
