@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwnas.latency.measure import Device, Plan, check_times, shuffled_rounds, trimmed_mean
+from hwnas.latency.measure import Device, Plan, Samples, check_clock, shuffled_rounds, trimmed_mean
 from hwnas.latency.together import PASSES, geometric_mean, student_interval
 from hwnas.progress import Progress, silent
 
@@ -55,16 +55,19 @@ def compare(
     """
     models = [model for pair in pairs.values() for model in pair]
     each = max(4, math.ceil(rounds / PASSES))
+    passes: list[Samples] = []
     latencies, ratios = [], []  # of each pass: (models,) milliseconds, (pairs,) logarithms
     for number in range(PASSES):
         generator = np.random.default_rng((seed, number))
         samples = device.measure(models, Plan(shuffled_rounds(len(models), each, generator)), progress)
-        check_times(samples)
+        passes.append(samples)
+        check_clock(passes)
         # Models of one visit a round, so the visits of each are in the order of the rounds.
-        times = np.stack([samples.time_ns[samples.model == i] for i in range(len(models))])
-        latencies.append(trimmed_mean(times.reshape(len(models), -1) / 1e6))
-        visits = np.log(np.median(times, axis=2))  # (models, rounds)
-        ratios.append(np.median(visits[::2] - visits[1::2], axis=1))
+        times = np.stack([samples.time_ms[samples.model == i] for i in range(len(models))])
+        latencies.append(trimmed_mean(times.reshape(len(models), -1)))
+        medians = np.ma.median(np.ma.masked_invalid(times), axis=2)  # type: ignore[no-untyped-call]  # (models, rounds)
+        visits = np.log(np.ma.filled(medians, np.nan))
+        ratios.append(np.nanmedian(visits[::2] - visits[1::2], axis=1))
     ms, logs = np.stack(latencies, axis=1), np.stack(ratios, axis=1)
     found = {}
     for i, name in enumerate(pairs):

@@ -2,8 +2,8 @@
 
 A verification is plain data, one of `verifications` of a model's entry, the newest last: `date`, `device`
 (name, cpu, cores), `runtime` (name, version, threads, …), `latency_ms`, `latency_ci_ms` (95 %), `passes`,
-`noise` (what disturbed it, in words) and `drift` (since the one before on that device, as a share; null where
-none is certain).
+`noise` (what disturbed it, in words), `dropped_readings` (of the clock, as impossible) and `drift` (since the
+one before on that device, as a share; null where none is certain).
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def measure_models(
             "latency_ci_ms": list(latency.ci_ms),
             "passes": len(latency.passes_ms),
             "noise": list(found.noise),
+            "dropped_readings": latency.dropped_readings,
             "drift": None,
         }
         for name, latency in zip(models, found.latencies, strict=True)

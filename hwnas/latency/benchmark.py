@@ -34,9 +34,9 @@ def benchmark(
 
     `shapes` are those of inputs by name, where a file leaves them open. A row has `latency_ms` with its 95 %
     interval `latency_ci_ms`, `passes_ms`, `stable` (known to ±5 %), `cold_ms` (the slowest first call),
-    `preempted` (share of runs), `ratio` to the first file with `ratio_ci`, taken pass by pass, so that what
-    moves all files alike cancels, and `notes`. ConfigError for a file that cannot be timed as it is;
-    DeviceError if the device refuses it.
+    `preempted` (share of runs), `dropped_readings` (of the clock, as impossible), `ratio` to the first file
+    with `ratio_ci`, taken pass by pass, so that what moves all files alike cancels, and `notes`.
+    ConfigError for a file that cannot be timed as it is; DeviceError if the device refuses it.
     """
     read = [read_model(file, shapes or {}) for file in files]
     unknown = sorted(set(shapes or {}) - {name for _, name, _ in read})
@@ -57,6 +57,7 @@ def benchmark(
                 "stable": latency.stable,
                 "cold_ms": latency.cold_ms,
                 "preempted": latency.preempted,
+                "dropped_readings": latency.dropped_readings,
                 "ratio": ratio,
                 "ratio_ci": list(ratio_ci),
                 "notes": notes,

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from hwnas.errors import DeviceError
+from hwnas.errors import DeviceError, TimingError
 from hwnas.files import check_regular, expanded
 from hwnas.latency.jobs import Models
-from hwnas.latency.measure import Device, Plan, Samples, Visit
+from hwnas.latency.measure import Device, Plan, Samples, Visit, check_clock
 from hwnas.progress import Progress, silent
 from hwnas.store import digest, write_bytes
 
@@ -96,7 +96,7 @@ def measure_in_passes(
     rounds, until `patience_s` seconds of passes are done. No pass begins or goes on after
     `time_limit_s` seconds of passes. `checkpoint` is a folder of finished passes: those of the same models,
     device and seed are taken over, others are removed. DeviceError if the limit ends before all models were
-    visited.
+    visited; TimingError if the clock is broken, and then the last pass is not kept.
     """
     kept = (
         None if checkpoint is None else _Checkpoint(expanded(checkpoint), _key(models, chunks, device, seed))
@@ -136,6 +136,7 @@ def measure_in_passes(
             models, chunks[chunk], device, Plan(visits, time_limit_s=share), sweep_rounds, text, progress
         )
         passes.append(found)
+        check_clock([p.samples for p in passes])
         if kept is not None:
             kept.add(number, found)
 
@@ -277,11 +278,11 @@ class _Checkpoint:
         passes: list[Pass] = []
         for number, path in enumerate(sorted(self._folder.glob("pass-*.safetensors"))):
             found = _read(path, self._key) if path == self._path(number) else None
-            if found is None or len(found.samples.cold_ns) != models:
-                log.warning("%s is damaged or of other settings; it is measured again", path)
-                for other in self._folder.glob("pass-*.safetensors"):
-                    if other >= path:
-                        other.unlink()
+            if found is None or len(found.samples.cold_ns) != models or not _is_usable([*passes, found]):
+                log.warning(
+                    "%s is damaged, of other settings or of a broken clock; it is measured again", path
+                )
+                discard_passes(self._folder, number)
                 break
             passes.append(found)
         return passes
@@ -299,6 +300,21 @@ class _Checkpoint:
 
     def _path(self, number: int) -> Path:
         return self._folder / f"pass-{number:04}.safetensors"
+
+
+def discard_passes(folder: str | Path, first: int = 0) -> None:
+    """Remove the files of the passes in a folder, from number `first` on."""
+    for path in sorted(Path(folder).glob("pass-*.safetensors"))[first:]:
+        path.unlink()
+
+
+def _is_usable(passes: Sequence[Pass]) -> bool:
+    """Whether the clock of passes was not broken."""
+    try:
+        check_clock([p.samples for p in passes])
+    except TimingError:
+        return False
+    return True
 
 
 def _read(path: Path, key: str) -> Pass | None:

@@ -107,7 +107,7 @@ def samples_of(
             raise ValueError("visits to other models")
         cold_ns = np.array([_count(record["cold_ns"]) for record in records[:models]], dtype=np.int64)
         rows = [row for record in records[models:] for row in record["rows"]]
-        counts = [[[_count(n) for n in run] for run in row] for row in rows]
+        counts = [[[_whole(n) for n in run] for run in row] for row in rows]
         times = np.array(counts, dtype=np.int64).reshape(len(rows), kept_runs, 3)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeviceError(f"the device answered with wrong records ({error!r}); measure again") from None
@@ -127,6 +127,13 @@ def identity_of(data: Mapping[str, Any]) -> Identity:
 
 
 def _count(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
+    if _whole(value) < 0:
         raise ValueError(f"{value!r} is no count of nanoseconds")
+    return int(value)
+
+
+def _whole(value: Any) -> int:
+    """A reading of a clock. One that is no positive time is dropped later, see `Samples.possible`."""
+    if not isinstance(value, int):
+        raise ValueError(f"{value!r} is no whole number")
     return int(value)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import DeviceError, TimingError
+from hwnas.latency import runner
 from hwnas.progress import Progress, silent
 from hwnas.spaces.base import Rng
 
@@ -70,6 +71,16 @@ class Samples:
     preempted: NDArray[np.bool_]  # (rows, kept_runs): interrupted by the system
     cold_ns: NDArray[np.int64]  # (models,): wall time of the very first call
 
+    @property
+    def possible(self) -> NDArray[np.bool_]:
+        """Whether each reading is a positive, finite time: (rows, kept_runs)."""
+        return np.asarray((self.time_ns > 0) & np.isfinite(self.time_ns))
+
+    @property
+    def time_ms(self) -> NDArray[np.float64]:
+        """Times in milliseconds, (rows, kept_runs); NaN for a reading that is dropped as impossible."""
+        return np.where(self.possible, self.time_ns / 1e6, np.nan)
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -116,6 +127,7 @@ class Timing:
     `count` the number of visits, `preempted` the share of kept runs that the system interrupted,
     `halves_ms` the latency by the even and by the odd passes alone (visits, where there was one pass), which
     says how repeatable it is; `replicates_ms` the latency of 200 bootstrap samples of the visits.
+    `dropped_readings` is the number of impossible clock readings, which the latency leaves out.
     """
 
     ms: float
@@ -127,6 +139,7 @@ class Timing:
     preempted: float
     halves_ms: tuple[float, float] = field(repr=False)
     replicates_ms: NDArray[np.float64] = field(repr=False, compare=False)
+    dropped_readings: int = 0
 
 
 def time_models(
@@ -146,28 +159,39 @@ def time_models(
     return timings([device.measure(models, plan, progress)], len(models), generator)
 
 
-def check_times(samples: Samples) -> None:
-    """TimingError for times that are no positive numbers."""
-    times = samples.time_ns
-    if not (times > 0).all() or not np.isfinite(times).all():
-        wrong = times[~((times > 0) & np.isfinite(times))].flat[0]
+def check_clock(passes: Sequence[Samples]) -> None:
+    """Check that impossible readings, which are dropped, are few enough for a clock that works.
+
+    Raises:
+        TimingError: if more than one reading is impossible, and more than one in a thousand, or if most
+            readings of a model in a pass are.
+    """
+    counts: list[tuple[int, int]] = []
+    wrong: list[float] = []
+    for samples in passes:
+        possible = samples.possible
+        impossible = np.bincount(samples.model, np.sum(~possible, axis=1))
+        readings = np.bincount(samples.model, np.full(len(possible), possible.shape[1]))
+        counts += [(int(i), int(n)) for i, n in zip(impossible, readings, strict=True) if n]
+        wrong += samples.time_ns[~possible].tolist()
+    if runner.is_clock_broken(counts):
         raise TimingError(
-            f"the device gave a time of {wrong} ns, which is no positive number: its clock cannot resolve "
-            "these models, or is broken; measure again, or choose another device"
+            f"the device gave a time of {wrong[0]} ns, which is no positive number, and {len(wrong)} of "
+            f"{sum(n for _, n in counts)} timed runs have such a time: its clock cannot resolve these "
+            "models, or is broken; measure again, or choose another device"
         )
 
 
 def timings(passes: Sequence[Samples], models: int, rng: Rng) -> list[Timing]:
     """What the samples of one or more passes say of each of n models; `rng` is for the bootstrap.
 
-    TimingError for times that are no positive numbers, DeviceError for a model that was visited less than
-    twice.
+    Readings that are no positive times are dropped. TimingError if they are too many for a clock that works,
+    see `check_clock`; DeviceError for a model that was visited less than twice.
     """
-    for samples in passes:
-        check_times(samples)
+    check_clock(passes)
     generator = np.random.default_rng(rng)
     visited = np.concatenate([samples.model for samples in passes])
-    time_ms = np.concatenate([samples.time_ns for samples in passes]) / 1e6
+    time_ms = np.concatenate([samples.time_ms for samples in passes])
     wall_ms = np.concatenate([samples.wall_ns for samples in passes]) / 1e6
     preempted = np.concatenate([samples.preempted for samples in passes])
     number = np.repeat(np.arange(len(passes)), [len(samples.model) for samples in passes])
@@ -177,6 +201,8 @@ def timings(passes: Sequence[Samples], models: int, rng: Rng) -> list[Timing]:
     found = []
     for model in range(models):
         rows = order[bounds[model] : bounds[model + 1]]
+        dropped = int(np.isnan(time_ms[rows]).sum())
+        rows = rows[~np.isnan(time_ms[rows]).all(axis=1)]
         if len(rows) < 2:
             raise DeviceError(f"model {model} was visited {len(rows)} times, not twice; allow more time")
         times = time_ms[rows]
@@ -199,6 +225,7 @@ def timings(passes: Sequence[Samples], models: int, rng: Rng) -> list[Timing]:
                     float(trimmed_mean(times[half == 1].ravel())),
                 ),
                 replicates_ms=replicates,
+                dropped_readings=dropped,
             )
         )
     return found
@@ -211,7 +238,12 @@ def _bootstrap(times: NDArray[np.float64], generator: np.random.Generator) -> ND
 
 
 def trimmed_mean(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the last axis without the 10 % smallest and 10 % largest: (..., n) to (...)."""
+    """Mean over the last axis without the 10 % smallest and 10 % largest: (..., n) to (...).
+
+    NaN is left out before.
+    """
+    if np.isnan(times).any():
+        return np.apply_along_axis(lambda row: trimmed_mean(row[~np.isnan(row)]), -1, times)
     cut = int(TRIM * times.shape[-1])
     if cut == 0:
         return np.asarray(times.mean(axis=-1))

@@ -30,7 +30,9 @@ def disturbance(
     than the fastest one, in the median model: each serves as an anchor for itself.
     """
     preempted = max(float(np.mean([timing.preempted for timing in found[group]])) for group in groups)
-    wall, own = (sum(int(getattr(p, name).sum()) for p in passes) for name in ("wall_ns", "time_ns"))
+    wall, own = (
+        sum(float(getattr(p, name)[p.possible].sum()) for p in passes) for name in ("wall_ns", "time_ns")
+    )
     taken = max(0.0, 1 - own / wall)
     levels = [_level(samples, found) for samples in passes if len(samples.model)]
     drift = 1 / min(levels) - 1
@@ -88,7 +90,7 @@ def _level(samples: Samples, found: Sequence[Timing]) -> float:
     """The latency of the median model in a pass, as a ratio to that in all passes."""
     order = np.argsort(samples.model, kind="stable")
     models, starts = np.unique(samples.model[order], return_index=True)
-    times = np.split(samples.time_ns[order] / 1e6, starts[1:])
+    times = np.split(samples.time_ms[order], starts[1:])
     ratios = [
         float(trimmed_mean(rows.ravel())) / found[model].ms
         for model, rows in zip(models.tolist(), times, strict=True)

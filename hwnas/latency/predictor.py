@@ -193,6 +193,7 @@ def learn_latency(
         "rounds": rounds,
         "preempted": round(float(np.mean([timing.preempted for timing in found])), 4),
         "repeatability_cv": repeatability_cv([timing.halves_ms for timing in found]),
+        "dropped_readings": sum(timing.dropped_readings for timing in found),
     }
     return LatencyPredictor(space, measured, identity.device, _runtime(identity, batch_size), protocol)
 

@@ -39,7 +39,13 @@ from hwnas.latency.calibrate import (
     repeatability_cv,
     spread_over,
 )
-from hwnas.latency.campaign import OPEN_BYTES, OPEN_MODELS, Campaign, Chunk, measure_in_passes
+from hwnas.latency.campaign import (
+    OPEN_BYTES,
+    OPEN_MODELS,
+    Campaign,
+    Chunk,
+    measure_in_passes,
+)
 from hwnas.latency.devices import get_device
 from hwnas.latency.jobs import Models
 from hwnas.latency.measure import Device, Identity, Plan, Samples, Timing, Visit, timings
@@ -169,6 +175,7 @@ def _protocol(
         "half_width": round(half_width, 5) if math.isfinite(half_width) else None,
         "warmup_runs": Plan(()).warmup_runs,
         "kept_runs": Plan(()).kept_runs,
+        "dropped_readings": sum(timing.dropped_readings for timing in found),
         **noise(
             passes,
             found,

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 PROVIDER = "CPUExecutionProvider"
 FREE_MEMORY = 0.25  # share of the machine's memory that open models leave free
+MAX_IMPOSSIBLE = 0.001  # share of readings that are no positive time; a clock with more of them is broken
 PREEMPTED_RATIO = 1.5  # wall time to CPU time of one thread
 FLUSH_S = 0.5  # between writes of what was measured
 POLL_S = 0.2  # between looks at what was measured
@@ -159,6 +160,33 @@ def timed_visit(runs: Sequence[Run], warmup_runs: int, kept_runs: int, threads: 
                 preempted = preempted or wall_ns > PREEMPTED_RATIO * time_ns
             kept[i].append((time_ns, wall_ns, preempted))
     return kept
+
+
+def reading_counts(
+    visits: Sequence[Sequence[int]], records: Sequence[dict[str, Any]]
+) -> list[tuple[int, int]]:
+    """Return (impossible, all) readings of each model that the records of a job visit.
+
+    A reading is impossible if its time is no positive number.
+    """
+    counts: dict[int, tuple[int, int]] = {}
+    rows_of_visits = (record["rows"] for record in records if "rows" in record)
+    for visit, rows in zip(visits, rows_of_visits):  # noqa: B905 - Python 3.8 knows no strict
+        for model, row in zip(visit, rows):  # noqa: B905
+            impossible, readings = counts.get(model, (0, 0))
+            counts[model] = impossible + sum(time_ns <= 0 for time_ns, _, _ in row), readings + len(row)
+    return list(counts.values())
+
+
+def is_clock_broken(counts: Sequence[tuple[int, int]]) -> bool:
+    """Whether a clock is unusable, from the (impossible, all) readings of each model of each pass.
+
+    One impossible reading is dropped, and so is one in a thousand. A clock with more of them is broken. So is
+    one that gives a model of a pass more impossible readings than possible ones.
+    """
+    impossible, readings = (sum(pair[i] for pair in counts) for i in (0, 1))
+    unresolved = any(2 * pair[0] > pair[1] for pair in counts)
+    return unresolved or impossible > max(1, MAX_IMPOSSIBLE * readings)
 
 
 def open_onnxruntime(model: bytes, threads: int) -> Run:
@@ -727,12 +755,22 @@ def measure_bundle(read: Callable[[str], bytes]) -> None:
     total = sum(len(job["models"]) + len(job["visits"]) for job in jobs)
     parts = [Path(f"results-{name[:12]}-{i}.part") for i in range(len(jobs))]
     before = 0
+    counts: list[tuple[int, int]] = []
     with measuring(lambda holder: tell(f"waiting for process {holder}, which measures on this board")):
         for job, part in zip(jobs, parts):  # noqa: B905 - Python 3.8 knows no strict
             models, number = job["models"], 0
             for number in append_records(job, lambda i: assemble(models[i], piece), part):  # noqa: B023
                 tell(f"measured {100 * (before + number) // total} %")
             before += number
+            counts += reading_counts(job["visits"], go_on(part))
+            if is_clock_broken(counts):
+                part.unlink()  # a part is kept only if it can be used
+                impossible, readings = (sum(pair[i] for pair in counts) for i in (0, 1))
+                raise RunnerError(
+                    f"{impossible} of {readings} timed runs took a time that is no positive number: the "
+                    "clock of this machine cannot resolve the models, or is broken; start it again, or "
+                    "measure another machine"
+                )
     found = {"schema": SCHEMA, "bundle": name, "identity": identity, "study": plan["study"]}
     result = Path("results.json")
     write_atomically(result, json.dumps({**found, "records": [go_on(part) for part in parts]}).encode())

@@ -89,6 +89,7 @@ class _Protocol(_Part):
     half_width: float | None = None
     preempted: float | None = None
     taken: float = 0.0
+    dropped_readings: int = 0
     noisy: bool = False
     noise: list[str] = []
 
@@ -375,6 +376,8 @@ class LatencyTable:
                 f"{100 * protocol['preempted']:.1f} % of runs preempted, other work took "
                 f"{100 * protocol.get('taken', 0.0):.0f} % of the core"
             )
+        if protocol.get("dropped_readings"):
+            total.append(f"{protocol['dropped_readings']} impossible clock readings were dropped")
         for row in self.calibration:
             total += _calibration_lines(row)
         total.append(f"Verdict: {self.verdict()}")

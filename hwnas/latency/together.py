@@ -30,7 +30,8 @@ class Latency:
     """The latency of a model in milliseconds: `ms` is the mean of `passes_ms`, each in fresh sessions.
 
     `ci_ms` is the 95 % interval (low, high) over the passes, `cold_ms` the slowest first call, `preempted`
-    the share of kept runs that the system interrupted.
+    the share of kept runs that the system interrupted, `dropped_readings` the number of impossible clock
+    readings that were left out.
     """
 
     ms: float
@@ -38,6 +39,7 @@ class Latency:
     passes_ms: tuple[float, ...]
     cold_ms: float
     preempted: float
+    dropped_readings: int = 0
 
     @property
     def half_width(self) -> float:
@@ -87,7 +89,9 @@ def time_together(
             by_pass = _by_pass(passes, i)
             mean, (low, high) = sum(by_pass) / len(by_pass), student_interval(by_pass)
             interval = (max(low, 0.0), high)
-            latencies.append(Latency(mean, interval, by_pass, timing.cold_ms, timing.preempted))
+            latencies.append(
+                Latency(mean, interval, by_pass, timing.cold_ms, timing.preempted, timing.dropped_readings)
+            )
         left = [i for i in left if not decided(i, latencies[i])]
         if not left or wanted >= MOST_PASSES:
             return Together(tuple(latencies), tuple(disturbance(passes, timed, [slice(None)])[1]))
@@ -122,5 +126,5 @@ def geometric_mean(logarithms: Sequence[float]) -> tuple[float, tuple[float, flo
 
 def _by_pass(passes: Sequence[Samples], model: int) -> tuple[float, ...]:
     """The latency of a model in each pass that has it, in milliseconds."""
-    rows = [samples.time_ns[samples.model == model] for samples in passes]
-    return tuple(float(trimmed_mean(times.ravel() / 1e6)) for times in rows if len(times))
+    rows = [samples.time_ms[samples.model == model] for samples in passes]
+    return tuple(float(trimmed_mean(times.ravel())) for times in rows if len(times))

@@ -65,3 +65,21 @@ def test_passes_that_do_not_agree_say_nothing() -> None:
     found = compare({"a": (model(0), model(1))}, device(kind=Moody), rounds=8)
     assert found["a"].speedup_ci[0] < 1 < found["a"].speedup_ci[1]
     assert not found["a"].faster
+
+
+def test_impossible_readings_are_dropped() -> None:
+    """One reading of a pass, and all readings of a visit among 5760."""
+    single = iter([1])
+    found = compare({"a": (model(0), model(1))}, device(lambda times: with_zeros(times, next(single, 0))), 8)
+    assert (found["a"].speedup, *found["a"].speedup_ci) == pytest.approx((1.25, 1.25, 1.25))
+    visit = iter([0, 5])
+    found = compare(
+        {"a": (model(0), model(1))}, device(lambda times: with_zeros(times, next(visit, 0))), 3456
+    )
+    assert (found["a"].speedup, *found["a"].speedup_ci) == pytest.approx((1.25, 1.25, 1.25))
+
+
+def with_zeros(times: np.ndarray, count: int) -> np.ndarray:
+    disturbed = times.copy()
+    disturbed.flat[:count] = 0
+    return disturbed

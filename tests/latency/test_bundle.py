@@ -31,13 +31,11 @@ def results(bundle):
     return bundle.parent / "results.json"
 
 
-def run(program, folder, **options):
-    """A board: Python that runs the bundle, without hwnas, with a cache of its own."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache")}
+def run(program, folder, **variables):
+    """A board: Python that runs the bundle, without hwnas, with a cache and environment of its own."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), **variables}
     command = [sys.executable, "-P", str(program)]
-    return subprocess.run(
-        command, cwd=folder, env=environment, check=False, capture_output=True, text=True, **options
-    )
+    return subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
 
 
 def test_a_bundle_takes_no_arguments(bundle, tmp_path):
@@ -111,6 +109,30 @@ def test_a_damaged_bundle_says_so(bundle, tmp_path):
     (tmp_path / "cut.zip").write_bytes(bundle.read_bytes()[:1000])
     shutil.rmtree(tmp_path / "unpacked")
     assert run(tmp_path / "cut.zip", tmp_path).returncode == 1
+
+
+def test_one_impossible_reading_in_results_is_dropped(results, tmp_path):
+    data = json.loads(results.read_text())
+    data["records"][0][-1]["rows"][0][0][0] = 0
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    table = build_table(tmp_path / "results.json")
+    assert table.protocol["dropped_readings"] == 1
+    assert build_table(results).protocol["dropped_readings"] == 0
+
+
+def test_a_part_of_a_broken_clock_is_not_kept(bundle, results, tmp_path):
+    """The first pass is there; the clock stands still during the others."""
+    (tmp_path / "sitecustomize.py").write_text("import time\ntime.thread_time_ns = lambda: 7\n")
+    data = json.loads(results.read_text())
+    part = tmp_path / f"results-{data['bundle'][:12]}-0.part"
+    part.write_text("".join(json.dumps(record) + "\n" for record in data["records"][0]))
+    done = run(bundle, tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "timed runs took a time that is no positive number" in done.stderr
+    assert "start it again" in done.stderr
+    assert [path.name for path in tmp_path.glob("results*")] == [part.name]
+    assert run(bundle, tmp_path).returncode == 0
+    assert build_table(tmp_path / "results.json").operators
 
 
 def test_results_are_checked(results, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwnas.errors import DeviceError
+from hwnas.errors import DeviceError, TableError, TimingError
 from hwnas.latency import profiling
 from hwnas.latency.campaign import (
     FIRST_ROUNDS,
@@ -20,8 +20,9 @@ from hwnas.latency.campaign import (
 )
 from hwnas.latency.measure import Plan
 from hwnas.latency.profiling import _chunks, profile, subject_of, table_of
+from hwnas.latency.table import LatencyTable
 from hwnas.progress import silent
-from tests.latency.fakes import FakeDevice, small_space
+from tests.latency.fakes import FakeDevice, small_space, weight_cost
 
 SPACE = small_space()
 NETWORKS = {"calibration_networks": 3, "held_out_networks": 2}
@@ -171,6 +172,59 @@ def test_a_damaged_pass_is_measured_again(tmp_path, place):
     table = profile(SPACE, device, rounds=12, checkpoint=tmp_path, **NETWORKS)
     assert len(device.plans) == 2 * table.protocol["passes"]
     assert without_seconds(table) == without_seconds(whole)
+
+
+# ---- clocks -------------------------------------------------------------------------------------
+
+
+def clock(*zeros):
+    """A device with so many readings of 0 ns at the beginning of each pass, in the order of the passes."""
+    counts = iter(zeros)
+
+    def disturb(times):
+        disturbed = times.copy()
+        disturbed.flat[: next(counts, 0)] = 0
+        return disturbed
+
+    return FakeDevice(disturb=disturb)
+
+
+def test_one_impossible_reading_is_dropped_and_counted_in_the_table(tmp_path):
+    table = profile(SPACE, clock(1), rounds=12, checkpoint=tmp_path, **NETWORKS)
+    assert table.protocol["dropped_readings"] == 1
+    assert table.operators == profile(SPACE, FakeDevice(), rounds=12, **NETWORKS).operators
+    assert "1 impossible clock readings were dropped" in table.summary()
+    table.save(tmp_path / "table.json")
+    assert LatencyTable.load(tmp_path / "table.json").protocol["dropped_readings"] == 1
+
+
+def test_a_pass_of_a_broken_clock_is_not_kept(tmp_path):
+    with pytest.raises(TimingError, match="measure again"):
+        profile(SPACE, clock(0, 40), rounds=12, checkpoint=tmp_path, **NETWORKS)
+    assert len(list(tmp_path.iterdir())) == 1
+    device = FakeDevice()
+    table = profile(SPACE, device, rounds=12, checkpoint=tmp_path, **NETWORKS)
+    assert len(device.plans) == 2 * table.protocol["passes"] - 1
+    assert table.protocol["dropped_readings"] == 0
+
+
+def test_a_kept_pass_of_a_broken_clock_is_measured_again(tmp_path, monkeypatch):
+    """Older versions kept such passes."""
+    with monkeypatch.context() as patch:
+        patch.setattr("hwnas.latency.campaign.check_clock", lambda passes: None)
+        measure_in_passes(
+            SUBJECT.models,
+            SUBJECT.chunks,
+            clock(0, 40),
+            lambda passes: 0.0,
+            seed=SUBJECT.seed,
+            rounds=4,
+            checkpoint=tmp_path,
+        )
+    assert len(list(tmp_path.iterdir())) == 4
+    device = FakeDevice()
+    profile(SPACE, device, rounds=4, checkpoint=tmp_path, **NETWORKS)
+    assert len(device.plans) == 3
 
 
 # ---- chunks -------------------------------------------------------------------------------------

@@ -116,6 +116,32 @@ def test_wrong_records_are_refused(records):
         samples_of(records, 2, VISITS, 2)
 
 
+def test_readings_of_a_clock_that_ran_backwards_are_dropped_later():
+    records = [
+        *RECORDS[:3],
+        {"seconds": 0.4, "rows": [[[-7, 9, True], [8, 9, False]], RECORDS[3]["rows"][1]]},
+    ]
+    samples = samples_of(records, 2, VISITS, 2)
+    assert samples.time_ns.tolist() == [[5, 5], [-7, 8], [1, 3]]
+    assert samples.possible.tolist() == [[True, True], [False, True], [True, True]]
+    assert runner.reading_counts(VISITS, records) == [(0, 4), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("counts", "broken"),
+    [
+        ([(1, 20)], False),
+        ([(1, 20), (1, 20)], True),
+        ([(1, 500), (1, 1500)], False),
+        ([(2, 1000), (1, 1000)], True),
+        ([(3, 5), (0, 9995)], True),
+        ([], False),
+    ],
+)
+def test_a_clock_is_broken_by_its_share_of_impossible_readings(counts, broken):
+    assert runner.is_clock_broken(counts) == broken
+
+
 def test_wrong_identities_are_refused():
     identity = runner.onnxruntime_identity(1)
     assert identity_of(identity).runtime["name"] == "onnxruntime"

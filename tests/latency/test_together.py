@@ -125,3 +125,18 @@ def test_progress_is_that_of_all_passes() -> None:
         f"pass {i} of {PASSES}" for i in range(1, PASSES + 1)
     ]
     assert seen[-1][0] == seen[-1][1]
+
+
+def test_one_impossible_reading_is_dropped_and_counted() -> None:
+    def disturb(times: np.ndarray) -> np.ndarray:
+        disturbed = times.copy()
+        if len(device.plans) == 1:
+            disturbed[0, 2] = 0
+        return disturbed
+
+    device = FakeDevice(cost, disturb)
+    found = time_together(MODELS, device, rounds=12)
+    assert sum(latency.dropped_readings for latency in found.latencies) == 1
+    for latency, ms in zip(found.latencies, (0.008, 0.016, 0.024), strict=True):
+        assert latency.passes_ms == pytest.approx([ms] * PASSES)
+    assert found.noise == ()
