@@ -44,6 +44,7 @@ from hwnas.latency.campaign import (
     OPEN_MODELS,
     Campaign,
     Chunk,
+    discard_passes,
     measure_in_passes,
 )
 from hwnas.latency.devices import get_device
@@ -108,7 +109,12 @@ def profile(
 
     limit = math.inf if time_limit_s is None else time_limit_s
     campaign = campaign_of(subject, device, rounds, limit, checkpoint, progress)
-    return table_of(subject, campaign, device.identity)
+    try:
+        return table_of(subject, campaign, device.identity)
+    except (DeviceError, TableError):
+        if checkpoint is not None:
+            discard_passes(checkpoint)  # the next profile would take them over and fail at once
+        raise
 
 
 def campaign_of(

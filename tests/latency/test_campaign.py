@@ -227,6 +227,15 @@ def test_a_kept_pass_of_a_broken_clock_is_measured_again(tmp_path, monkeypatch):
     assert len(device.plans) == 3
 
 
+def test_passes_that_make_no_table_are_not_kept(tmp_path):
+    """The message says to profile again, which the kept passes would only repeat."""
+    upside_down = FakeDevice(cost=lambda model: 10**9 // (1 + weight_cost(model)))
+    with pytest.raises((DeviceError, TableError), match="profile again"):
+        profile(SPACE, upside_down, rounds=4, checkpoint=tmp_path, **NETWORKS)
+    assert not list(tmp_path.iterdir())
+    assert profile(SPACE, FakeDevice(), rounds=4, checkpoint=tmp_path, **NETWORKS).operators
+
+
 # ---- chunks -------------------------------------------------------------------------------------
 
 
