@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 import hwnas
+from hwnas.config import Training
 from hwnas.errors import DataError
 from hwnas.pipeline import load_run, open_run
-from hwnas.training.data import SPLITS, Dataset
-from hwnas.training.data.stored import Streamed
+from hwnas.training.data import DATASETS, SPLITS, Dataset
+from hwnas.training.data.base import Source
+from hwnas.training.data.stored import Held, Streamed
+from hwnas.training.loop import train
 from tests.conftest import TINY, write_config
+from tests.training.small_data import tiny_space
 
 
 def given() -> dict[str, Dataset]:
@@ -66,3 +72,49 @@ def test_a_run_on_streamed_images(tmp_path: Path) -> None:
     assert isinstance(run.data("test").stored, Streamed)
     assert not isinstance(run.data("validation").stored, Streamed)
     assert max(model["test_accuracy"] for model in run.models) > 60
+
+
+def loader_of(data: Dataset) -> DataLoader[Any]:
+    return DataLoader(TensorDataset(data.images, data.labels), batch_size=64)
+
+
+def test_a_loader_in_place_of_a_dataset_is_refused_by_run_and_train(tmp_path: Path) -> None:
+    data = given()
+    loader = loader_of(data["test"])
+    expected = r"the test data is a DataLoader, .*hwnas\.from_loader\(loader, classes\)"
+    with pytest.raises(DataError, match=expected):
+        open_run(write_config(tmp_path), run_dir=tmp_path / "run", data={**data, "test": loader})
+    net = hwnas.Supernet(tiny_space())
+    with pytest.raises(DataError, match="the validation data is a DataLoader"):
+        train(net, data["train"], loader, Training(), tmp_path / "supernet")
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_split_of_other_channels_is_refused_before_any_work(tmp_path: Path, split: str) -> None:
+    data = given()
+    grey = data[split]
+    loader = DataLoader(TensorDataset(grey.images.expand(-1, 3, -1, -1), grey.labels), batch_size=64)
+    data[split] = hwnas.from_loader(loader, grey.classes)
+    expected = f"the {split} images have 3 channels, the train images 1 channel; convert"
+    with pytest.raises(DataError, match=expected):
+        open_run(write_config(tmp_path), run_dir=tmp_path / "run", data=data)
+    assert not (tmp_path / "run").exists()
+    if split == "validation":
+        with pytest.raises(DataError, match=expected):
+            train(hwnas.Supernet(tiny_space()), data["train"], data[split], Training(), tmp_path / "supernet")
+
+
+def test_a_split_of_a_registered_dataset_that_differs_in_channels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(split: str, seed: int) -> Source:
+        channels = 3 if split == "test" else 1
+        images = torch.zeros(4, channels, 8, 8, dtype=torch.uint8)
+        one = (0.5,) * channels
+        return Source(lambda: Held(images), np.array([0, 1, 0, 1]), ("a", "b"), one, one, "noise")
+
+    monkeypatch.setitem(DATASETS, "odd", odd)
+    job = open_run(write_config(tmp_path), run_dir=tmp_path / "run", overrides={"data": {"name": "odd"}})
+    job.data("train")
+    with pytest.raises(DataError, match="the test images have 3 channels, the train images 1 channel"):
+        job.data("test")

@@ -98,12 +98,28 @@ def open_run(
     overrides: Mapping[str, Any] | None = None,
     data: Mapping[str, Dataset] | None = None,
 ) -> Run:
-    """The run of an experiment file, its folder made if need be; DataError if `data` lacks a split."""
+    """Open the run of an experiment file and make its folder if need be.
+
+    Args:
+        config: An experiment or the path of its YAML file.
+        run_dir: The run's folder; the experiment's name by default.
+        overrides: Values of fields by dotted key.
+        data: The splits train, validation and test, in place of the dataset that the experiment names.
+
+    Returns:
+        The run.
+
+    Raises:
+        ConfigError: if the experiment is wrong.
+        DataError: if `data` lacks a split, holds something else than datasets, or its splits differ in
+            their classes or channels.
+    """
     if data is not None:
-        if set(data) != set(SPLITS) or len({split.classes for split in data.values()}) > 1:
-            raise DataError(
-                f"data has {', '.join(data) or 'nothing'}; give {', '.join(SPLITS)}, all of the same classes"
-            )
+        if set(data) != set(SPLITS):
+            raise DataError(f"data has {', '.join(data) or 'nothing'}; give {', '.join(SPLITS)}")
+        from hwnas.training.data import check_splits
+
+        check_splits({split: data[split] for split in SPLITS})
         overrides = {**(overrides or {}), "data": {"name": GIVEN_DATA}}
     if isinstance(config, Experiment):
         experiment = parse_config(overridden(config.model_dump(mode="json"), overrides or {}))
@@ -386,10 +402,12 @@ class Run:
     def data(self, split: Literal["train", "validation", "test"]) -> Dataset:
         """One split of the experiment's data."""
         if split not in self._data:
-            from hwnas.training.data import read_dataset
+            from hwnas.training.data import check_splits, read_dataset
 
             named = self.config.data
-            self._data[split] = read_dataset(named.name, split, self.config.seed, named.parameters)
+            data = read_dataset(named.name, split, self.config.seed, named.parameters)
+            check_splits({**self._data, split: data})
+            self._data[split] = data
         return self._data[split]
 
     @cached_property

@@ -47,7 +47,7 @@ from hwnas.training import checkpoint
 from hwnas.training.augmentation import augment
 from hwnas.training.channels import sort_channels
 from hwnas.training.checkpoint import CHECKPOINT_FILE, Arithmetic, Report, State
-from hwnas.training.data import Dataset, Held, resize
+from hwnas.training.data import Dataset, Held, check_splits, resize
 from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.losses import LOSSES
 from hwnas.training.parallel import all_or_none, connect, local_rank, mean, rank, wait_for_all, world_size
@@ -142,8 +142,10 @@ def train(
     are then those before that step, and the checkpoint, of the last report, is gone on from with a lower
     `learning_rate`; for a teacher of other classes, or that is `net` itself; and if another process is lost.
     DataError if there are fewer images than a batch holds, the images or classes are not those of the space,
-    or TrivialAugment is to change images whose values are not known.
+    the two datasets differ in their channels or classes, one of them is not a `Dataset`, or TrivialAugment is
+    to change images whose values are not known.
     """
+    check_splits({"train": train_data, "validation": validation_data})
     _check_fit(net.space, train_data)
     if len(train_data) < settings.batch_size:
         raise DataError(

@@ -21,7 +21,7 @@ import torch
 from hwnas.config import GIVEN_DATA
 from hwnas.errors import DataError, known_names
 from hwnas.files import expanded
-from hwnas.training.data.base import SPLITS, Dataset, Source, Split, resize
+from hwnas.training.data.base import SPLITS, Dataset, Source, Split, check_splits, resize
 from hwnas.training.data.cifar10 import cifar10
 from hwnas.training.data.digits import cluttered_digits
 from hwnas.training.data.folders import imagefolder
@@ -34,6 +34,7 @@ __all__ = [
     "Dataset",
     "Held",
     "Split",
+    "check_splits",
     "describe_dataset",
     "from_loader",
     "load_dataset",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
@@ -29,7 +29,8 @@ class Dataset:
     What comes out of it are images (n, c, h, w), float32, ``(x - mean) / std`` of values x in 0…1, with
     `mean` and `std` by channel, and labels, int64 (n,), positions in `classes`. `stored` holds the images
     or knows where they are; `settings` is plain data that says where they come from, `preparation` says in
-    words how they became pixels of this shape. DataError for a class whose name no file could hold.
+    words how they became pixels of this shape. DataError for a class whose name no file could hold, and
+    unless `mean` and `std` have one number for each channel of the images.
     """
 
     stored: Stored
@@ -44,6 +45,11 @@ class Dataset:
         for name in self.classes:
             if not (isinstance(name, str) and is_utf8(name)):
                 raise DataError(f"the class {name!r} has no name that can be written as UTF-8; give it one")
+        channels = self.stored.shape[1]
+        if (len(self.mean), len(self.std)) != (channels, channels):
+            raise DataError(
+                f"mean {self.mean} and std {self.std} are not one number for each of {channels} channels"
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -126,6 +132,45 @@ def resize(images: Tensor, size: int) -> Tensor:
     if images.shape[-2:] == (size, size):
         return images
     return F.interpolate(images, (size, size), mode="bilinear", antialias=True, align_corners=False)
+
+
+def check_splits(data: Mapping[str, object]) -> None:
+    """Check that the splits of a dataset belong together.
+
+    Args:
+        data: The splits by name.
+
+    Raises:
+        DataError: if a split is not a `Dataset`, or if two splits differ in their classes or channels.
+    """
+    first: tuple[str, Dataset] | None = None
+    for name, split in data.items():
+        if not isinstance(split, Dataset):
+            raise DataError(
+                f"the {name} data is a {type(split).__name__}, not a dataset; wrap a torch DataLoader: "
+                "hwnas.from_loader(loader, classes)"
+            )
+        first = first or (name, split)
+        other, reference = first
+        if split.classes != reference.classes:
+            raise DataError(
+                f"the {name} data has the classes {_shown(split.classes)}, the {other} data "
+                f"{_shown(reference.classes)}; give all splits the same classes in the same order"
+            )
+        if len(split.mean) != len(reference.mean):
+            raise DataError(
+                f"the {name} images have {_channels(split)}, the {other} images {_channels(reference)}; "
+                "convert one of them, for example to RGB"
+            )
+
+
+def _shown(classes: Sequence[str]) -> str:
+    """The number of classes and the first names."""
+    return f"{len(classes)} ({', '.join(classes[:5])}{', …' if len(classes) > 5 else ''})"
+
+
+def _channels(data: Dataset) -> str:
+    return f"{len(data.mean)} channel{'s' if len(data.mean) > 1 else ''}"
 
 
 def check_positive(what: str, value: object, unit: str) -> None:
