@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,30 +14,47 @@ from hwnas.errors import DataError
 from hwnas.training.data.base import Dataset, check_positive
 from hwnas.training.data.stored import MIB, Held
 
+CHANNELS = (1, 3, 4)  # of common images: grey, RGB, RGB with alpha
+
+log = logging.getLogger("hwnas")
+
 
 def from_loader(
     loader: Iterable[Any],
     classes: Sequence[str],
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
     preparation: str = "as the DataLoader gives them",
     memory_mb: int = 4096,
+    crop: bool = False,
 ) -> Dataset:
-    """A split of a dataset: what a torch `DataLoader` gives in one pass, held in memory.
+    """Read one split of a dataset from a torch `DataLoader` and hold it in memory.
 
-    Each of its batches is a sequence that begins with images (k, c, h, w), all of one size, and labels (k,),
-    whole numbers, positions in `classes`. Images of floats are taken as they are: the loader has normalised
-    them, and `mean` and `std` by channel, 0 and 1 unless given, say how (TrivialAugment undoes it). Images
-    of bytes, 0…255, become ``(x / 255 - mean) / std``. `preparation` is what model cards say of the images.
-
-    The loader is read once. What it draws at random, such as augmentations, stays as it was drawn, and a run
-    is gone on with only if the loader draws the same again: leave augmentation to the training's settings.
+    The loader is read once. Random augmentation in the loader is therefore frozen, and a run resumes only
+    if the loader gives the same images again: use the augmentation of the training settings instead.
 
         train = from_loader(DataLoader(photos, batch_size=256, num_workers=4), ("cat", "dog"))
         hwnas.run("my.yaml", data={"train": train, "validation": …, "test": …})
 
-    DataError for a loader that is empty or gives something else, a label that is not a class, classes that
-    are not different names, or images that take more than `memory_mb` MiB.
+    Args:
+        loader: Batches, each a sequence that begins with images (k, c, h, w), all of one size, and labels
+            (k,), whole numbers that are positions in `classes`. Images of floats are used as they are: the
+            loader has normalised them. Images of bytes, 0…255, become ``(x / 255 - mean) / std``.
+        classes: The names of the classes in the order of the labels.
+        mean: The mean that the loader, or for bytes this function, subtracts: one number for each channel
+            or one for all channels; 0 by default. TrivialAugment undoes the normalisation by it.
+        std: The standard deviation that the difference is divided by, in the same form; 1 by default.
+        preparation: How the loader prepares images, as a phrase for model cards.
+        memory_mb: The largest size of the images in MiB.
+        crop: Whether images that are not square are cropped to the central square. Otherwise they keep
+            their size, and training and inference squash them to the square input of the network.
+
+    Returns:
+        The dataset.
+
+    Raises:
+        DataError: if the loader is empty or gives something else, a label is not a class, the classes are
+            not different names, the channels come last, or the images take more than `memory_mb`.
     """
     check_positive("memory_mb", memory_mb, "MiB")
     names = _names(classes)
@@ -44,6 +63,8 @@ def from_loader(
     taken = 0
     for number, batch in enumerate(loader):
         found, said = _checked(batch, number, len(names))
+        if not images:
+            _check_channels_first(found, mean)
         if images and (found.dtype, found.shape[1:]) != (images[0].dtype, images[0].shape[1:]):
             raise DataError(
                 f"batch {number} of the loader has images of {_text(found)}, the first one of "
@@ -60,14 +81,51 @@ def from_loader(
     if not images:
         raise DataError("the loader is empty; give one with images (an iterator serves once)")
     channels = images[0].shape[1]
-    shift = (0.0,) * channels if mean is None else tuple(float(x) for x in mean)
-    scale = (1.0,) * channels if std is None else tuple(float(x) for x in std)
+    shift, scale = _by_channel(mean, 0.0, channels), _by_channel(std, 1.0, channels)
     if (len(shift), len(scale)) != (channels, channels) or min(scale) <= 0:
         raise DataError(
             f"mean {shift} and std {scale} are not one number for each of {channels} channels, std above 0"
         )
+    pixels, preparation = _squared(torch.cat(images), preparation, crop)
     settings = {"name": "loader", "mean": shift, "std": scale}
-    return Dataset(Held(torch.cat(images)), torch.cat(labels), names, shift, scale, settings, preparation)
+    return Dataset(Held(pixels), torch.cat(labels), names, shift, scale, settings, preparation)
+
+
+def _by_channel(values: float | Sequence[float] | None, default: float, channels: int) -> tuple[float, ...]:
+    """One number for each channel, of one number for all channels or of a sequence."""
+    if values is None or np.ndim(values) == 0:
+        return (default if values is None else float(values),) * channels  # type: ignore[arg-type]
+    return tuple(float(x) for x in values)  # type: ignore[union-attr]
+
+
+def _check_channels_first(images: Tensor, mean: float | Sequence[float] | None) -> None:
+    """DataError for images (k, h, w, c), unless `mean` has a number for each of their h channels."""
+    _, channels, _, last = images.shape
+    stated = mean is not None and np.ndim(mean) == 1 and len(mean) == channels  # type: ignore[arg-type]
+    if last in CHANNELS and channels not in CHANNELS and not stated:
+        raise DataError(
+            f"the loader has images of {_text(images)}, which looks like (k, h, w, c) with {last} "
+            f"channel{'s' if last > 1 else ''} last; give channels first, (k, c, h, w): "
+            f"images.permute(0, 3, 1, 2). If they do have {channels} channels, give mean {channels} numbers"
+        )
+
+
+def _squared(images: Tensor, preparation: str, crop: bool) -> tuple[Tensor, str]:
+    """Images cropped to their central square where `crop` says so, and how they were prepared."""
+    height, width = images.shape[2:]
+    side = min(height, width)
+    if height == width:
+        return images, preparation
+    if crop:
+        top, left = (height - side) // 2, (width - side) // 2
+        square = images[:, :, top : top + side, left : left + side].clone()
+        return square, f"{preparation}; the central {side}×{side} pixels kept"
+    log.warning(
+        "from_loader: all %s images are %d×%d (height × width) and are squashed to squares; crop=True keeps "
+        "the central %d×%d pixels instead",
+        f"{len(images):,}", height, width, side, side,
+    )  # fmt: skip
+    return images, preparation
 
 
 def _names(classes: Sequence[str]) -> tuple[str, ...]:

@@ -116,3 +116,43 @@ def test_a_class_that_has_no_name_that_can_be_written_is_refused() -> None:
 def test_classes_are_different_names(classes: Any, message: str) -> None:
     with pytest.raises(DataError, match=message):
         from_loader(loader_of(), classes)
+
+
+def test_one_number_normalises_all_channels() -> None:
+    one = from_loader(loader_of(), CLASSES, mean=0.5, std=torch.tensor(0.25))
+    three = from_loader(loader_of(), CLASSES, mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert (one.mean, one.std) == (three.mean, three.std) == ((0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(DataError, match="std above 0"):
+        from_loader(loader_of(), CLASSES, mean=0.5, std=0)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_with_channels_last_are_refused_with_the_remedy(channels: int) -> None:
+    images = torch.rand(20, 16, 18, channels)
+    with pytest.raises(DataError, match=r"\(8, 16, 18, \d\) float32.*images\.permute\(0, 3, 1, 2\)"):
+        from_loader(loader_of(images), CLASSES)
+    mended = from_loader(loader_of(images.permute(0, 3, 1, 2)), CLASSES)
+    assert mended.images.shape == (20, channels, 16, 18)
+
+
+def test_narrow_images_of_many_channels_are_accepted_when_mean_states_the_channels() -> None:
+    images = torch.rand(20, 16, 40, 3)
+    assert len(from_loader(loader_of(images), CLASSES, mean=[0.5] * 16).mean) == 16
+    assert from_loader(loader_of(torch.rand(20, 3, 16, 3)), CLASSES).images.shape == (20, 3, 16, 3)
+
+
+def test_images_that_are_not_square_are_squashed_with_a_warning_or_cropped(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    squashed = from_loader(loader_of(), CLASSES, preparation="photos")
+    (line,) = caplog.messages
+    assert "all 20 images are 8×6 (height × width)" in line
+    assert "crop=True keeps the central 6×6 pixels" in line
+    assert (squashed.images.shape, squashed.preparation) == (IMAGES.shape, "photos")
+    caplog.clear()
+    cropped = from_loader(loader_of(), CLASSES, preparation="photos", crop=True)
+    assert torch.equal(cropped.images, IMAGES[:, :, 1:7])
+    assert cropped.preparation == "photos; the central 6×6 pixels kept"
+    square = from_loader(loader_of(IMAGES[:, :, :6]), CLASSES, preparation="photos")
+    assert square.preparation == "photos"
+    assert not caplog.messages
