@@ -4,6 +4,7 @@
     ├── ConfigError          an experiment file or an option is wrong
     ├── SpaceError           a search space or an architecture is wrong
     ├── DataError            a dataset is missing, unreadable or unusable
+    │   └── DamagedImagesError    image files cannot be decoded
     ├── StoreError           a run folder or an artefact cannot be read or written
     │   └── ChecksumError    an artefact is not what was written
     ├── TableError           a latency table is wrong or does not fit
@@ -21,7 +22,7 @@ and exits with 1; anything that is not an HwnasError is a defect of hwnas and ke
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -39,6 +40,20 @@ class SpaceError(HwnasError):
 
 class DataError(HwnasError):
     """A dataset is missing, unreadable or unusable."""
+
+
+class DamagedImagesError(DataError):
+    """Image files cannot be decoded; `files` maps the path of each to the reason."""
+
+    def __init__(self, message: str, files: Mapping[str, str] | None = None) -> None:
+        """Keep the files beside the message.
+
+        Args:
+            message: The message.
+            files: The reason for each file, by its path.
+        """
+        super().__init__(message)
+        self.files = dict(files or {})
 
 
 class StoreError(HwnasError):

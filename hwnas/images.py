@@ -1,31 +1,65 @@
-"""Image files as squares of pixels, as datasets and shipped models take them. No torch in here."""
+"""Image files as squares of pixels, as datasets and exported models take them. This module needs no torch.
+
+A *reader* names how the pixels of a file become those of the square. It is recorded with runs and exported
+models, because a network must see an image as its training did:
+
+    full    JPEG files are decoded at full size
+    draft   JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that is no smaller than the square;
+            the reader of runs and models that record none
+"""
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from hwnas.errors import DataError
+from hwnas.errors import DamagedImagesError, DataError
 from hwnas.files import check_regular
+from hwnas.text import one_line
+
+READER = "full"
+OLD_READER = "draft"
+READERS = (READER, OLD_READER)
 
 
-def fitted(file: str | Path, width: int, height: int) -> Image.Image:
-    """An image file as RGB of this size; DataError, naming the file, if it cannot be read.
+def fitted(file: str | Path, width: int, height: int, reader: str = READER) -> Image.Image:
+    """Read an image file as RGB of a given size.
 
-    It is turned as its EXIF orientation says, resized (bilinear) until one side fits, and its centre is kept;
-    a JPEG is decoded at a fraction that is no smaller. Grey is repeated, of 16 bits too, and transparent
-    pixels lie on white.
+    The image is turned as its EXIF orientation says, and its central part of the aspect ratio `width` to
+    `height` is resized (bilinear, antialiased). Grey is repeated, also of 16 bits; transparent pixels lie on
+    white.
+
+    Args:
+        file: The image file, of any format that Pillow knows.
+        width: Pixels of the result.
+        height: Pixels of the result.
+        reader: One of `READERS`.
+
+    Returns:
+        The image, of 8 bits a channel.
+
+    Raises:
+        DamagedImagesError: if the content of the file is no image that can be decoded.
+        DataError: if the file cannot be opened.
     """
     try:
         check_regular(file)
         with Image.open(file) as image:
-            image.draft(None, (width, height))
+            if reader == OLD_READER:
+                image.draft(None, (width, height))
             ImageOps.exif_transpose(image, in_place=True)
             return ImageOps.fit(_rgb(image), (width, height), Image.Resampling.BILINEAR)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot read {file} as an image: {error}; repair or remove it") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins raise errors of any type for damaged files
+        reason = "no known image format" if isinstance(error, UnidentifiedImageError) else one_line(error)
+        message = f"cannot read {file} as an image: {reason}; repair or remove it"
+        if isinstance(error, OSError) and error.errno not in (None, errno.EIO):
+            raise DataError(message) from None
+        raise DamagedImagesError(message, {str(file): reason}) from None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 import hwnas
 from hwnas.config import Training
 from hwnas.errors import DataError
+from hwnas.export.metadata import input_facts
 from hwnas.pipeline import load_run, open_run
+from hwnas.training import checkpoint
 from hwnas.training.data import DATASETS, SPLITS, Dataset
 from hwnas.training.data.base import Source
 from hwnas.training.data.stored import Held, Streamed
@@ -118,3 +121,80 @@ def test_a_split_of_a_registered_dataset_that_differs_in_channels_is_refused(
     job.data("train")
     with pytest.raises(DataError, match="the test images have 3 channels, the train images 1 channel"):
         job.data("test")
+
+
+def jpeg_folder(folder: Path, n: int = 12, size: tuple[int, int] = (80, 60)) -> Path:
+    """Noisy photos of two classes, which the old reader decodes at a fraction of their size."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{i:02}.jpg", quality=80)
+    return folder
+
+
+def photo_config(folder: Path, photos: Path, steps: int = 2, **data: Any) -> Path:
+    config = write_config(folder, training={"steps": steps, "batch_size": 8})
+    changed = yaml.safe_load(config.read_text())
+    changed["data"] = {"name": "imagefolder", "path": str(photos), "size": 16, **data}
+    config.write_text(yaml.safe_dump(changed))
+    return config
+
+
+def test_a_run_records_the_reader_of_its_images(tmp_path: Path) -> None:
+    config = photo_config(tmp_path, jpeg_folder(tmp_path / "photos"))
+    job = open_run(config, run_dir=tmp_path / "run")
+    job.make(("train",))
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["data"]["reader"] == "full"
+    stage = job.store.stage("train")
+    assert stage is not None
+    assert stage["inputs"]["data"]["reader"] == "full"
+    assert job.data("test").reader == "full"
+    assert input_facts(job.data("test"), (3, 16, 16))["reader"] == "full"
+    for again in (open_run(config, run_dir=tmp_path / "run"), load_run(tmp_path / "run")):
+        again.make(("train",))
+        assert again.outputs("train") == job.outputs("train")
+
+
+def test_a_finished_run_that_records_no_reader_keeps_the_old_one(tmp_path: Path) -> None:
+    config = photo_config(tmp_path, jpeg_folder(tmp_path / "photos"))
+    old = open_run(config, run_dir=tmp_path / "run", overrides={"data.reader": "draft"})
+    old.make(("train",))
+    stage = old.store.stage("train")
+    assert stage is not None
+    assert "reader" not in stage["inputs"]["data"]  # as an older hwnas wrote it
+    before = old.outputs("train")
+    old.close()
+    job = open_run(config, run_dir=tmp_path / "run")
+    job.make(("train",))
+    assert job.data("train").reader == "draft"
+    assert job.outputs("train") == before
+    assert input_facts(job.data("test"), (3, 16, 16))["reader"] == "draft"
+    job.make(("train",), restart="train")  # a training that is made again uses the reader of today
+    assert job.data("train").reader == "full"
+    assert job.outputs("train")["checksum"] != before["checksum"]
+
+
+def test_a_checkpoint_that_records_no_reader_goes_on_with_the_old_one(tmp_path: Path) -> None:
+    config = photo_config(tmp_path, jpeg_folder(tmp_path / "photos"), steps=3)
+
+    def stop(done: int, total: int, text: str = "") -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    overrides = {"data.reader": "draft"}
+    whole = open_run(config, run_dir=tmp_path / "whole", overrides=overrides)
+    whole.make(("train",))
+    broken = open_run(config, run_dir=tmp_path / "run", overrides=overrides)
+    with pytest.raises(KeyboardInterrupt):
+        broken.make(("train",), lambda stage: stop)
+    path = tmp_path / "run" / "supernet" / "checkpoint.safetensors"
+    tensors, description = checkpoint._read(path)
+    del description["reading"]
+    checkpoint._write(path, tensors, description)  # as an older hwnas wrote it
+    job = open_run(config, run_dir=tmp_path / "run")
+    job.make(("train",))
+    assert job.data("train").reader == "draft"
+    assert job.outputs("train")["checksum"] == whole.outputs("train")["checksum"]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from hwnas.images import READER
 from hwnas.networks.onnx_graph import OPSET
 from hwnas.training.data import Dataset
 
@@ -30,6 +31,7 @@ def input_facts(data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
         "std": list(data.std),
         "image_size": list(data.stored.shape[2:]),  # what an image is cut to before it is resized
         "resize": "bilinear, antialiased",
+        "reader": data.reader or READER,  # see hwnas.images
         "preparation": data.preparation,
     }
 

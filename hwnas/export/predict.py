@@ -2,7 +2,8 @@
 
 The file's properties that count, all but `channel_order` as JSON: `classes`, the names; `mean` and `std` by
 channel of pixels in 0…1; `channel_order`, grey or RGB; `image_size`, (height, width) that an image is cut to
-before it is resized to the network's input (without it, it is cut to that at once).
+before it is resized to the network's input (without it, it is cut to that at once); `reader`, plain text, how
+image files are read (see `hwnas.images`; without it, by the reader of older models, "draft").
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from PIL import Image
 from hwnas.errors import DataError, StoreError
 from hwnas.export.sums import check_sum
 from hwnas.files import expanded
-from hwnas.images import fitted
+from hwnas.images import OLD_READER, READER, READERS, fitted
 from hwnas.latency.external_data import load_graph
 from hwnas.text import one_line
 
@@ -38,10 +39,11 @@ class Preparation:
     image_size: tuple[int, int]  # (height, width)
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    reader: str = READER  # of hwnas.images
 
     def __call__(self, file: str | Path) -> NDArray[np.float32]:
         """(channels, height, width) of an image file; DataError if it cannot be read."""
-        image = fitted(file, self.image_size[1], self.image_size[0])
+        image = fitted(file, self.image_size[1], self.image_size[0], self.reader)
         channels = image.split() if self.shape[0] == 3 else (image.convert("L"),)
         size = (self.shape[2], self.shape[1])
         prepared = []
@@ -153,4 +155,10 @@ def _preparation(properties: Mapping[str, str], shape: tuple[Any, ...], path: Pa
             "become that; prepare them there, and run it with ONNX Runtime as the README.md beside it shows"
         )
     size = _property(properties, "image_size", path) if "image_size" in properties else shape[1:]
-    return Preparation((shape[0], shape[1], shape[2]), (size[0], size[1]), mean, std)
+    reader = properties.get("reader", OLD_READER)
+    if reader not in READERS:
+        raise StoreError(
+            f"{path} takes images that are read by {reader!r}, this hwnas knows {', '.join(READERS)}; use "
+            "the hwnas that exported it"
+        )
+    return Preparation((shape[0], shape[1], shape[2]), (size[0], size[1]), mean, std, reader)

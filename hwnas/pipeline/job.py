@@ -20,6 +20,7 @@ import yaml
 from hwnas.config import COSTS, GIVEN_DATA, Experiment, Named, load_config, overridden, parse_config
 from hwnas.errors import ConfigError, DataError, StoreError
 from hwnas.files import expanded
+from hwnas.images import OLD_READER, READER
 from hwnas.latency.devices import DEVICES
 from hwnas.latency.predictor import LatencyPredictor, MeasuredLatency
 from hwnas.latency.table import LatencyTable
@@ -35,7 +36,7 @@ from hwnas.pipeline.profile import (
     own_device,
 )
 from hwnas.pipeline.stages import STAGES
-from hwnas.pipeline.train import train_supernet
+from hwnas.pipeline.train import data_identity, train_supernet
 from hwnas.predictors import get_predictor
 from hwnas.progress import Progress, silent
 from hwnas.searching.executors import Executor, SerialExecutor, get_executor
@@ -215,7 +216,8 @@ class Run:
         """`data` are splits that need not be loaded."""
         self.directory = directory
         self.config = config
-        self._data = dict(data or {})
+        self._given = dict(data or {})
+        self._data = dict(self._given)
         check_written(directory)
         self.store = Store(directory / "run.db")
         self.watch: Watch | None = None  # called while a search is running
@@ -323,6 +325,8 @@ class Run:
     def _reset(self, name: str) -> None:
         """Forget a stage and what follows from it."""
         self._reopen(name)
+        if name == "train":
+            self._data = dict(self._given)  # images are read anew, by the present reader
         for stage in (name, *STAGES[name].followers):
             STAGES[stage].forget(self)
 
@@ -393,18 +397,45 @@ class Run:
 
     def _describe(self) -> None:
         """config.yaml, complete and its paths absolute, and environment.json."""
-        text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        described = self.config.model_copy(update={"data": self.named_data})
+        text = yaml.safe_dump(described.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
         write_text(self.directory / "config.yaml", text)
         write_json(self.directory / "environment.json", environment())
 
     # ---- what the experiment names --------------------------------------------------------------
+
+    @property
+    def named_data(self) -> Named:
+        """The dataset that the experiment names, with the reader of its image files.
+
+        The reader is the experiment's, otherwise that of the training that was begun here, otherwise the
+        present one.
+        """
+        named = self.config.data
+        if named.name != "imagefolder" or "reader" in named.parameters:
+            return named
+        reading = self._recorded_reading()
+        reader = READER if reading is None else reading.get("reader") or OLD_READER
+        return Named.model_validate({**named.model_dump(), "reader": reader})
+
+    def _recorded_reading(self) -> dict[str, Any] | None:
+        """How the training that was begun here reads images; None before it."""
+        done = self.store.stage("train")
+        if done is not None:
+            return {"reader": done["inputs"]["data"].get("reader")}
+        path = self.directory / "supernet" / "checkpoint.safetensors"
+        if not path.exists():
+            return None
+        from hwnas.training.checkpoint import recorded_reading
+
+        return recorded_reading(path)
 
     def data(self, split: Literal["train", "validation", "test"]) -> Dataset:
         """One split of the experiment's data."""
         if split not in self._data:
             from hwnas.training.data import check_splits, read_dataset
 
-            named = self.config.data
+            named = self.named_data
             data = read_dataset(named.name, split, self.config.seed, named.parameters)
             check_splits({**self._data, split: data})
             self._data[split] = data
@@ -420,7 +451,7 @@ class Run:
             else:
                 from hwnas.training.data import describe_dataset
 
-                named = self.config.data
+                named = self.named_data
                 classes, channels = describe_dataset(named.name, self.config.seed, named.parameters)
             parameters = {"classes": len(classes), "channels": channels, **parameters}
         return get_space(self.config.space.name, **parameters)
@@ -492,7 +523,7 @@ class Run:
         return digest(
             {
                 "supernet": self.outputs("train")["checksum"],
-                "data": self.config.data.model_dump(),
+                "data": data_identity(self),
                 "images": self.data("validation").checksum,
                 "seed": self.config.seed,
                 "calibration_images": self.config.search.calibration_images,

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hwnas.images import OLD_READER
 from hwnas.progress import Progress
 from hwnas.store import remove_folder
 
@@ -21,7 +22,7 @@ log = logging.getLogger("hwnas")
 def inputs(run: Run) -> dict[str, Any]:
     found = {
         "space": run.space.definition,
-        "data": run.config.data.model_dump(),
+        "data": data_identity(run),
         "images": {split: run.data(split).checksum for split in ("train", "validation")},
         "training": run.config.training.recipe,
         "seed": run.config.seed,
@@ -34,6 +35,14 @@ def inputs(run: Run) -> dict[str, Any]:
     from hwnas.networks.supernet import load_supernet
 
     return {**found, "teacher": load_supernet(teacher).checksum}  # its path may hold another one now
+
+
+def data_identity(run: Run) -> dict[str, Any]:
+    """The dataset and its parameters as plain data; the old reader is recorded by its absence."""
+    settings = run.named_data.model_dump()
+    if settings.get("reader") == OLD_READER:
+        del settings["reader"]
+    return settings
 
 
 def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:

@@ -63,8 +63,15 @@ class State:
     losses: list[float] = field(default_factory=list)  # of the steps since the last report
 
 
-def save(path: Path, state: State, inputs: Mapping[str, Any]) -> None:
-    """Write a training, and what it is made from, plain data."""
+def save(path: Path, state: State, inputs: Mapping[str, Any], reading: Mapping[str, Any]) -> None:
+    """Write a checkpoint.
+
+    Args:
+        path: The file.
+        state: The training.
+        inputs: Plain data that identifies the training.
+        reading: Plain data on how the images are read: `reader`, see `hwnas.images`.
+    """
     tensors = {f"net.{name}": tensor for name, tensor in state.net.state_dict().items()}
     for name, parameter in state.net.named_parameters():
         momentum = state.optimizer.state[parameter].get("momentum_buffer")
@@ -78,6 +85,7 @@ def save(path: Path, state: State, inputs: Mapping[str, Any]) -> None:
         "schema": SCHEMA,
         "step": state.step,
         "inputs": inputs,
+        "reading": reading,
         "arithmetic": asdict(state.arithmetic),
         "reports": [asdict(report) for report in state.reports],
         "losses": state.losses,
@@ -99,16 +107,42 @@ def note_divergence(path: Path) -> int:
     return int(about["step"])
 
 
+def recorded_reading(path: Path) -> dict[str, Any]:
+    """Read from a checkpoint how the images of its training are read.
+
+    Args:
+        path: The checkpoint.
+
+    Returns:
+        `reading` as `save` got it; empty for the checkpoint of an older hwnas.
+
+    Raises:
+        ChecksumError: if the checkpoint is damaged.
+    """
+    return dict(_description(path).get("reading", {}))
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """The plain data of a checkpoint; ChecksumError if it is damaged."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        about: dict[str, Any] = json.loads(metadata["training"])
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ChecksumError(f"{path} is not a checkpoint ({error}); {REMEDY}") from None
+    if digest(about) != metadata.get("sha256"):
+        raise ChecksumError(f"{path} was changed after it was written; {REMEDY}")
+    return about
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors of a checkpoint, and what it says; ChecksumError if it is damaged."""
     try:
         tensors = safetensors.torch.load(read_bytes(path))
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        about = json.loads(metadata["training"])
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+    except safetensors.SafetensorError as error:
         raise ChecksumError(f"{path} is not a checkpoint ({error}); {REMEDY}") from None
-    if digest(about) != metadata.get("sha256") or tensors_digest(tensors) != about.get("tensors"):
+    about = _description(path)
+    if tensors_digest(tensors) != about.get("tensors"):
         raise ChecksumError(f"{path} was changed after it was written; {REMEDY}")
     return tensors, about
 

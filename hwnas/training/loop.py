@@ -178,6 +178,7 @@ def train(
         "teacher": None if teacher is None else tensors_digest(teacher.state_dict()),
         "parts": world_size() * settings.accumulate,
     }
+    reading = {"reader": train_data.reader}
     path = expanded(directory) / CHECKPOINT_FILE
     with _threads(settings.threads), _as_it_was(teacher), all_or_none():
         connect(device)
@@ -187,7 +188,7 @@ def train(
         optimizer = _optimizer(net, settings)
         if rank() == 0 and not path.exists():
             progress(0, settings.steps, "choosing precision and memory layout")
-            checkpoint.save(path, State(net, optimizer, choose_arithmetic(net, plan)), inputs)
+            checkpoint.save(path, State(net, optimizer, choose_arithmetic(net, plan)), inputs, reading)
         wait_for_all()
         state = checkpoint.load(path, net, optimizer, inputs)
         evaluator = AccuracyEvaluator(net, train_data, validation_data, seed=seed)
@@ -208,7 +209,7 @@ def train(
                     progress(state.step, settings.steps, text)
                 except KeyboardInterrupt:
                     if rank() == 0:
-                        checkpoint.save(path, state, inputs)
+                        checkpoint.save(path, state, inputs, reading)
                     raise
                 continue
             loss, state.losses = float(np.mean(state.losses)), []
@@ -217,7 +218,7 @@ def train(
                 with _averaged(state):
                     large, small = evaluator([largest(net.space), smallest(net.space)]).tolist()
                 state.reports.append(Report(state.step, loss, rate, large, small))
-                checkpoint.save(path, state, inputs)
+                checkpoint.save(path, state, inputs, reading)
                 progress(state.step, settings.steps, _text(state.reports[-1]))
             first, started = state.step, time.perf_counter()
         wait_for_all()

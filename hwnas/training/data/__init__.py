@@ -69,6 +69,7 @@ def read_dataset(name: str, split: Split, seed: int, parameters: Mapping[str, An
         found.std,
         {"name": name, "split": split, "seed": seed, **parameters},
         found.preparation,
+        found.reader,
     )
 
 

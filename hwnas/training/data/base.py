@@ -40,6 +40,7 @@ class Dataset:
     std: tuple[float, ...]
     settings: Mapping[str, Any]
     preparation: str
+    reader: str | None = None  # of `hwnas.images`, by which image files were read; None: no files
 
     def __post_init__(self) -> None:
         for name in self.classes:
@@ -125,6 +126,7 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     preparation: str
+    reader: str | None = None
 
 
 def resize(images: Tensor, size: int) -> Tensor:

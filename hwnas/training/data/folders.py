@@ -12,17 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hwnas.errors import DataError
-from hwnas.images import fitted
+from hwnas.errors import DataError, known_names
+from hwnas.images import OLD_READER, READER, READERS, fitted
 from hwnas.training.data.base import SPLITS, Source, Split, check_positive, is_utf8
 from hwnas.training.data.stored import Files, held_or_streamed
 
 HELD_OUT = 0.1  # of each class's training images, for a split that has no folder
 FOLDERS = {"train": "train", "validation": "val", "test": "test"}
+DECODED = {READER: "at full size", OLD_READER: "at 1/2, 1/4 or 1/8 where that is no smaller"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def imagefolder(split: Split, seed: int, path: str | Path, size: int, memory_mb: int = 4096) -> Source:
+def imagefolder(
+    split: Split, seed: int, path: str | Path, size: int, memory_mb: int = 4096, reader: str = READER
+) -> Source:
     """Images in ``path/train/<class>/``, ``path/val/<class>/`` and ``path/test/<class>/``, as RGB.
 
     They are turned as their EXIF orientation says, the shorter side is resized to `size` pixels and the
@@ -38,6 +41,8 @@ def imagefolder(split: Split, seed: int, path: str | Path, size: int, memory_mb:
     added. A class so small that no image falls into a split gives it the next one; that one alone may go
     back to `train` as the class grows.
 
+    `reader` names how files are read, see `hwnas.images`. A run records it; leave it out in an experiment.
+
     DataError for a missing folder, a single, empty or too small class, one whose name is not UTF-8, classes
     that differ between the folders, an unreadable image or one whose range is unknown, which a stream finds
     when it comes to it, or when less memory is free than `memory_mb` allows to fill.
@@ -46,6 +51,8 @@ def imagefolder(split: Split, seed: int, path: str | Path, size: int, memory_mb:
         raise DataError(f"imagefolder: path is {path!r}; give the folder that holds train/")
     check_positive("imagefolder: size", size, "pixels")
     check_positive("imagefolder: memory_mb", memory_mb, "MiB")
+    if reader not in READERS:
+        raise DataError(f"imagefolder: unknown reader {reader!r}; {known_names(reader, READERS)}")
     root = Path(path)
     if not (root / "train").is_dir():
         raise DataError(f"imagefolder: there is no folder {root / 'train'}; it holds one folder a class")
@@ -84,14 +91,15 @@ def imagefolder(split: Split, seed: int, path: str | Path, size: int, memory_mb:
     chosen = [os.fsencode(os.path.join(name, file)) for name in classes for file in files[split][name]]
     counts = [len(files[split][name]) for name in classes]
     return Source(
-        lambda: held_or_streamed(Photos(folder, chosen, size), np.arange(len(chosen)), memory_mb),
+        lambda: held_or_streamed(Photos(folder, chosen, size, reader), np.arange(len(chosen)), memory_mb),
         np.repeat(np.arange(len(classes)), counts),
         classes,
         IMAGENET_MEAN,
         IMAGENET_STD,
         f"RGB (turned by EXIF orientation, grey repeated, transparent pixels on white), the shorter side "
-        f"resized to {size} pixels (bilinear; JPEG decoded at 1/2, 1/4 or 1/8 where that is no smaller), "
-        f"the centre of {size}×{size} kept",
+        f"resized to {size} pixels (bilinear; JPEG decoded {DECODED[reader]}), the centre of {size}×{size} "
+        "kept",
+        reader,
     )
 
 
@@ -136,14 +144,15 @@ def _place(name: str, file: str, seed: int) -> float:
 class Photos(Files):
     """Image files as RGB squares of `size` pixels, by names relative to a folder."""
 
-    def __init__(self, folder: Path, names: Sequence[bytes], size: int) -> None:
+    def __init__(self, folder: Path, names: Sequence[bytes], size: int, reader: str = READER) -> None:
         self._folder = folder
         self._names = np.array(names)  # one object: a million strings would be copied into each worker
         self.shape = (3, size, size)
+        self.reader = reader
 
     def __getitem__(self, index: int) -> Tensor:
         try:
-            image = fitted(self._file(index), self.shape[2], self.shape[1])
+            image = fitted(self._file(index), self.shape[2], self.shape[1], self.reader)
         except DataError as error:
             raise DataError(f"imagefolder: {error}") from None
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)

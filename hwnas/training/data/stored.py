@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwnas.errors import DataError
+from hwnas.images import OLD_READER
 from hwnas.text import one_line
 
 Indices = NDArray[np.int64]  # (k,) numbers of images
@@ -89,6 +90,8 @@ class Items(torch.utils.data.Dataset[Tensor], ABC):
 class Files(Items, ABC):
     """Items that can be streamed: without reading them they are told from others."""
 
+    reader: str  # of `hwnas.images`, by which they are decoded
+
     @abstractmethod
     def identity(self, index: int) -> bytes:
         """What a checksum takes in for an image."""
@@ -147,6 +150,8 @@ class Streamed(Stored):
         return held_or_streamed(self.items, self.chosen[chosen], self.memory_mb)
 
     def contents(self) -> Iterator[bytes]:
+        if self.items.reader != OLD_READER:  # checksums of older runs have no reader
+            yield self.items.reader.encode()
         for index in self.chosen:
             yield self.items.identity(int(index))
 

@@ -359,8 +359,30 @@ def test_orientation_is_honoured(tmp_path: Path, orientation: int) -> None:
     assert np.abs(found[inner] - expected[inner]).max() < 12
 
 
-def test_a_large_jpeg_is_decoded_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    add_test_folders(tmp_path)
+def test_a_jpeg_is_read_as_a_png_of_the_same_pixels(tmp_path: Path) -> None:
+    """The reader of today decodes at full size; the old one does not, and streams tell the two apart."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            noise = Image.fromarray(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8))
+            noise.save(tmp_path / split / name / "0.jpg", quality=80)
+            with Image.open(tmp_path / split / name / "0.jpg") as photo:
+                photo.save(tmp_path / split / name / "1.png")
+    data = load(tmp_path)
+    assert data.reader == "full"
+    assert torch.equal(data.images[0], data.images[1])
+    assert "JPEG decoded at full size" in data.preparation
+    old = load(tmp_path, reader="draft")
+    assert not torch.equal(old.images[0], old.images[1])
+    assert torch.equal(old.images[1], data.images[1])
+    streams = [load(tmp_path, size=600, memory_mb=1, reader=reader) for reader in ("full", "draft")]
+    assert streams[0].checksum != streams[1].checksum
+    with pytest.raises(DataError, match=r"unknown reader 'drafd'; known: full, draft .did you mean 'draft'"):
+        load(tmp_path, reader="drafd")
+
+
+def test_the_old_reader_decodes_a_large_jpeg_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[tuple[int, int]] = []
     fit = ImageOps.fit
 
@@ -370,7 +392,8 @@ def test_a_large_jpeg_is_decoded_small(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(ImageOps, "fit", spy)
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (128, 256, 3))
-    found = read_one(tmp_path, Image.fromarray(np.ascontiguousarray(ramp)), "large.jpg", quality=95)
-    assert (32, 16) in decoded
-    assert (256, 128) not in decoded
-    assert np.abs(found - np.arange(71.5, 192, 16)).max() < 4
+    Image.fromarray(np.ascontiguousarray(ramp)).save(tmp_path / "large.jpg", quality=95)
+    for reader, size in (("full", (256, 128)), ("draft", (32, 16))):
+        found = folders_module.Photos(tmp_path, [b"large.jpg"], 8, reader)[0].numpy()
+        assert decoded.pop() == size
+        assert np.abs(found - np.arange(71.5, 192, 16)).max() < 4
