@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
 # Control characters, those that turn the direction of text, and what XML and UTF-8 cannot hold.
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
@@ -17,6 +18,20 @@ def printable(text: str) -> str:
 def one_line(error: Exception) -> str:
     """What an exception of another library says, in one line."""
     return " ".join(str(error).split())
+
+
+def listed(texts: Sequence[str], most: int = 20) -> str:
+    """Join texts for a message.
+
+    Args:
+        texts: The texts.
+        most: How many are shown; the others are counted.
+
+    Returns:
+        The texts, separated by commas.
+    """
+    shown = ", ".join(texts[:most])
+    return shown if len(texts) <= most else f"{shown} and {len(texts) - most:,} more"
 
 
 class PrintableFormatter(logging.Formatter):

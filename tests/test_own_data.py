@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from hwnas.training.data import DATASETS, SPLITS, Dataset
 from hwnas.training.data.base import Source
 from hwnas.training.data.stored import Held, Streamed
 from hwnas.training.loop import train
-from tests.conftest import TINY, write_config
+from tests.conftest import TINY, Command, write_config
 from tests.training.small_data import tiny_space
 
 
@@ -198,3 +199,12 @@ def test_a_checkpoint_that_records_no_reader_goes_on_with_the_old_one(tmp_path: 
     job.make(("train",))
     assert job.data("train").reader == "draft"
     assert job.outputs("train")["checksum"] == whole.outputs("train")["checksum"]
+
+
+def test_training_by_command_says_how_many_images_there_are(tmp_path: Path, hwnas_command: Command) -> None:
+    config = photo_config(tmp_path, jpeg_folder(tmp_path / "photos", n=5))
+    code, out, err = hwnas_command("train", config, "--run-dir", tmp_path / "run", "--json")
+    assert code == 0, err
+    line = "train 10 images of 2 classes; validation 10 images of 2 classes; test 10 images of 2 classes"
+    assert line in err
+    assert json.loads(out)["supernet"] == str(tmp_path / "run" / "supernet")

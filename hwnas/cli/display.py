@@ -141,15 +141,17 @@ class StageDisplay:
 
 @contextmanager
 def warnings_shown() -> Iterator[None]:
-    """The warnings of hwnas on standard error."""
-    logger = logging.getLogger("hwnas")
+    """Show the warnings of hwnas, and which images it uses, on standard error."""
+    logger, data = logging.getLogger("hwnas"), logging.getLogger("hwnas.data")
     screen = logging.StreamHandler(sys.stderr)
-    screen.setLevel(logging.WARNING)
+    screen.addFilter(lambda record: record.levelno >= logging.WARNING or record.name == data.name)
     screen.setFormatter(PrintableFormatter())
     logger.addHandler(screen)
+    data.setLevel(logging.INFO)
     try:
         yield
     finally:
+        data.setLevel(logging.NOTSET)
         logger.removeHandler(screen)
 
 

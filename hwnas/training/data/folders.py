@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,38 +16,60 @@ from torch import Tensor
 
 from hwnas.errors import DataError, known_names
 from hwnas.images import OLD_READER, READER, READERS, fitted
+from hwnas.text import listed
 from hwnas.training.data.base import SPLITS, Source, Split, check_positive, is_utf8
-from hwnas.training.data.stored import Files, held_or_streamed
+from hwnas.training.data.stored import Files, Stored, held_or_streamed
 
 HELD_OUT = 0.1  # of each class's training images, for a split that has no folder
-FOLDERS = {"train": "train", "validation": "val", "test": "test"}
+FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")  # files of operating systems, in lower case
+CLUTTER_FOLDERS = ("__macosx", "@eadir")
 DECODED = {READER: "at full size", OLD_READER: "at 1/2, 1/4 or 1/8 where that is no smaller"}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+log = logging.getLogger("hwnas.data")
 
 
 def imagefolder(
     split: Split, seed: int, path: str | Path, size: int, memory_mb: int = 4096, reader: str = READER
 ) -> Source:
-    """Images in ``path/train/<class>/``, ``path/val/<class>/`` and ``path/test/<class>/``, as RGB.
+    """Find the images of a split in a folder that holds one folder a class for each split.
 
-    They are turned as their EXIF orientation says, the shorter side is resized to `size` pixels and the
-    centre is kept; normalised by ImageNet's mean and deviation. Grey is repeated, of 16 bits too, and
-    transparent pixels lie on white. Hidden files are passed over.
+    The folders are ``path/train/<class>/``, ``path/val/<class>/`` (or ``valid``, ``validation``) and
+    ``path/test/<class>/``. A class folder may hold further folders, whose images belong to the class. Hidden
+    files and what operating systems leave behind (`Thumbs.db`, `desktop.ini`, …) are no images.
+
+    Images become RGB: they are turned as their EXIF orientation says, the shorter side is resized to `size`
+    pixels and the centre is kept; normalised by ImageNet's mean and deviation. Grey is repeated, of 16 bits
+    too, and transparent pixels lie on white.
 
     A split that takes at most `memory_mb` MiB, one byte a value, is decoded once and held in memory. A
     larger one is streamed: worker processes decode its images anew each time they are needed, ahead of the
     need. Both give the same images.
 
-    Where `val` or `test` is missing, about a tenth of each class's training images is held out for it, by
-    a hash of the seed, the class and the file's name, so that an image stays in its split when others are
-    added. A class so small that no image falls into a split gives it the next one; that one alone may go
-    back to `train` as the class grows.
+    Where the folder of validation or test is missing, about a tenth of each class's training images is held
+    out for it, by a hash of the seed, the class and the file's name, so that an image stays in its split when
+    others are added. A class so small that no image falls into a split gives it the next one; that one alone
+    may go back to `train` as the class grows.
 
-    `reader` names how files are read, see `hwnas.images`. A run records it; leave it out in an experiment.
+    Args:
+        split: The split.
+        seed: Chooses the images that are held out.
+        path: The folder that holds `train`.
+        size: Pixels of a side of the squares.
+        memory_mb: The largest size of a split that is held in memory, in MiB.
+        reader: How files are read, see `hwnas.images`. A run records it; leave it out in an experiment. The
+            old reader, `draft`, also finds files as it did: directly in the class folders, validation in
+            `val` only, and no links that lead nowhere.
 
-    DataError for a missing folder, a single, empty or too small class, one whose name is not UTF-8, classes
-    that differ between the folders, an unreadable image or one whose range is unknown, which a stream finds
-    when it comes to it, or when less memory is free than `memory_mb` allows to fill.
+    Returns:
+        The split; its images are not read yet.
+
+    Raises:
+        DataError: for a missing folder, a single, empty or too small class, one whose name is not UTF-8,
+            classes that differ between the folders, two folders for validation, or a link that leads
+            nowhere; and, when the images are read, for an image that cannot be read or whose range is
+            unknown, or when less memory is free than `memory_mb` allows to fill.
     """
     if not isinstance(path, (str, Path)):
         raise DataError(f"imagefolder: path is {path!r}; give the folder that holds train/")
@@ -54,44 +78,52 @@ def imagefolder(
     if reader not in READERS:
         raise DataError(f"imagefolder: unknown reader {reader!r}; {known_names(reader, READERS)}")
     root = Path(path)
-    if not (root / "train").is_dir():
-        raise DataError(f"imagefolder: there is no folder {root / 'train'}; it holds one folder a class")
-    files = {"train": _class_files(root / "train")}
+    try:
+        folders = _split_folders(root, reader)
+        listings = {part: _listing(folder, reader) for part, folder in folders.items()}
+    except OSError as error:
+        raise DataError(
+            f"imagefolder: cannot read {error.filename}: {error.strerror}; check its permissions and the disk"
+        ) from None
+    files = {part: listing.files for part, listing in listings.items()}
     classes = tuple(files["train"])
     if len(classes) < 2:
         raise DataError(
-            f"imagefolder: {root / 'train'} has {len(classes)} class folders; at least 2 are needed"
+            f"imagefolder: {folders['train']} has {len(classes)} class folders; at least 2 are needed"
         )
-    missing = [other for other in SPLITS if not (root / FOLDERS[other]).is_dir()]
-    for other in SPLITS[1:]:
-        if other in missing:
-            continue
-        files[other] = _class_files(root / FOLDERS[other])
-        if set(files[other]) != set(classes):
-            differ = sorted(set(files[other]) ^ set(classes))
+    for part, folder in folders.items():
+        if set(files[part]) != set(classes):
+            differ = sorted(set(files[part]) ^ set(classes))
             raise DataError(
-                f"imagefolder: {root / FOLDERS[other]} and {root / 'train'} have different classes: "
+                f"imagefolder: {folder} and {folders['train']} have different classes: "
                 f"{', '.join(differ)} in one only"
             )
-    for other in missing:
-        files[other] = {}
+    missing = [part for part in SPLITS if part not in folders]
+    for part in missing:
+        files[part] = {}
     for name in classes:
         found = files["train"][name]
         if len(found) <= len(missing):
             raise DataError(
-                f"imagefolder: {root / 'train' / name} has {len(found)} images, too few to hold out "
-                f"1 for each of {', '.join(FOLDERS[other] for other in missing)}; add images or folders"
+                f"imagefolder: {folders['train'] / name} has {len(found)} images, too few to hold out "
+                f"1 for each of {', '.join(FOLDERS[part][0] for part in missing)}; add images or folders"
             )
         held = _held_out(name, found, missing, seed)
-        for other in missing:
-            files[other][name] = held[other]
+        for part in missing:
+            files[part][name] = held[part]
         gone = set(itertools.chain(*held.values()))
         files["train"][name] = [file for file in found if file not in gone]
-    folder = root / FOLDERS["train" if split in missing else split]
+    folder = folders["train" if split in missing else split]
     chosen = [os.fsencode(os.path.join(name, file)) for name in classes for file in files[split][name]]
     counts = [len(files[split][name]) for name in classes]
+
+    def stored() -> Stored:
+        if split == "train":
+            _log_summary(root, files, missing, listings, folders)
+        return held_or_streamed(Photos(folder, chosen, size, reader), np.arange(len(chosen)), memory_mb)
+
     return Source(
-        lambda: held_or_streamed(Photos(folder, chosen, size, reader), np.arange(len(chosen)), memory_mb),
+        stored,
         np.repeat(np.arange(len(classes)), counts),
         classes,
         IMAGENET_MEAN,
@@ -103,19 +135,143 @@ def imagefolder(
     )
 
 
-def _class_files(folder: Path) -> dict[str, list[str]]:
-    """The names of the files of each class folder, both sorted."""
-    found = {}
+def _split_folders(root: Path, reader: str) -> dict[Split, Path]:
+    """The folder of each split that has one; DataError without `train`, and for two of one split."""
+    folders: dict[Split, Path] = {}
+    for split in SPLITS:
+        names = FOLDERS[split][:1] if reader == OLD_READER else FOLDERS[split]
+        if reader != OLD_READER:
+            _check_links([root / name for name in names])
+        found = [root / name for name in names if (root / name).is_dir()]
+        if len(found) > 1:
+            raise DataError(
+                f"imagefolder: {root} has {' and '.join(folder.name for folder in found)}, all for {split}; "
+                "keep one"
+            )
+        if found:
+            folders[split] = found[0]
+    if "train" not in folders:
+        raise DataError(f"imagefolder: there is no folder {root / 'train'}; it holds one folder a class")
+    return folders
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a split's folder holds: the names of the files of each class, sorted, and files in no class."""
+
+    files: dict[str, list[str]]
+    outside: int
+
+
+def _listing(folder: Path, reader: str) -> Listing:
+    """What the folder of a split holds."""
+    found, outside, links = {}, 0, []
     for sub in sorted(folder.iterdir()):
-        if sub.is_dir() and not sub.name.startswith("."):
-            if not is_utf8(sub.name):
-                raise DataError(f"imagefolder: the name of the class folder {sub} is not UTF-8; rename it")
-            with os.scandir(sub) as entries:  # one system call for many files, of which there may be millions
-                files = (e.name for e in entries if e.is_file() and not e.name.startswith("."))
-                found[sub.name] = sorted(files)
-            if not found[sub.name]:
-                raise DataError(f"imagefolder: {sub} is empty; give it images or remove it")
-    return found
+        if sub.name.startswith(".") or (reader != OLD_READER and _is_clutter(sub.name, sub.is_dir())):
+            continue
+        if not sub.is_dir():
+            links += [sub] if sub.is_symlink() and not sub.exists() else []
+            outside += 1
+            continue
+        if not is_utf8(sub.name):
+            raise DataError(f"imagefolder: the name of the class folder {sub} is not UTF-8; rename it")
+        if reader == OLD_READER:
+            with os.scandir(sub) as entries:
+                names = [e.name for e in entries if e.is_file() and not e.name.startswith(".")]
+        else:
+            names = list(_files_below(sub, "", (_inode(sub),), links))
+        found[sub.name] = sorted(names)
+    if reader != OLD_READER:
+        _check_links(links)
+    for name, names in found.items():
+        if not names:
+            raise DataError(f"imagefolder: {folder / name} is empty; give it images or remove it")
+    return Listing(found, outside)
+
+
+def _files_below(
+    folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], links: list[Path]
+) -> Iterator[str]:
+    """Names, relative to a class folder, of the files in one of its folders and those below it.
+
+    Links that lead nowhere are added to `links`; `ancestors` are the folders around this one.
+    """
+    with os.scandir(folder) as entries:  # one system call for many files, of which there may be millions
+        for entry in entries:
+            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+            if entry.name.startswith(".") or _is_clutter(entry.name, is_folder):
+                continue
+            if is_folder:
+                inode = _inode(entry.path)
+                if inode in ancestors:
+                    raise DataError(
+                        f"imagefolder: {entry.path} is a link to a folder around it; remove the link"
+                    )
+                yield from _files_below(
+                    Path(entry.path), f"{prefix}{entry.name}/", (*ancestors, inode), links
+                )
+            elif entry.is_symlink() and not os.path.exists(entry.path):
+                links.append(Path(entry.path))
+            else:
+                yield prefix + entry.name
+
+
+def _inode(path: str | Path) -> tuple[int, int]:
+    """What tells a folder from any other."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_clutter(name: str, is_folder: bool) -> bool:
+    """Whether an operating system leaves a file or folder of this name behind."""
+    return name.lower() in (CLUTTER_FOLDERS if is_folder else CLUTTER)
+
+
+def _check_links(paths: Iterable[Path]) -> None:
+    """DataError that names the links among paths that lead nowhere."""
+    broken = sorted(str(path) for path in paths if path.is_symlink() and not path.exists())
+    if broken:
+        raise DataError(
+            f"imagefolder: {_count(len(broken), 'link')} to files or folders that do not exist: "
+            f"{listed(broken)}; restore what they name, or remove the links"
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _log_summary(
+    root: Path,
+    files: Mapping[Split, Mapping[str, Sequence[str]]],
+    missing: Sequence[Split],
+    listings: Mapping[Split, Listing],
+    folders: Mapping[Split, Path],
+) -> None:
+    """Say in one line how many images of how many classes each split has, and what is no part of any."""
+    counts = [
+        f"{split} {_count(sum(len(names) for names in files[split].values()), 'image')} of "
+        f"{len(files[split])} classes{' (held out of train)' if split in missing else ''}"
+        for split in SPLITS
+    ]
+    others = [
+        entry.name
+        for entry in sorted(root.iterdir())
+        if entry.is_dir()
+        and entry not in folders.values()
+        and not (entry.name.startswith(".") or _is_clutter(entry.name, True))
+    ]
+    unused = [f"folder {name}" for name in others]
+    unused += [
+        f"{_count(listing.outside, 'file')} of {folders[split].name} outside class folders"
+        for split, listing in listings.items()
+        if listing.outside
+    ]
+    text = f"imagefolder {root}: {'; '.join(counts)}"
+    if unused:
+        log.warning("%s; not used: %s", text, listed(unused))
+    else:
+        log.info("%s", text)
 
 
 def _held_out(name: str, files: Sequence[str], missing: Sequence[Split], seed: int) -> dict[Split, list[str]]:

@@ -397,3 +397,100 @@ def test_the_old_reader_decodes_a_large_jpeg_small(tmp_path: Path, monkeypatch: 
         found = folders_module.Photos(tmp_path, [b"large.jpg"], 8, reader)[0].numpy()
         assert decoded.pop() == size
         assert np.abs(found - np.arange(71.5, 192, 16)).max() < 4
+
+
+# ---- which files count ---------------------------------------------------------------------------
+
+
+def names_of(data: Dataset) -> list[str]:
+    """The names, relative to the folder of the split, of the files of a stream."""
+    assert isinstance(data.stored, Streamed)
+    items = data.stored.items
+    assert isinstance(items, folders_module.Photos)
+    return [os.fsdecode(items._names[i]) for i in data.stored.chosen]
+
+
+def test_images_in_folders_below_a_class_folder_belong_to_the_class(folder: Path) -> None:
+    write_images(folder / "train" / "cat" / "persian" / "white", 3, 50)
+    write_images(folder / "train" / "cat" / "siamese", 2, 60)
+    write_images(folder / "elsewhere", 2, 70)
+    (folder / "train" / "dog" / "more").symlink_to(folder / "elsewhere")
+    data = load(folder)
+    assert data.labels.bincount().tolist() == [25, 22]
+    names = names_of(load(folder, size=300, memory_mb=1))
+    assert names[20:25] == [
+        "cat/persian/white/00.png", "cat/persian/white/01.png", "cat/persian/white/02.png",
+        "cat/siamese/00.png", "cat/siamese/01.png",
+    ]  # fmt: skip
+    assert names[-2:] == ["dog/more/00.png", "dog/more/01.png"]
+    assert len(load(folder, reader="draft")) == 40  # the images that older runs were trained on
+    (folder / "train" / "cat" / "siamese" / "around").symlink_to(folder / "train" / "cat")
+    with pytest.raises(DataError, match=r"cat/siamese/around is a link to a folder around it; remove"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation"])
+def test_the_folder_for_validation_has_one_of_three_names(folder: Path, name: str) -> None:
+    (folder / "val").rename(folder / name)
+    assert len(load(folder, "validation")) == 10
+    assert len(load(folder)) == 40
+    old = load(folder, "validation", reader="draft")
+    assert (len(old), len(load(folder, reader="draft"))) == ((10, 40) if name == "val" else (6, 34))
+
+
+def test_two_folders_for_validation_are_refused(folder: Path) -> None:
+    shutil.copytree(folder / "val", folder / "validation")
+    with pytest.raises(DataError, match="has val and validation, all for validation; keep one"):
+        load(folder)
+
+
+@pytest.mark.parametrize("place", ["train/cat/gone.png", "train/dog/far/gone.png", "train/bird", "val"])
+def test_links_that_lead_nowhere_are_refused_by_name(folder: Path, place: str) -> None:
+    if place == "val":
+        drop(folder, "val")
+    (folder / place).parent.mkdir(exist_ok=True)
+    (folder / place).symlink_to(folder / "nothing")
+    with pytest.raises(DataError, match=rf"1 link to files .* not exist: \S+{place}; restore what they name"):
+        load(folder)
+
+
+def test_every_link_that_leads_nowhere_is_named(folder: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (folder / "train" / "cat" / name).symlink_to(name)  # a link to itself
+    with pytest.raises(DataError, match=r"2 links to files .*cat/a\.png, \S+cat/b\.png; restore"):
+        load(folder)
+
+
+def test_what_operating_systems_leave_behind_is_no_image(folder: Path) -> None:
+    for name in ("Thumbs.db", "desktop.ini", "Desktop.ini", ".DS_Store", "Icon\r"):
+        (folder / "train" / "cat" / name).write_bytes(b"clutter")
+    (folder / "train" / "Thumbs.db").write_bytes(b"clutter")
+    (folder / "train" / "__MACOSX").mkdir()
+    (folder / "train" / "dog" / "@eaDir").mkdir()
+    (folder / "train" / "dog" / "@eaDir" / "thumbnail.jpg").write_bytes(b"clutter")
+    assert load(folder).labels.bincount().tolist() == [20, 20]
+
+
+def test_one_line_says_how_many_images_each_split_has(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "hwnas.data")
+    for split in SPLITS:
+        load(folder, split)
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        (
+            "INFO",
+            f"imagefolder {folder}: train 40 images of 2 classes; validation 10 images of 2 classes; test 8 "
+            "images of 2 classes",
+        )
+    ]
+    caplog.clear()
+    drop(folder, "val")
+    (folder / "Test2").mkdir()
+    (folder / "train" / "labels.csv").write_text("cat")
+    load(folder)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert (
+        "train 34 images of 2 classes; validation 6 images of 2 classes (held out of train);"
+        in record.message
+    )
+    assert record.message.endswith("not used: folder Test2, 1 file of train outside class folders")
