@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hwnas.errors import DataError
-from hwnas.training.data.stored import Held, Indices, Stored
+from hwnas.training.data.stored import CHUNK, Held, Indices, Stored
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -29,8 +29,9 @@ class Dataset:
     What comes out of it are images (n, c, h, w), float32, ``(x - mean) / std`` of values x in 0…1, with
     `mean` and `std` by channel, and labels, int64 (n,), positions in `classes`. `stored` holds the images
     or knows where they are; `settings` is plain data that says where they come from, `preparation` says in
-    words how they became pixels of this shape. DataError for a class whose name no file could hold, and
-    unless `mean` and `std` have one number for each channel of the images.
+    words how they became pixels of this shape. DataError for a class whose name no file could hold, unless
+    `mean` and `std` have one number for each channel of the images, and for images in memory with values that
+    are NaN or infinite.
     """
 
     stored: Stored
@@ -51,6 +52,9 @@ class Dataset:
             raise DataError(
                 f"mean {self.mean} and std {self.std} are not one number for each of {channels} channels"
             )
+        if isinstance(self.stored, Held) and self.stored.images.is_floating_point():
+            split = self.settings.get("split")
+            _check_finite(self.stored.images, "the data" if split is None else f"the {split} split")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -173,6 +177,20 @@ def _shown(classes: Sequence[str]) -> str:
 
 def _channels(data: Dataset) -> str:
     return f"{len(data.mean)} channel{'s' if len(data.mean) > 1 else ''}"
+
+
+def _check_finite(images: Tensor, source: str) -> None:
+    """Raise DataError if images (n, c, h, w) hold NaN or infinite values; `source` names them."""
+    finite = torch.cat([part.isfinite().flatten(1).all(1) for part in images.split(CHUNK)])
+    if bool(finite.all()):
+        return
+    bad = torch.nonzero(~finite).flatten()
+    first = images[bad[0]]
+    raise DataError(
+        f"{len(bad)} of {len(images)} images of {source} have values that are NaN or infinite in float32; "
+        f"the first is image {int(bad[0])} ({int((~first.isfinite()).sum())} of its {first.numel()} values). "
+        "Correct the transforms that make them, or leave these images out"
+    )
 
 
 def check_positive(what: str, value: object, unit: str) -> None:

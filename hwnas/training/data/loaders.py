@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -27,13 +28,14 @@ def from_loader(
     preparation: str = "as the DataLoader gives them",
     memory_mb: int = 4096,
     crop: bool = False,
+    split: str | None = None,
 ) -> Dataset:
     """Read one split of a dataset from a torch `DataLoader` and hold it in memory.
 
     The loader is read once. Random augmentation in the loader is therefore frozen, and a run resumes only
     if the loader gives the same images again: use the augmentation of the training settings instead.
 
-        train = from_loader(DataLoader(photos, batch_size=256, num_workers=4), ("cat", "dog"))
+        train = from_loader(DataLoader(photos, batch_size=256, num_workers=4), ("cat", "dog"), split="train")
         hwnas.run("my.yaml", data={"train": train, "validation": …, "test": …})
 
     Args:
@@ -48,13 +50,15 @@ def from_loader(
         memory_mb: The largest size of the images in MiB.
         crop: Whether images that are not square are cropped to the central square. Otherwise they keep
             their size, and training and inference squash them to the square input of the network.
+        split: Name of the split for error messages.
 
     Returns:
         The dataset.
 
     Raises:
         DataError: if the loader is empty or gives something else, a label is not a class, the classes are
-            not different names, the channels come last, or the images take more than `memory_mb`.
+            not different names, the channels come last, the images take more than `memory_mb`, or values are
+            NaN or infinite.
     """
     check_positive("memory_mb", memory_mb, "MiB")
     names = _names(classes)
@@ -82,12 +86,16 @@ def from_loader(
         raise DataError("the loader is empty; give one with images (an iterator serves once)")
     channels = images[0].shape[1]
     shift, scale = _by_channel(mean, 0.0, channels), _by_channel(std, 1.0, channels)
-    if (len(shift), len(scale)) != (channels, channels) or min(scale) <= 0:
+    finite = all(map(math.isfinite, (*shift, *scale)))
+    if (len(shift), len(scale)) != (channels, channels) or not finite or min(scale) <= 0:
         raise DataError(
-            f"mean {shift} and std {scale} are not one number for each of {channels} channels, std above 0"
+            f"mean {shift} and std {scale} are not one finite number for each of {channels} channels, std "
+            "above 0"
         )
     pixels, preparation = _squared(torch.cat(images), preparation, crop)
-    settings = {"name": "loader", "mean": shift, "std": scale}
+    settings: dict[str, Any] = {"name": "loader", "mean": shift, "std": scale}
+    if split is not None:
+        settings["split"] = split
     return Dataset(Held(pixels), torch.cat(labels), names, shift, scale, settings, preparation)
 
 

@@ -92,9 +92,33 @@ def test_more_than_the_memory_is_refused() -> None:
         from_loader(large, CLASSES, memory_mb=1)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_not_finite_are_refused(value: float) -> None:
+    images = IMAGES.clone()
+    images[9, 1, 2, 3:5] = value
+    images[15] = value
+    message = (
+        r"2 of 20 images of the validation split have values that are NaN or infinite in float32; the first "
+        r"is image 9 \(2 of its 144 values\)\. Correct the transforms"
+    )
+    with pytest.raises(DataError, match=message):
+        from_loader(loader_of(images), CLASSES, split="validation")
+    with pytest.raises(DataError, match="2 of 20 images of the data have values"):
+        from_loader(loader_of(images), CLASSES)
+
+
+def test_values_beyond_float32_are_refused() -> None:
+    images = IMAGES.double()
+    images[4, 0, 0, 0] = 1e300
+    with pytest.raises(DataError, match=r"1 of 20 images .* infinite in float32; the first is image 4 "):
+        from_loader(loader_of(images), CLASSES)
+
+
 def test_a_wrong_normalisation_is_refused() -> None:
-    for mean, std in (((0.5,), (1, 1, 1)), ((0.5,) * 3, (1, 0, 1))):
-        with pytest.raises(DataError, match="are not one number for each of 3 channels"):
+    nan, infinite = (float("nan"), 0.5, 0.5), (1, float("inf"), 1)
+    wrong = [((0.5,), (1, 1, 1)), ((0.5,) * 3, (1, 0, 1)), (nan, (1, 1, 1)), ((0.5,) * 3, infinite)]
+    for mean, std in wrong:
+        with pytest.raises(DataError, match="are not one finite number for each of 3 channels"):
             from_loader(loader_of(), CLASSES, mean, std)
 
 
