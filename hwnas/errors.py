@@ -11,6 +11,7 @@
     ├── DeviceError          a device cannot be used
     │   └── TimingError      it gave unusable timings
     ├── TrainingError        training cannot go on
+    ├── EvaluationError      a network cannot be evaluated
     ├── SearchError          a search cannot go on
     │   └── InfeasibleError  nothing satisfies the constraints
     ├── ExportError          an exported model is not equal to the one it came from
@@ -85,6 +86,10 @@ class TimingError(DeviceError):
 
 class TrainingError(HwnasError):
     """Training cannot go on."""
+
+
+class EvaluationError(HwnasError):
+    """A network cannot be evaluated, such as one whose outputs are not finite; other networks can."""
 
 
 class SearchError(HwnasError):

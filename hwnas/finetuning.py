@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +27,6 @@ from hwnas.pipeline import (
     read_entry,
 )
 from hwnas.store import remove_folder
-
-if TYPE_CHECKING:
-    from hwnas.networks.blocks import StaticNetwork
-    from hwnas.training.data import Dataset
 
 Z = 1.96  # standard errors in half a 95 % interval
 
@@ -122,7 +118,7 @@ def _made_from(
 def _train(run: Run, parent: Mapping[str, Any], name: str, made: Mapping[str, Any], display: Display) -> None:
     """Train, judge and export a model."""
     from hwnas.networks.supernet import load_supernet
-    from hwnas.training.evaluation import AccuracyEvaluator
+    from hwnas.training.evaluation import AccuracyEvaluator, top1_of
     from hwnas.training.finetune import Alone, finetuning, inherited
     from hwnas.training.loop import train as train_network
 
@@ -147,27 +143,19 @@ def _train(run: Run, parent: Mapping[str, Any], name: str, made: Mapping[str, An
     evaluator = AccuracyEvaluator(net, train, validation, images, run.config.seed)
     own = net.space.architecture(arch.values)
     network = net.extract(own, evaluator.statistics(own))
-    before = _right(run.supernet.extract(arch, run.evaluator.statistics(arch)), validation)
-    after = _right(network, validation)
-    gain, half = _difference(before, after)
+    old = run.supernet.extract(arch, run.evaluator.statistics(arch))
+    before = top1_of(old, validation, f"model {parent['id']}")
+    after = top1_of(network, validation, f"model {name}")
+    gain, half = _difference(before.correct, after.correct)
     facts = {
         "id": name,
-        "validation_accuracy": 100 * float(after.mean()),
+        "validation_accuracy": after.accuracy,
         "predicted": {**parent["predicted"], "accuracy": None},
         "finetuned": {**made, "gain": gain, "gain_ci": [gain - half, gain + half]},
     }
     if run.store.stage("verify") is not None and name in {entry["id"] for entry in run.models}:
         amend(run, [], gone=name)  # killed from here on, the run is whole without it
     export_model(run, arch, network, facts)
-
-
-def _right(network: StaticNetwork, data: Dataset) -> NDArray[np.bool_]:
-    """Which images of a dataset a network classifies rightly, (n,)."""
-    from hwnas.training.evaluation import EVALUATION_BATCH, evaluating
-
-    with evaluating(network):
-        batches = data.batches(EVALUATION_BATCH, network.input_shape[1])
-        return np.concatenate([(network(x).argmax(1) == labels).numpy() for x, labels in batches])
 
 
 def _difference(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hwnas.errors import ExportError
+from hwnas.training.evaluation import Batches, Top1Result, check_finite, top1
 
 TOLERANCE = 1e-4  # of outputs, as a share of the largest
 ACCURACY_TOLERANCE = 0.1  # points of accuracy; one image at least
@@ -32,9 +33,11 @@ def check_outputs(logits: Logits, model: nn.Module, images: Tensor, runtime: str
     """The largest difference of outputs from torch's on images, as a share of the largest output.
 
     ExportError, naming the runtime, above 1e-4: the file does not compute what the network computes.
+    EvaluationError if torch's outputs are NaN or infinite.
     """
     with torch.no_grad():
         expected = model.eval()(images).float().numpy()
+    check_finite(np.isfinite(expected).reshape(len(expected), -1).all(1), "the network by torch")
     actual = logits(images.numpy())
     difference = float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-6))
     if not difference <= TOLERANCE:
@@ -42,13 +45,14 @@ def check_outputs(logits: Logits, model: nn.Module, images: Tensor, runtime: str
     return difference
 
 
-def accuracy_by(logits: Logits, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+def accuracy_by(logits: Logits, batches: Batches) -> float:
     """Top-1 accuracy in percent on batches of images (k, c, h, w) and labels (k,)."""
-    right = total = 0
-    for images, labels in batches:
-        right += int((logits(images.numpy()).argmax(1) == labels.numpy()).sum())
-        total += len(labels)
-    return 100.0 * right / total
+    return top1_by(logits, batches).accuracy
+
+
+def top1_by(logits: Logits, batches: Batches, name: str = "the network") -> Top1Result:
+    """Classify batches of images (k, c, h, w) with labels (k,) by a runtime; see `top1`."""
+    return top1(lambda images: torch.from_numpy(logits(images.numpy())), batches, name)
 
 
 def check_accuracy(accuracy: float, expected: float, images: int, runtime: str) -> None:

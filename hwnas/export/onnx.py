@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import ExportError
-from hwnas.export.checks import Images, Logits, accuracy_by, check_outputs, in_batches
+from hwnas.export.checks import Images, Logits, check_outputs, in_batches, top1_by
 from hwnas.files import expanded
 from hwnas.networks.blocks import StaticNetwork, folded_weights
 from hwnas.networks.onnx_graph import INPUT, OPSET, OUTPUT, onnx_model
 from hwnas.store import write_output
+from hwnas.training.evaluation import Batches, Top1Result
 
 
 def export_onnx(
@@ -33,7 +34,8 @@ def export_onnx(
     first dimension of both is called ``batch``. Networks that hwnas built become the very graph that is
     timed on devices, batch norm folded; any other module goes through torch's exporter. `metadata` goes into
     the file's properties. ExportError when ONNX's checker refuses the file, when outputs on random images
-    differ by more than 1e-4 of the largest, or for a shape that the network is not for.
+    differ by more than 1e-4 of the largest, or for a shape that the network is not for; EvaluationError when
+    outputs on random images are NaN or infinite.
     """
     batch, *shape = input_shape
     if isinstance(model, StaticNetwork):
@@ -57,7 +59,8 @@ def export_onnx(
 def check_onnx(data: bytes, model: nn.Module, images: Tensor) -> float:
     """The largest difference between ONNX Runtime and torch on images, as a share of the largest output.
 
-    ExportError above 1e-4: the file does not compute what the network computes.
+    ExportError above 1e-4: the file does not compute what the network computes. EvaluationError if torch's
+    outputs are NaN or infinite.
     """
     return check_outputs(_runs(data), model, images, "ONNX Runtime")
 
@@ -76,9 +79,14 @@ def onnx_logits(data: bytes, images: Images) -> Images:
     return _runs(data)(images)
 
 
-def onnx_accuracy(data: bytes, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+def onnx_accuracy(data: bytes, batches: Batches) -> float:
     """Top-1 accuracy in percent, by ONNX Runtime, on batches of images (k, c, h, w) and labels (k,)."""
-    return accuracy_by(_runs(data), batches)
+    return onnx_top1(data, batches).accuracy
+
+
+def onnx_top1(data: bytes, batches: Batches, name: str = "the network") -> Top1Result:
+    """Classify batches of images (k, c, h, w) with labels (k,) by ONNX Runtime; see `top1`."""
+    return top1_by(_runs(data), batches, name)
 
 
 def _runs(data: bytes) -> Logits:

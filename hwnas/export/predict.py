@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from PIL import Image
 
-from hwnas.errors import DataError, StoreError
+from hwnas.errors import DataError, EvaluationError, StoreError
 from hwnas.export.sums import check_sum
 from hwnas.files import expanded
 from hwnas.images import OLD_READER, READER, READERS, fitted
@@ -101,7 +101,8 @@ class Predictor:
 
         Raises:
             DataError: If the file cannot be read as an image.
-            StoreError: If the model fails on it, or its outputs are not finite.
+            StoreError: If the model fails on it.
+            EvaluationError: If its outputs are NaN or infinite.
         """
         image = self.preparation(expanded(file))
         batch = self._input.shape[0] if isinstance(self._input.shape[0], int) else 1
@@ -115,9 +116,9 @@ class Predictor:
             ) from None
         logits = outputs[0][0].astype(np.float64)
         if not np.isfinite(logits).all():
-            raise StoreError(
-                f"{self._path} gives outputs for {file} that are not finite, as float16 does beyond 65504; "
-                "use the model in float32"
+            raise EvaluationError(
+                f"the outputs of {self._path} for {file} are NaN or infinite, as in float16 beyond 65504; use "
+                "the model in float32, or restore it from a copy"
             )
         exponentials = np.exp(logits - logits.max())
         return np.asarray(exponentials / exponentials.sum())

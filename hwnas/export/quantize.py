@@ -10,6 +10,7 @@ Whether a quantised model is worth having is then decided by a measurement; see 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,14 +19,15 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hwnas.errors import EvaluationError
 from hwnas.export.compare import Comparison
-from hwnas.export.onnx import onnx_accuracy, onnx_logits
+from hwnas.export.onnx import onnx_logits, onnx_top1
 from hwnas.networks.blocks import folded_weights
 from hwnas.networks.onnx_graph import onnx_model, parts
 from hwnas.networks.quantization import METHODS, Images, quantized
 from hwnas.spaces import Architecture
 from hwnas.training.data import Dataset
-from hwnas.training.evaluation import EVALUATION_BATCH, AccuracyEvaluator
+from hwnas.training.evaluation import EVALUATION_BATCH, AccuracyEvaluator, Top1Result, check_finite
 
 CALIBRATION_IMAGES = 256
 SENSITIVITY_IMAGES = 64
@@ -53,15 +55,24 @@ def quantize(
     """A serialised model of hwnas in 8 bits: the first attempt with `required_accuracy`, else the best one.
 
     `images` (n, c, h, w), normalised, calibrate it; `accuracy` of a serialised model is in percent.
-    SpaceError for a model that `onnx_model` did not make.
+    An attempt for which `accuracy` raises EvaluationError has failed. SpaceError for a model that
+    `onnx_model` did not make; EvaluationError if the outputs of the model on `images` are not finite, or
+    every attempt failed.
     """
+    _check_calibration(data, images)
     operators = parts(onnx.load_from_string(data))[0]
     tried: list[Quantized] = []
+
+    def accuracy_or_failure(model: bytes) -> float:
+        try:
+            return accuracy(model)
+        except EvaluationError:
+            return -math.inf
 
     def best(method: str, excluded: Sequence[int]) -> Quantized:
         made = quantized(data, images, method, excluded)
         keys = tuple(operators[i].key for i in excluded)
-        tried.append(Quantized(made, method, keys, accuracy(made), 1))
+        tried.append(Quantized(made, method, keys, accuracy_or_failure(made), 1))
         return replace(max(tried, key=lambda attempt: attempt.accuracy), attempts=len(tried))
 
     for method in METHODS:
@@ -75,6 +86,8 @@ def quantize(
         if found.accuracy >= required_accuracy:
             break
         number *= 2
+    if found.accuracy == -math.inf:
+        raise EvaluationError(f"the outputs are NaN or infinite in all {found.attempts} attempts to quantise")
     return found
 
 
@@ -85,7 +98,8 @@ def by_sensitivity(data: bytes, images: Images, operators: int) -> list[int]:
     for i in range(operators):
         others = [j for j in range(operators) if j != i]
         found = onnx_logits(quantized(data, images, "minmax", others), images)
-        errors.append(float(np.square(found - expected).mean()))
+        error = float(np.square(found - expected).mean())
+        errors.append(error if math.isfinite(error) else math.inf)
     return sorted(range(operators), key=lambda i: -errors[i])
 
 
@@ -116,12 +130,14 @@ class PrecisionEvaluator:
         network = self.evaluator.net.extract(arch, self.evaluator.statistics(arch))
         data = onnx_model(network.operators, folded_weights(network)).SerializeToString()
         batches = ((images.cpu(), labels.cpu()) for images, labels in self.evaluator.batches(arch))
-        return onnx_accuracy(self.quantized(data, space.resolution(arch)), batches)
+        name = self.evaluator.title(arch)
+        return onnx_top1(self.quantized(data, space.resolution(arch)), batches, name).accuracy
 
     def quantized(self, data: bytes, resolution: int) -> bytes:
         """A serialised model in 8 bits, whose input has this resolution."""
         if resolution not in self._images:
             self._images[resolution] = _images(self._calibration_data, resolution)
+        _check_calibration(data, self._images[resolution])
         return quantized(data, self._images[resolution], "minmax")
 
 
@@ -134,17 +150,20 @@ def candidate_of(
     """The `int8` of the entry of an exported model, which is a candidate, and the best model in 8 bits.
 
     It may cost `allowed` points of validation accuracy. `splits` are train, from which `seed` draws the
-    images that calibrate, validation, and test.
+    images that calibrate, validation, and test. EvaluationError if no model in 8 bits has finite outputs.
     """
     train, validation, test = splits
 
+    def on(data: Dataset, model: bytes) -> Top1Result:
+        return onnx_top1(model, data.batches(EVALUATION_BATCH, resolution), f"the model on {data.title}")
+
     def accuracy(model: bytes) -> float:
-        return onnx_accuracy(model, validation.batches(EVALUATION_BATCH, resolution))
+        return on(validation, model).accuracy
 
     images = _images(train.subset(CALIBRATION_IMAGES, seed), resolution)
     before = accuracy(data)
     found = quantize(data, images, accuracy, before - allowed)
-    tested = [onnx_accuracy(m, test.batches(EVALUATION_BATCH, resolution)) for m in (data, found.data)]
+    tested = [on(test, model).accuracy for model in (data, found.data)]
     return {
         "status": "candidate",
         "reason": "not measured yet",
@@ -159,6 +178,15 @@ def candidate_of(
         "speedup": None,
         "speedup_ci": None,
     }, found.data
+
+
+def _check_calibration(data: bytes, images: Images) -> None:
+    """Raise EvaluationError if the outputs of a model on calibration images are NaN or infinite.
+
+    ONNX Runtime finds no ranges then, or ranges of which nothing is computed.
+    """
+    finite = np.isfinite(onnx_logits(data, images)).all(1)
+    check_finite(finite, "the model in single precision on the calibration images")
 
 
 def _images(data: Dataset, resolution: int) -> Images:

@@ -59,16 +59,17 @@ def export_model(
     `network` is another one of it than that of inherited weights, `changes` what its entry says otherwise.
     ExportError if ONNX Runtime's outputs on images of the test split or its test accuracy are not torch's;
     of an architecture in 8 bits the outputs are compared before it is quantised, its accuracy is stated.
+    EvaluationError if outputs on the test split are NaN or infinite.
     """
-    from hwnas.export.checks import accuracy_by, check_accuracy, check_outputs
+    from hwnas.export.checks import check_accuracy, check_outputs, top1_by
     from hwnas.export.folder import save_model
     from hwnas.export.metadata import input_facts, properties
-    from hwnas.export.onnx import check_onnx, onnx_accuracy, with_metadata
+    from hwnas.export.onnx import check_onnx, onnx_top1, with_metadata
     from hwnas.export.quantize import PrecisionEvaluator
     from hwnas.networks.blocks import folded_weights
     from hwnas.networks.onnx_graph import onnx_model
     from hwnas.training.data import resize
-    from hwnas.training.evaluation import EVALUATION_BATCH, accuracy_of
+    from hwnas.training.evaluation import EVALUATION_BATCH, top1_of
 
     test, name = run.data("test"), arch.id if changes is None else str(changes["id"])
     resolution, precision = run.space.resolution(arch), run.space.precision(arch)
@@ -76,14 +77,15 @@ def export_model(
         network = run.supernet.extract(arch, run.evaluator.statistics(arch))
     batch_size = run.config.latency.batch_size
     data = onnx_model(network.operators, folded_weights(network), batch_size).SerializeToString()
+    expected = top1_of(network, test, f"model {name}").accuracy
     images, _ = next(test.stream([np.arange(min(CHECKED_IMAGES, len(test)))]))
     images = resize(images, resolution)
     difference = check_onnx(data, network, images)
     if precision == "int8":
         assert isinstance(run.judge, PrecisionEvaluator)
         data = run.judge.quantized(data, resolution)
-    accuracy = onnx_accuracy(data, test.batches(EVALUATION_BATCH, resolution))
-    expected = accuracy_of(network, test)
+    batches = test.batches(EVALUATION_BATCH, resolution)
+    accuracy = onnx_top1(data, batches, f"model {name} by ONNX Runtime on {test.title}").accuracy
     if precision == "fp32":
         check_accuracy(accuracy, expected, len(test), f"ONNX Runtime, model {name},")
     metrics = next(e.metrics for e in run.searched.evaluations if e.architecture == arch)
@@ -127,7 +129,8 @@ def export_model(
 
         export_openvino(data, folder)
         logits, runtime = openvino_logits(folder), f"OpenVINO, model {name},"
-        found = accuracy_by(logits, test.batches(EVALUATION_BATCH, resolution))
+        batches = test.batches(EVALUATION_BATCH, resolution)
+        found = top1_by(logits, batches, f"model {name} by OpenVINO on {test.title}").accuracy
         check_accuracy(found, expected, len(test), runtime)
         difference = check_outputs(logits, network, images, runtime)
         checks["openvino"] = {"difference": difference, "test_accuracy": found}

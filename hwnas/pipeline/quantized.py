@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hwnas.errors import EvaluationError
 from hwnas.export.compare import compare
 from hwnas.export.verify import added
 from hwnas.latency.measure import Device
@@ -35,13 +36,20 @@ def forget_int8(run: Run, name: str) -> None:
     remove_folder(model_folder(run, int8_name(name)))
 
 
-def quantize_model(run: Run, name: str, data: bytes, resolution: int) -> dict[str, Any]:
-    """The `int8` of the entry of an exported model, not measured yet, and its candidate's file."""
+def quantize_model(run: Run, name: str, data: bytes, resolution: int) -> dict[str, Any] | None:
+    """The `int8` of the entry of an exported model, not measured yet, and its candidate's file.
+
+    None, with a warning, if no model in 8 bits can be evaluated.
+    """
     from hwnas.export.quantize import candidate_of
 
     splits = run.data("train"), run.data("validation"), run.data("test")
     allowed = run.config.export.max_accuracy_loss
-    int8, made = candidate_of(data, splits, resolution, allowed, run.config.seed)
+    try:
+        int8, made = candidate_of(data, splits, resolution, allowed, run.config.seed)
+    except EvaluationError as error:
+        log.warning("export: model %s has no candidate in 8 bits: %s", name, error)
+        return None
     write_bytes(run.directory / candidate_file(name), made)
     return int8
 

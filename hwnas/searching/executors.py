@@ -25,7 +25,14 @@ import cloudpickle
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from hwnas.errors import HwnasError, MissingExtraError, SearchError, TimingError, known_names
+from hwnas.errors import (
+    EvaluationError,
+    HwnasError,
+    MissingExtraError,
+    SearchError,
+    TimingError,
+    known_names,
+)
 from hwnas.searching.objectives import Evaluate, real_values, whole
 from hwnas.spaces import Architecture, Architectures, SearchSpace
 from hwnas.store import digest
@@ -78,8 +85,8 @@ class Executor(Protocol):
 def evaluated(space: SearchSpace, functions: Functions, objective: str, genotype: Any) -> Outcome:
     """The value of an objective for a genotype, (g,), or the error that stood in its way.
 
-    An HwnasError says that something lacks which every task needs: it is raised; but timings that are
-    unusable are those of one architecture.
+    An HwnasError says that something lacks which every task needs: it is raised. Unusable timings and
+    outputs that are not finite concern one architecture only: its evaluation fails.
     """
     begin = time.perf_counter()
     value, error = None, None
@@ -88,7 +95,7 @@ def evaluated(space: SearchSpace, functions: Functions, objective: str, genotype
         value = float(real_values(objective, raw, 1)[0])
         if not np.isfinite(value):
             value, error = None, f"the value is {value}"
-    except TimingError as problem:
+    except (TimingError, EvaluationError) as problem:
         error = str(problem)
     except HwnasError:
         raise

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from hwnas.errors import EvaluationError
 from hwnas.memory import keep_freed_memory
 from hwnas.networks.blocks import StaticNetwork
 from hwnas.networks.calibration import Statistics, calibrate
@@ -24,6 +26,18 @@ EVALUATION_BATCH = 128
 KEPT_SHARE = 0.25  # of the memory that is free then, for a dataset at one resolution
 
 Batches = Iterable[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Top1Result:
+    """The images that a network classifies correctly: `correct`, bool (n,), in the order of the images."""
+
+    correct: NDArray[np.bool_]
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy in percent."""
+        return 100.0 * int(self.correct.sum()) / len(self.correct)
 
 
 class AccuracyEvaluator:
@@ -62,7 +76,11 @@ class AccuracyEvaluator:
         }
 
     def __call__(self, archs: Sequence[Architecture]) -> NDArray[np.float64]:
-        """(n,) percent."""
+        """Return the accuracies (n,) in percent.
+
+        Raises:
+            EvaluationError: if the outputs of a subnet are NaN or infinite.
+        """
         keep_freed_memory()
         return np.array([self.accuracy(arch) for arch in archs], dtype=np.float64)
 
@@ -71,10 +89,16 @@ class AccuracyEvaluator:
         return calibrate(self.net, arch, self._batches(self.calibration_data, CALIBRATION_BATCH, arch))
 
     def accuracy(self, arch: Architecture) -> float:
-        """Percent of one subnet."""
+        """Return the accuracy of one subnet in percent; raises EvaluationError as a call does."""
         statistics = self.statistics(arch)
         with evaluating(self.net):
-            return _accuracy(lambda images: self.net(images, arch, statistics), self.batches(arch))
+            return top1(
+                lambda images: self.net(images, arch, statistics), self.batches(arch), self.title(arch)
+            ).accuracy
+
+    def title(self, arch: Architecture) -> str:
+        """The name of an evaluation in messages."""
+        return f"architecture {arch.id} on {self.data.title}"
 
     def batches(self, arch: Architecture) -> Batches:
         """Images at a subnet's resolution, where the weights are, and labels: what it is judged on."""
@@ -99,10 +123,66 @@ class AccuracyEvaluator:
 
 def accuracy_of(network: StaticNetwork, data: Dataset) -> float:
     """Top-1 accuracy in percent of a plain network, at its own resolution."""
+    return top1_of(network, data).accuracy
+
+
+def top1_of(network: StaticNetwork, data: Dataset, name: str = "the network") -> Top1Result:
+    """Classify the images of a dataset by a plain network, at its own resolution.
+
+    Args:
+        network: A network of hwnas.
+        data: Labelled images.
+        name: The name of the network in error messages.
+
+    Returns:
+        The result for all images of the dataset.
+
+    Raises:
+        EvaluationError: if outputs of the network are NaN or infinite.
+    """
     device = next(network.parameters()).device
     with evaluating(network):
         batches = data.batches(EVALUATION_BATCH, network.input_shape[1])
-        return _accuracy(network, _channels_last(batches, device))
+        return top1(network, _channels_last(batches, device), f"{name} on {data.title}")
+
+
+def top1(logits: Callable[[Tensor], Tensor], batches: Batches, name: str = "the network") -> Top1Result:
+    """Classify images by the largest logit.
+
+    Args:
+        logits: A function from images (k, c, h, w) to logits (k, classes).
+        batches: Pairs of images (k, c, h, w) and labels (k,).
+        name: The name of the network and the data in error messages.
+
+    Returns:
+        The result for all n images of the batches.
+
+    Raises:
+        EvaluationError: if a logit is NaN or infinite: the largest of such logits says nothing.
+    """
+    correct, finite = [], []
+    for images, labels in batches:
+        outputs = logits(images)
+        finite.append(outputs.isfinite().all(1))
+        correct.append(outputs.argmax(1) == labels)
+    check_finite(torch.cat(finite).cpu().numpy(), name)
+    return Top1Result(torch.cat(correct).cpu().numpy())
+
+
+def check_finite(finite: ArrayLike, name: str) -> None:
+    """Raise EvaluationError unless the outputs of a network are finite for each image.
+
+    Args:
+        finite: (n,) whether all outputs for an image are finite.
+        name: The name of the network and the data in the message.
+    """
+    bad = np.flatnonzero(~np.asarray(finite, dtype=bool))
+    if not len(bad):
+        return
+    raise EvaluationError(
+        f"{name}: the outputs for {len(bad)} of {np.size(finite)} images are NaN or infinite, first for "
+        f"image {bad[0]}; check the values of this image and the weights of the network"
+    )
 
 
 @contextmanager
@@ -127,11 +207,3 @@ def _channels_last(batches: Batches, device: torch.device) -> Batches:
     """Batches where they are computed on, in the memory layout in which convolutions are faster."""
     layout = torch.channels_last
     return ((x.to(device, memory_format=layout), labels.to(device)) for x, labels in batches)
-
-
-def _accuracy(logits: Callable[[Tensor], Tensor], batches: Batches) -> float:
-    right = total = 0
-    for images, labels in batches:
-        right += int((logits(images).argmax(1) == labels).sum())
-        total += len(labels)
-    return 100.0 * right / total

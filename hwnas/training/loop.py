@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hwnas.config import Training
-from hwnas.errors import DataError, TrainingError
+from hwnas.errors import DataError, EvaluationError, TrainingError
 from hwnas.files import expanded
 from hwnas.memory import keep_freed_memory
 from hwnas.networks.blocks import torch_generator
@@ -141,6 +141,7 @@ def train(
     TrainingError if the loss or a gradient is not finite, naming the step and the learning rate: the weights
     are then those before that step, and the checkpoint, of the last report, is gone on from with a lower
     `learning_rate`; for a teacher of other classes, or that is `net` itself; and if another process is lost.
+    TrainingError, too, if outputs of the teacher, or outputs on `validation_data`, are NaN or infinite.
     DataError if there are fewer images than a batch holds, the images or classes are not those of the space,
     the two datasets differ in their channels or classes, one of them is not a `Dataset`, or TrivialAugment is
     to change images whose values are not known.
@@ -198,6 +199,11 @@ def train(
             try:
                 state.losses.append(_step(state, model, plan, next(batches)))
             except DivergedError as error:
+                if state.step == 0:
+                    raise TrainingError(
+                        f"{error}, before the weights were changed, so a lower learning rate does not help: "
+                        "correct the images or the initial weights"
+                    ) from None
                 kept = checkpoint.note_divergence(path) if rank() == 0 else first
                 raise TrainingError(
                     f"{error}; lower training.learning_rate, and the same command goes on from step "
@@ -215,8 +221,15 @@ def train(
             loss, state.losses = float(np.mean(state.losses)), []
             if rank() == 0:
                 rate = (state.step - first) * settings.batch_size / (time.perf_counter() - started)
-                with _averaged(state):
-                    large, small = evaluator([largest(net.space), smallest(net.space)]).tolist()
+                try:
+                    with _averaged(state):
+                        large, small = evaluator([largest(net.space), smallest(net.space)]).tolist()
+                except EvaluationError as error:
+                    kept = checkpoint.note_divergence(path)
+                    raise TrainingError(
+                        f"step {state.step}: {error}; correct the images and start the training again, or "
+                        f"lower training.learning_rate, and the same command goes on from step {kept}"
+                    ) from None
                 state.reports.append(Report(state.step, loss, rate, large, small))
                 checkpoint.save(path, state, inputs, reading)
                 progress(state.step, settings.steps, _text(state.reports[-1]))
@@ -380,6 +393,12 @@ def _teacher(network: nn.Module, space: NetworkSpace, device: torch.device) -> T
     return lambda part, arithmetic: _logits(network, network.space, arch, part, arithmetic)
 
 
+@torch.no_grad()
+def _teaches(teacher: Teacher, batch: Sequence[Part], arithmetic: Arithmetic) -> bool:
+    """Return whether the teacher's logits for a batch are finite."""
+    return all(bool(teacher(part, arithmetic).isfinite().all()) for part in batch)
+
+
 def _data_parallel(net: Supernet, device: torch.device) -> nn.Module:
     """The supernet, its gradients averaged over the processes if there are several.
 
@@ -430,7 +449,18 @@ def _step(state: State, model: nn.Module, plan: Plan, batch: Sequence[Part]) -> 
     if teacher is None and state.teacher is not None:
         teacher = _teacher(state.teacher, net.space, plan.device)
     loss = float(mean(_accumulate(model, batch, subnets, state.arithmetic, plan, teacher)))
-    _update(state, loss, learning_rate_at(step, plan.settings, phase), plan.settings)
+    try:
+        _update(state, loss, learning_rate_at(step, plan.settings, phase), plan.settings)
+    except DivergedError as error:
+        low = min(float(part.images.min()) for part in batch)
+        high = max(float(part.images.max()) for part in batch)
+        images = f"images with values from {low:.3g} to {high:.3g}"
+        if plan.teacher is not None and not _teaches(plan.teacher, batch, state.arithmetic):
+            raise TrainingError(
+                f"step {step}: the logits of the teacher are NaN or infinite on {images}; correct the "
+                "images, or choose another training.teacher"
+            ) from None
+        raise DivergedError(f"{error} on {images}") from None
     state.step += 1
     if state.average is not None:
         _follow(state, min(plan.settings.average, (1 + step - phase.start) / (10 + step - phase.start)))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hwnas.errors import ExportError
+from hwnas.errors import EvaluationError, ExportError
 from hwnas.export.checks import accuracy_by, check_accuracy, check_outputs, in_batches
 
 
@@ -32,6 +32,22 @@ def test_outputs_that_differ_are_refused(bad: float) -> None:
     assert check_outputs(lambda x: x.reshape(2, -1), model, images, "a runtime") == 0
     with pytest.raises(ExportError, match="a runtime differs from torch by"):
         check_outputs(lambda x: bad * x.reshape(2, -1), model, images, "a runtime")
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_a_network_whose_own_outputs_are_not_finite_is_not_checked(bad: float) -> None:
+    images = torch.rand(3, 3, 4, 4)
+    images[1, 0, 0, 0] = bad
+    with pytest.raises(EvaluationError, match="by torch: the outputs for 1 of 3 images are NaN or infinite"):
+        check_outputs(lambda x: x.reshape(3, -1), nn.Flatten(), images, "a runtime")
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_outputs_that_are_not_finite_are_no_answers(bad: float) -> None:
+    images = torch.zeros(4, 3)
+    images[2, 0] = bad
+    with pytest.raises(EvaluationError, match=r"outputs for 1 of 4 images .* first for image 2"):
+        accuracy_by(lambda x: x, [(images[:2], torch.zeros(2)), (images[2:], torch.zeros(2))])
 
 
 def test_accuracy_is_counted_over_all_batches() -> None:

@@ -20,13 +20,14 @@ from onnx import helper, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 from PIL import Image
 
-from hwnas.errors import DataError, StoreError
+from hwnas.errors import DataError, EvaluationError, StoreError
 from hwnas.export.predict import Predictor
 from hwnas.networks.onnx_graph import onnx_model, random_weights
 from hwnas.pipeline import load_run
 from hwnas.spaces import Operator
 from hwnas.training.data import resize
 from hwnas.training.data.folders import Photos
+from tests.conftest import Command
 
 CLASSES = ("cat", "dog", "owl")
 ABOUT = {"classes": json.dumps(CLASSES), "mean": "[0.4, 0.5, 0.6]", "std": "[0.2, 0.3, 0.4]"}
@@ -88,11 +89,11 @@ def test_a_model_converted_to_fp16(tmp_path: Path, keep_io_types: bool) -> None:
     np.testing.assert_allclose(half(image), Predictor(model)(image), atol=2e-3)
 
 
-def test_outputs_that_are_not_finite_are_no_prediction(tmp_path: Path) -> None:
+def test_values_beyond_those_of_float16_are_no_prediction(tmp_path: Path) -> None:
     model = write_model(tmp_path / "model.onnx", {**ABOUT, "std": "[1e-6, 1e-6, 1e-6]"})
     image = photo(tmp_path / "photo.png")
     assert Predictor(model)(image).sum() == pytest.approx(1)
-    with pytest.raises(StoreError, match=r"photo\.png that are not finite, .*use the model in float32"):
+    with pytest.raises(EvaluationError, match=r"photo\.png are NaN or infinite, .*use the model in float32"):
         Predictor(converted(model))(image)
 
 
@@ -146,6 +147,24 @@ def test_files_that_do_not_say_enough(
     path = write_model(tmp_path / "model.onnx", {**ABOUT, **change})
     with pytest.raises(error, match=message):
         Predictor(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_outputs_that_are_not_finite_are_no_prediction(
+    tmp_path: Path, value: float, hwnas_command: Command
+) -> None:
+    path, image = write_model(tmp_path / "model.onnx", ABOUT), photo(tmp_path / "photo.png")
+    model = onnx.load(path)
+    bias = next(t for t in model.graph.initializer if t.dims == [len(CLASSES)])
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([0, value, 0], np.float32), bias.name))
+    onnx.save(model, path)
+    with pytest.raises(
+        EvaluationError, match=r"the outputs of \S+model\.onnx for \S+photo\.png are NaN or infinite"
+    ):
+        Predictor(path)(image)
+    code, out, err = hwnas_command("predict", path, image)
+    assert (code, out) == (1, "")
+    assert err.startswith(f"error: the outputs of {path} for")
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import hwnas
@@ -20,25 +21,28 @@ from hwnas import finetuning, pipeline
 from hwnas.choosing import choose
 from hwnas.cli import app
 from hwnas.config import parse_config
-from hwnas.errors import ConfigError, SpaceError, StoreError
+from hwnas.errors import ConfigError, EvaluationError, SpaceError, StoreError
 from hwnas.export import quantize as module
 from hwnas.export.compare import Comparison, compare
 from hwnas.export.onnx import onnx_accuracy, onnx_logits
 from hwnas.export.predict import Predictor
-from hwnas.export.quantize import by_sensitivity, decide, quantize
+from hwnas.export.quantize import PrecisionEvaluator, by_sensitivity, decide, quantize
 from hwnas.finetuning import finetune_model
 from hwnas.latency.devices import get_device
 from hwnas.networks.blocks import build_network, folded_weights
 from hwnas.networks.onnx_graph import onnx_model
 from hwnas.networks.quantization import METHODS, quantized
+from hwnas.networks.supernet import Supernet
 from hwnas.pipeline import Run, load_run, open_run
 from hwnas.progress import silent
 from hwnas.spaces import Operator, get_space
 from hwnas.store import read_json
+from hwnas.training.evaluation import AccuracyEvaluator, Top1Result
 from hwnas.verifying import verify_elsewhere
 from tests.conftest import TINY, Command, write_config
 from tests.latency.fakes import FakeDevice
 from tests.networks.small_spaces import lively
+from tests.training.small_data import blobs
 
 STAGES = {
     "relu": {"block": "fused", "width": 16, "depth": [1, 2], "kernel": 3, "expand": 2, "activation": "relu"},
@@ -166,6 +170,88 @@ def test_sensitive_operators_left_out_save_a_model() -> None:
     assert found.accuracy >= 95
     assert operators[1].key in found.excluded
     assert found.attempts > len(METHODS)
+
+
+def test_an_attempt_whose_outputs_are_not_finite_has_failed() -> None:
+    data, _ = exported("relu")
+    outcomes: Any = iter([EvaluationError("the outputs are NaN"), 40.0, EvaluationError("NaN"), 60.0])
+
+    def accuracy(model: bytes) -> float:
+        outcome = next(outcomes)
+        if isinstance(outcome, EvaluationError):
+            raise outcome
+        return float(outcome)
+
+    found = quantize(data, some_images(32), accuracy, 50.0)
+    assert (found.accuracy, found.attempts) == (60.0, 4)
+    outcomes = iter([EvaluationError("the outputs are NaN")] * 5)
+    with pytest.raises(EvaluationError, match="are NaN or infinite in all 5 attempts to quantise"):
+        quantize(data, some_images(32), accuracy, 50.0)
+
+
+def broken(data: bytes, value: float) -> bytes:
+    """A model with a weight that is not finite."""
+    model = onnx.load_from_string(data)
+    weight = next(t for t in model.graph.initializer if t.name == "2.project.weight")
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[0, 0] = value
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_whose_outputs_are_not_finite_is_not_quantised(value: float) -> None:
+    data, _ = exported("relu")
+    message = (
+        "in single precision on the calibration images: the outputs for 32 of 32 images are NaN or infinite"
+    )
+    with pytest.raises(EvaluationError, match=message):
+        quantize(broken(data, value), some_images(32), lambda model: 90.0, 50.0)
+
+
+def test_networks_in_8_bits_with_outputs_that_are_not_finite_fail() -> None:
+    space = get_space(
+        "mobilenetv3",
+        resolutions=(16,),
+        channels=1,
+        classes=3,
+        stem={"width": 8, "activation": "relu"},
+        stages=[{**STAGES["relu"], "activation": "relu"}],
+        head={"width": 24, "activation": "relu"},
+        precisions=("fp32", "int8"),
+    )
+    net = Supernet(space)
+    evaluator = PrecisionEvaluator(AccuracyEvaluator(net, blobs(seed=1), blobs(60, seed=2), 32), seed=0)
+    archs = [space.architecture({"stage1.depth": 2, "precision": name}) for name in ("fp32", "int8")]
+    assert evaluator(archs).shape == (2,)
+    with torch.no_grad():
+        net.layer("stage1.layer2", "project").conv.weight.fill_(float("inf"))
+    for arch in archs:
+        with pytest.raises(EvaluationError, match=r"outputs for .* images are NaN or infinite"):
+            evaluator([arch])
+
+
+def test_a_model_without_a_candidate_in_8_bits_is_exported(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = load_run(copy, {"export.int8": True})
+    arch = next(e.architecture for e in job.searched.front)
+    monkeypatch.setattr(module, "quantized", lambda data, *_: broken_in_8_bits(data))
+    pipeline.export_model(job, arch)
+    assert pipeline.read_entry(job, arch.id)["int8"] is None
+    assert not (copy / "int8" / f"{arch.id}.onnx").exists()
+    assert (
+        f"model {arch.id} has no candidate in 8 bits: the outputs are NaN or infinite in all" in caplog.text
+    )
+
+
+def broken_in_8_bits(data: bytes) -> bytes:
+    """The model with a last bias that is not finite, in place of one in 8 bits."""
+    model = onnx.load_from_string(data)
+    bias = [t for t in model.graph.initializer if t.name.endswith("bias")][-1]
+    values = np.full_like(onnx.numpy_helper.to_array(bias), np.nan)
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    return model.SerializeToString()
 
 
 def test_only_models_of_hwnas() -> None:
@@ -403,7 +489,7 @@ def test_a_real_decision_in_a_real_run(space: str, request: pytest.FixtureReques
 
 def test_what_loses_too_much_is_measured_and_dropped(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([90.0, *[50.0] * 100])  # the first is that of the model in single precision
-    monkeypatch.setattr(module, "onnx_accuracy", lambda *_: next(accuracies))
+    monkeypatch.setattr(module, "onnx_top1", lambda *_: Top1Result(np.arange(100) < next(accuracies)))
     job = load_run(copy, {"export.int8": True})
     name = job.outputs("search")["front"][0]
     pipeline.export_model(job, next(e.architecture for e in job.searched.front))

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from hwnas.errors import EvaluationError
 from hwnas.networks.supernet import Supernet
+from hwnas.searching.loop import search
+from hwnas.searching.objectives import Objective
 from hwnas.store import digest
 from hwnas.training import evaluation
-from hwnas.training.evaluation import AccuracyEvaluator, accuracy_of
+from hwnas.training.evaluation import AccuracyEvaluator, accuracy_of, top1
 
 from .small_data import blobs, tiny_space
 
@@ -28,6 +31,55 @@ def test_accuracy_is_that_of_the_calibrated_subnet() -> None:
         assert accuracy == pytest.approx(accuracy_of(network, blobs(300, seed=2)), abs=0.4)
         assert not network.training
     assert np.array_equal(evaluator(list(archs)[::-1]), found[::-1])
+
+
+def broken_net() -> Supernet:
+    """A supernet in which the second layer of stage 1 makes NaN."""
+    net = Supernet(tiny_space(classes=3))
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if "stage1" in name and "layer2" in name:
+                parameter.fill_(float("nan"))
+    return net
+
+
+def test_a_search_records_networks_with_outputs_that_are_not_finite_as_failed() -> None:
+    net = broken_net()
+    evaluator = AccuracyEvaluator(net, blobs(seed=1), blobs(60, seed=2), calibration_images=32)
+    objectives = [
+        Objective("accuracy", "max", evaluator, expensive=True),
+        Objective("macs", "min", net.space.macs),
+    ]
+    result = search(net.space, objectives, strategy="random", evaluations=9, seed=0)
+    failed = [e for e in result.evaluations if e.status == "failed"]
+    deep = {e.architecture.id for e in result.evaluations if e.architecture.values["stage1.depth"] == 2}
+    assert 0 < len(deep) < 9
+    assert {e.architecture.id for e in failed} == deep
+    for failure in failed:
+        assert failure.error is not None
+        assert failure.error.startswith(
+            f"accuracy: architecture {failure.architecture.id} on the data: the outputs for 60 of 60 images "
+            "are NaN or infinite, first for image 0; check the values of this image"
+        )
+    assert result.front
+    assert all(e.architecture.values["stage1.depth"] == 1 for e in result.front)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_logit_that_is_not_finite_is_no_answer(value: float) -> None:
+    """The largest of [NaN, 0, 0] is class 0, which is the label here."""
+    logits = torch.zeros(5, 3)
+    logits[3, 0] = value
+    batches = [(logits[:2], torch.zeros(2)), (logits[2:], torch.zeros(3))]
+    with pytest.raises(
+        EvaluationError, match=r"a network: the outputs for 1 of 5 images .* for image 3; check"
+    ):
+        top1(lambda images: images, batches, "a network")
+    assert top1(lambda images: images, [(torch.eye(3), torch.tensor([0, 1, 0]))]).correct.tolist() == [
+        1,
+        1,
+        0,
+    ]
 
 
 def test_batches_too_many_to_keep_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:

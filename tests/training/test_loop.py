@@ -25,7 +25,14 @@ from hwnas.training import loop
 from hwnas.training.checkpoint import State
 from hwnas.training.data import Dataset, Held, Split, load_dataset
 from hwnas.training.data.stored import Streamed
-from hwnas.training.loop import CHECKPOINT_FILE, Arithmetic, choose_arithmetic, learning_rate_at, train
+from hwnas.training.loop import (
+    CHECKPOINT_FILE,
+    Arithmetic,
+    _order,
+    choose_arithmetic,
+    learning_rate_at,
+    train,
+)
 from hwnas.training.sampling import largest
 from hwnas.training.strategies import Phase, Subnet, get_strategy
 
@@ -189,21 +196,41 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
             train(tiny_net(), blobs(), blobs(60), SETTINGS, tmp_path)
 
 
-def spoiled(data: Dataset) -> Dataset:
-    """The same with a NaN in one image."""
+def spoiled(data: Dataset, image: int = 50) -> Dataset:
+    """The same with one image whose values overflow in the network."""
     images = data.images.clone()
-    images[50] = float("nan")
+    images[image] = 3e38
     return dataclasses.replace(data, stored=Held(images))
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path: Path) -> None:
     net, recorder = tiny_net(), Recorder()
-    with pytest.raises(TrainingError, match=r"step [0-5]: loss nan .* learning rate 0\.\d+; lower"):
-        train(net, spoiled(blobs()), blobs(60), reporting(1), tmp_path, progress=recorder)
+    data = spoiled(blobs(), int(_order(96, 0, 0)[-1]))  # an image of the last batch of the first epoch
+    message = r"step 5: loss nan .* learning rate 0\.\d+ on images with values from -\d.* to 3e\+38; lower"
+    with pytest.raises(TrainingError, match=message):
+        train(net, data, blobs(60), SETTINGS, tmp_path, progress=recorder)
     assert all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values())
     # The checkpoint is of the last good step: what goes on from it meets the same loss again.
-    with pytest.raises(TrainingError, match=r"step \d: loss nan"):
-        train(tiny_net(), spoiled(blobs()), blobs(60), reporting(1), tmp_path)
+    with pytest.raises(TrainingError, match=r"step 5: loss nan"):
+        train(tiny_net(), data, blobs(60), SETTINGS, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_at_the_first_step_does_not_advise_a_lower_learning_rate(
+    tmp_path: Path,
+) -> None:
+    data = spoiled(blobs(), int(_order(96, 0, 0)[0]))
+    message = r"step 0: loss nan .* so a lower learning rate does not help: correct the images or the initial"
+    with pytest.raises(TrainingError, match=message):
+        train(tiny_net(), data, blobs(60), SETTINGS, tmp_path)
+
+
+def test_outputs_on_validation_images_that_are_not_finite_stop_the_training(tmp_path: Path) -> None:
+    message = (
+        r"step 2: architecture \w+ on the data: the outputs for 1 of 60 images are NaN or infinite, first "
+        r"for image 7; .* goes on from step 0"
+    )
+    with pytest.raises(TrainingError, match=message):
+        train(tiny_net(), blobs(), spoiled(blobs(60), 7), reporting(2), tmp_path)
 
 
 def test_a_learning_rate_that_diverges_is_reported(tmp_path: Path) -> None:
@@ -466,6 +493,16 @@ def test_a_teacher_is_given_back_as_it_was(tmp_path: Path) -> None:
         with pytest.raises(TrainingError):
             train(tiny_net(), spoiled(blobs()), blobs(60), SETTINGS, tmp_path / f"{name}2", teacher=teacher)
         assert state(teacher) == before
+
+
+def test_a_teacher_whose_logits_are_not_finite_is_named(tmp_path: Path) -> None:
+    teacher = Logits(3)
+    with torch.no_grad():
+        teacher.linear.weight[0, 0] = float("nan")
+    with pytest.raises(
+        TrainingError, match="step 0: the logits of the teacher are NaN or infinite on images"
+    ):
+        train(tiny_net(), blobs(), blobs(60), SETTINGS, tmp_path, teacher=teacher)
 
 
 @pytest.mark.parametrize(("classes", "made"), [(7, r"\(16, 7\)"), (None, "tuple")])

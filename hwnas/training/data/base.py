@@ -53,11 +53,16 @@ class Dataset:
                 f"mean {self.mean} and std {self.std} are not one number for each of {channels} channels"
             )
         if isinstance(self.stored, Held) and self.stored.images.is_floating_point():
-            split = self.settings.get("split")
-            _check_finite(self.stored.images, "the data" if split is None else f"the {split} split")
+            _check_finite(self.stored.images, self.title)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def title(self) -> str:
+        """The name of the split in messages, such as "the test split"; "the data" if it has none."""
+        split = self.settings.get("split")
+        return "the data" if split is None else f"the {split} split"
 
     @cached_property
     def images(self) -> Tensor:
@@ -181,7 +186,8 @@ def _channels(data: Dataset) -> str:
 
 def _check_finite(images: Tensor, source: str) -> None:
     """Raise DataError if images (n, c, h, w) hold NaN or infinite values; `source` names them."""
-    finite = torch.cat([part.isfinite().flatten(1).all(1) for part in images.split(CHUNK)])
+    chunks = (images[i : i + CHUNK] for i in range(0, max(len(images), 1), CHUNK))
+    finite = torch.cat([chunk.isfinite().flatten(1).all(1) for chunk in chunks])
     if bool(finite.all()):
         return
     bad = torch.nonzero(~finite).flatten()
