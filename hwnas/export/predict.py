@@ -117,8 +117,8 @@ class Predictor:
         logits = outputs[0][0].astype(np.float64)
         if not np.isfinite(logits).all():
             raise EvaluationError(
-                f"the outputs of {self._path} for {file} are NaN or infinite, as in float16 beyond 65504; use "
-                "the model in float32, or restore it from a copy"
+                f"the outputs of {self._path} for {file} are NaN or infinite, as in float16 beyond 65504; "
+                "use the model in float32, or restore it from a copy"
             )
         exponentials = np.exp(logits - logits.max())
         return np.asarray(exponentials / exponentials.sum())

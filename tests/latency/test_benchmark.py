@@ -20,8 +20,8 @@ from hwnas.latency.benchmark import benchmark, parse_shape, read_model
 from hwnas.latency.devices import get_device
 from hwnas.latency.devices.onnxruntime import OnnxRuntimeDevice
 from hwnas.latency.external_data import MAX_MODEL_BYTES
-from tests.latency.devices.board import running_board
 from hwnas.latency.measure import Plan
+from tests.latency.devices.board import running_board
 from tests.latency.test_together import MODELS, Shifting
 
 
