@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from hwnas.latency.runner import system_text
+from hwnas.latency.runner import core_list, cpu_quota, max_threads, system_text, usable_cores
 
 PACKAGES = ("hwnas", "torch", "onnxruntime", "onnx", "numpy", "scikit-learn", "pymoo")
 NOISE_RUNS = 400
@@ -54,21 +54,19 @@ def _python() -> Finding:
 
 
 def _cores() -> Finding:
-    allowed = len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else None
-    total = psutil.cpu_count() or 1
-    if allowed is None:
+    usable, total = usable_cores(), os.cpu_count() or 1
+    if not hasattr(os, "sched_setaffinity"):
         return Finding("cores", f"{total}", "this system cannot pin a process to a core; expect more noise")
-    advice = "" if allowed > 1 else "one core serves hwnas and all else; give the process a second one"
-    return Finding("cores", f"{allowed} of {total} usable", advice)
+    advice = "" if len(usable) > 1 else "one core serves hwnas and all else; give the process a second one"
+    return Finding("cores", f"{len(usable)} of {total} usable: {core_list(usable)}", advice)
 
 
 def _quota() -> Finding:
-    path = Path("/sys/fs/cgroup/cpu.max")
-    limit, _, period = path.read_text().strip().partition(" ") if path.is_file() else ("max", "", "")
-    if limit == "max":
+    quota = cpu_quota()
+    if quota is None:
         return Finding("cpu quota", "none")
-    cores = int(limit) / int(period)
-    return Finding("cpu quota", f"{cores:g} cores", "a quota stops work in bursts; profile without one")
+    value = f"{quota:g} cores, so at most {max_threads()} threads"
+    return Finding("cpu quota", value, "a quota stops work in bursts; profile without one")
 
 
 def _load() -> Finding:

@@ -259,9 +259,7 @@ def onnxruntime_identity(threads: int) -> dict[str, Any]:
                 f"{sys.executable} cannot import {module} ({error}); run there: python3 -m venv ~/hwnas && "
                 "~/hwnas/bin/pip install numpy onnxruntime, and use the Python ~/hwnas/bin/python"
             ) from None
-    cores = os.cpu_count() or 1
-    if not 1 <= threads <= cores:
-        raise RunnerError(f"threads is {threads}; this machine has {cores} cores, give 1 to {cores}")
+    check_threads(threads)
     return {
         "device": machine(),
         "runtime": onnxruntime_runtime(threads),
@@ -378,6 +376,98 @@ def system_text(path: Path) -> str:
         return path.read_text(errors="replace")
     except OSError:
         return ""
+
+
+# ---- cores --------------------------------------------------------------------------------------
+
+
+def usable_cores() -> list[int]:
+    """Return the numbers of the cores that this process may run on, by its CPU affinity."""
+    if hasattr(os, "sched_getaffinity"):
+        with contextlib.suppress(OSError):
+            return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def cpu_quota() -> float | None:
+    """Return how many cores' time the cgroups of this process grant it; None if they set no limit.
+
+    A cgroup is limited by each of its ancestors, too. Both versions of cgroups are read, since a system may
+    have both: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files and
+    https://docs.kernel.org/scheduler/sched-bwc.html
+    """
+    quotas = [quota for folder in _cgroup_folders() for quota in _quotas(folder)]
+    return min(quotas) if quotas else None
+
+
+def max_threads() -> int:
+    """Return how many threads this process can run at once, by its CPU affinity and its cgroup quota."""
+    cores, quota = len(usable_cores()), cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
+
+
+def check_threads(threads: int) -> None:
+    """RunnerError for more threads than this process can run at once, with the limit and the remedy."""
+    usable, total, limit = usable_cores(), os.cpu_count() or 1, max_threads()
+    if 1 <= threads <= limit:
+        return
+    give = "give 1" if limit == 1 else f"give 1 to {limit}"
+    if threads < 1 or limit == total:
+        raise RunnerError(f"threads is {threads}; this machine has {total} cores, {give}")
+    message = f"threads is {threads}, but this process may use {limit} of {total} cores"
+    if limit < len(usable):
+        raise RunnerError(
+            f"{message}: its cgroup quota is the time of {cpu_quota():g} cores; {give}, or raise the quota "
+            "(docker run --cpus, CPUQuota= of systemd)"
+        )
+    raise RunnerError(
+        f"{message}: its CPU affinity is {core_list(usable)}; {give}, or start it with more cores "
+        "(taskset -c, docker run --cpuset-cpus)"
+    )
+
+
+def core_list(cores: Sequence[int]) -> str:
+    """Return numbers of cores as taskset writes them, such as 0-3,6."""
+    parts: list[list[int]] = []
+    for core in sorted(cores):
+        if parts and core == parts[-1][-1] + 1:
+            parts[-1].append(core)
+        else:
+            parts.append([core])
+    return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def _cgroup_folders() -> list[Path]:
+    """Return the folders of the cgroups that limit the CPU time of this process, with their ancestors."""
+    paths = {}  # of this process in the hierarchies, by the file system's type
+    for line in system_text(PROC / "self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            paths["cgroup2"] = path
+        elif "cpu" in controllers.split(","):
+            paths["cgroup"] = path
+    folders = []
+    for line in system_text(PROC / "self/mountinfo").splitlines():
+        mount, _, source = line.partition(" - ")
+        fields, kind = mount.split(" "), source.split(" ")[0]
+        if kind not in paths or (kind == "cgroup" and "cpu" not in source.split(" ")[-1].split(",")):
+            continue
+        root, top = fields[3].rstrip("/"), Path(fields[4].replace("\\040", " "))
+        path = paths[kind]
+        # In a container the path may lie outside the mounted part, which then is the container's own cgroup.
+        inside = path.startswith(f"{root}/") and ".." not in path.split("/")
+        parts = path[len(root) :].strip("/").split("/") if inside else []
+        folders += [top.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+    return folders
+
+
+def _quotas(folder: Path) -> list[float]:
+    """Return the limits that the files of a cgroup set, in cores."""
+    pairs = [
+        system_text(folder / "cpu.max").split(),
+        [system_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")],
+    ]
+    return [int(pair[0]) / int(pair[1]) for pair in pairs if len(pair) == 2 and all(map(str.isdigit, pair))]
 
 
 # ---- files --------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import psutil
 from hwnas.errors import ConfigError, StoreError
 from hwnas.files import expanded
 from hwnas.latency.devices import get_device
+from hwnas.latency.runner import cpu_quota, usable_cores
 from hwnas.store import make_folder, remove_temporaries
 from hwnas.text import PrintableFormatter
 
@@ -84,7 +85,8 @@ def environment() -> dict[str, Any]:
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load": _load(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "usable_cores": len(usable_cores()),
+        "cpu_quota": cpu_quota(),  # cores; None without a limit
         "git_commit": _git_commit(),
         "packages": {name: version(name) for name in packages},
     }

@@ -33,6 +33,7 @@ from hwnas.errors import (
     TimingError,
     known_names,
 )
+from hwnas.latency.runner import max_threads
 from hwnas.searching.objectives import Evaluate, real_values, whole
 from hwnas.spaces import Architecture, Architectures, SearchSpace
 from hwnas.store import digest
@@ -254,13 +255,6 @@ def _packed(space: SearchSpace, functions: Functions) -> bytes:
         raise
 
 
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class ProcessExecutor(WorkerExecutor):
     """Processes of this machine, by default one a core; they share the cores' threads.
 
@@ -268,7 +262,7 @@ class ProcessExecutor(WorkerExecutor):
     """
 
     def __init__(self, workers: int | None = None, time_limit_s: float | None = None) -> None:
-        self.workers = usable_cores() if workers is None else whole("workers", workers, 1)
+        self.workers = max_threads() if workers is None else whole("workers", workers, 1)
         self.time_limit_s = time_limit_s
         self._context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         self._processes: dict[int, tuple[Any, Connection]] = {}
@@ -296,7 +290,7 @@ class ProcessExecutor(WorkerExecutor):
         with self._lock:
             if self._stopping:
                 raise WorkerLost("stopped")
-            threads = max(1, usable_cores() // self.workers)
+            threads = max(1, max_threads() // self.workers)
             process = self._context.Process(target=_serve, args=(there, threads), name=f"hwnas-{slot}")
             process.start()
             self._processes[slot] = process, here

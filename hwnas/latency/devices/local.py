@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,10 +26,11 @@ class LocalDevice(ABC):
     """
 
     def __init__(self, threads: int = 1) -> None:
-        """`threads` of the runtime; DeviceError for more than there are cores."""
-        cores = os.cpu_count() or 1
-        if not 1 <= threads <= cores:
-            raise DeviceError(f"threads is {threads}; this machine has {cores} cores, give 1 to {cores}")
+        """`threads` of the runtime; DeviceError for more than this process can run at once."""
+        try:
+            runner.check_threads(threads)
+        except runner.RunnerError as error:
+            raise DeviceError(str(error)) from None
         self.threads = threads
 
     @property
