@@ -165,10 +165,20 @@ def test_bench_predictor(tmp_path: Path, hwnas_command: Command) -> None:
     assert code == 0
     assert re.search(r"ridge +[01]\.\d{3}±0\.\d{3} ", out)
     assert max(len(line) for line in out.splitlines()[1:]) <= 80
+    file.write_text(
+        "\n".join([",id,width,kind,ms", *(f"{i},{row}" for i, row in enumerate(rows)), "40,1,1,a,"])
+    )
+    code, _, err = hwnas_command("bench", "predictor", file, *options)
+    assert code == 1
+    assert "is not a finite number in 1 of 41 rows (line 42: ''); correct them, or leave them out" in err
+    code, out, _ = hwnas_command("bench", "predictor", file, *options, "--drop-missing")
+    assert code == 0
+    assert "Left out: 1 rows whose ms is not a finite number" in out
+    assert "Left out: column 'Unnamed: 0', which numbers the rows" in out
     code, _, err = hwnas_command("bench", "predictor", file, "--target", "seconds")
     assert code == 1
-    assert "has no column 'seconds'; it has id, width, kind, ms" in " ".join(err.split())
-    code, _, err = hwnas_command("bench", "predictor", file, "--target", "ms")
+    assert "has no column 'seconds'; it has Unnamed: 0, id, width, kind, ms" in " ".join(err.split())
+    code, _, err = hwnas_command("bench", "predictor", file, "--target", "ms", "--drop-missing")
     assert code == 1
     assert "40 distinct rows are too few to learn from 100" in " ".join(err.split())
 

@@ -17,7 +17,10 @@ from hwnas.errors import ConfigError, known_names
 
 
 def bench_predictor(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV or CSV.gz, a row for each architecture.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="CSV (also ; or tabs) or CSV.gz, a row for each architecture."),
+    ],
     target: Annotated[str, typer.Option("--target", metavar="COLUMN", help="The column to predict.")],
     train_rows: Annotated[int, typer.Option("--train", min=2, help="Rows that are learnt from.")] = 100,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How often rows are drawn.")] = 10,
@@ -37,6 +40,9 @@ def bench_predictor(
         list[str] | None,
         typer.Option("--split", metavar="COLUMN", help="Cut these texts into characters. Repeatable."),
     ] = None,
+    drop_missing: Annotated[
+        bool, typer.Option("--drop-missing", help="Leave out rows whose target is not a finite number.")
+    ] = False,
     predictors: Annotated[
         list[str] | None,
         typer.Option("--predictor", help="One of `hwnas list predictors`; default all. Repeatable."),
@@ -52,18 +58,30 @@ def bench_predictor(
     from hwnas.predictors import PREDICTORS
     from hwnas.predictors.bench import compare, read_table, summarise
 
-    table = read_table(file, target, features or (), exclude or (), categorical or (), split or ())
+    columns = (features or (), exclude or (), categorical or (), split or ())
+    table = read_table(file, target, *columns, drop_missing)
     names = list(dict.fromkeys(predictors or PREDICTORS))
     with StageDisplay() as display:
         scores = compare(table.features, table.targets, names, train_rows, seeds, display("bench"))
     found = {name: summarise(scores[name]) for name in names}
-    facts = {"rows": len(table.targets), "duplicates": table.duplicates, "features": list(table.names)}
+    facts = {
+        "rows": len(table.targets),
+        "duplicates": table.duplicates,
+        "dropped": table.dropped,
+        "row_labels": list(table.row_labels),
+        "features": list(table.names),
+    }
     if as_json:
         settings = {"file": str(file), "target": target, "train": train_rows, "seeds": seeds}
         print_json({**settings, **facts, "predictors": found})
         return
     joined = f" ({table.duplicates} more have the features of another)" if table.duplicates else ""
     say(f"{file}: {len(table.targets)} rows{joined}, {len(table.names)} features, target {target}")
+    if table.dropped:
+        say(f"Left out: {table.dropped} rows whose {target} is not a finite number")
+    for name in table.row_labels:
+        too = f"--features '*' --features {name!r}"
+        say(f"Left out: column {name!r}, which numbers the rows; to learn from it too: {too}")
     say(f"Learnt from {train_rows} rows, drawn {seeds} times; mean±standard deviation")
     out.print(predictors_table(found))
 

@@ -19,7 +19,6 @@ The rows of a head (expanding convolution, pooling, feature mix, classifier) are
 from __future__ import annotations
 
 import csv
-import io
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from hwnas.latency.table import Entry, LatencyTable
 from hwnas.spaces import Operator, get_space
 from hwnas.spaces.operators import make_divisible
 from hwnas.store import read_bytes, unpacked, write_output
+from hwnas.tabular import parse_csv
 from hwnas.text import one_line
 
 BLOCKS = ("expanded_conv", "MBConv")
@@ -47,7 +47,8 @@ CLASSIFIERS = ("Logits", "classifier")
 HEAD = (*EXPANDS, *POOLS, *MIXES, *CLASSIFIERS)
 BLOCK_FIELDS = {"expand", "kernel", "stride", "idskip"}
 STEM_KERNEL = 3
-SUFFIXES = (".yaml", ".yml", ".csv")  # of look-up tables in a folder; either may be gzipped
+CSV_SUFFIXES = (".csv", ".tsv")
+SUFFIXES = (".yaml", ".yml", *CSV_SUFFIXES)  # of look-up tables in a folder; each may be gzipped
 # What the readers of gzip, UTF-8, CSV and YAML make of rubbish.
 UNREADABLE = (OSError, EOFError, zlib.error, csv.Error, yaml.YAMLError, ValueError, TypeError, RecursionError)
 
@@ -213,20 +214,20 @@ def _facts(path: str | Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """(key, {mean, var, count}) of each row of a YAML or CSV file."""
     data = read_bytes(path)
     try:
-        text = unpacked(path, data).decode()
-        if _suffix(Path(path)) == ".csv":
-            reader = csv.DictReader(io.StringIO(text))
-            missing = {"key", "mean_ms"} - set(reader.fieldnames or ())
+        data = unpacked(path, data)
+        if _suffix(Path(path)) in CSV_SUFFIXES:
+            columns = parse_csv(data).columns
+            missing = {"key", "mean_ms"} - columns.keys()
             if missing:
                 raise TableError(
                     f"{path} has no column {' and no column '.join(sorted(missing))}; a look-up table has "
                     "the columns key, mean_ms, and where known std_ms or var, and count"
                 )
             names = {"mean": "mean_ms", "std": "std_ms", "var": "var", "count": "count"}
-            for row in reader:
-                yield row["key"], {name: row.get(column) for name, column in names.items()}
+            for i, key in enumerate(columns["key"]):
+                yield key, {name: columns[column][i] for name, column in names.items() if column in columns}
         else:
-            rows = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            rows = yaml.load(data.decode("utf-8-sig"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
             if not isinstance(rows, dict):
                 raise TableError(f"{path} holds {type(rows).__name__}, not rows by key")
             if {"schema", "operators"} <= rows.keys():

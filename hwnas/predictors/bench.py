@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
+import math
+import re
 import time
 import zlib
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
 
 from hwnas.errors import DataError
@@ -20,11 +22,13 @@ from hwnas.predictors import PREDICTORS, get_predictor
 from hwnas.predictors.base import Array
 from hwnas.progress import Progress, silent
 from hwnas.store import read_bytes, unpacked
+from hwnas.tabular import UNNAMED, TextTable, parse_csv
 
 TEST_ROWS = 1000  # at most so many are predicted
 FEWEST_TEST_ROWS = 10
 LEVELS = 64  # distinct values of a categorical column at most
 MOST_LISTED = 2000  # characters of column names in a message
+MOST_ROWS = 5  # in a message
 
 Columns = dict[str, list[str]]
 
@@ -34,12 +38,18 @@ Columns = dict[str, list[str]]
 
 @dataclass(frozen=True)
 class FeatureTable:
-    """Distinct rows: features (n, d), targets (n,), a name for each feature, how many rows were joined."""
+    """Distinct rows: features (n, d), targets (n,), a name for each feature.
+
+    `duplicates` is the number of rows that were joined with one of equal features, `dropped` that of rows
+    left out for their target. `row_labels` are columns that only number the rows and are not learnt from.
+    """
 
     features: Array
     targets: Array
     names: tuple[str, ...]
     duplicates: int
+    dropped: int = 0
+    row_labels: tuple[str, ...] = ()
 
 
 def read_table(
@@ -49,25 +59,51 @@ def read_table(
     exclude: Sequence[str] = (),
     categorical: Sequence[str] = (),
     split: Sequence[str] = (),
+    drop_missing: bool = False,
 ) -> FeatureTable:
-    """The table in a CSV file (or .gz) with a header, a row for each architecture.
+    """Read features and targets from a CSV file with a header and a row for each architecture.
 
-    `features` are names or patterns (`ks*`) of the columns that are learnt from, all but the target if there
-    are none; `exclude` takes some away. Numbers stay what they are. One-hot are columns that hold a text, a
-    blank or a number with a leading zero, those in `categorical`, and those in `split`, which are cut into
-    characters first. Rows of equal features become one with the mean target.
+    The file is separated by commas, semicolons or tabs, see `parse_csv`, and may be gzipped. Numbers stay
+    numbers. Columns with a text, a blank or a number with a leading zero are one-hot encoded. So are those in
+    `categorical`, and those in `split`, which are cut into characters first. Rows of equal features are
+    joined and get the mean of their targets. A column that numbers the rows, such as the index that pandas
+    writes, is not learnt from unless `features` has its name.
 
-    StoreError for a file that cannot be read, DataError for one that is no such table and for columns that
-    are missing or cannot be learnt from.
+    Args:
+        path: The file.
+        target: Name of the column to predict.
+        features: Names or patterns (``ks*``) of the columns to learn from; without any, all but the target.
+        exclude: Names or patterns of columns to leave out.
+        categorical: Names or patterns of columns whose numbers are only names.
+        split: Names or patterns of columns whose texts have one value a character.
+        drop_missing: Leave out rows whose target is not a finite number.
+
+    Returns:
+        The table of distinct rows.
+
+    Raises:
+        StoreError: If the file cannot be read.
+        DataError: If the file is no such table, a column is missing or cannot be learnt from, or a target
+            is not a finite number.
     """
-    columns = _read_columns(path)
-    chosen = _matching(columns, features or ["*"], path)
-    left_out = {*_matching(columns, exclude, path), *_matching(columns, [target], path)}
-    chosen = [name for name in chosen if name not in left_out]
+    text = _read_text(path)
+    columns = text.columns
+    row_labels = {name for name in columns if name not in features and _numbers_rows(name, columns[name])}
+    given = _matching(columns, features or ["*"], path)
+    left_out = {*_matching(columns, exclude, path), *_matching(columns, [target], path), *row_labels}
+    chosen = [name for name in given if name not in left_out]
     one_hot, cut = _matching(columns, categorical, path), _matching(columns, split, path)
     for name in (*one_hot, *cut):
         if name not in chosen:
             raise DataError(f"{path}: column {name!r} is not one of the features, it cannot be encoded")
+    targets = np.array([_number(cell) for cell in columns[target]])
+    kept = np.isfinite(targets)
+    if not kept.all() and not drop_missing:
+        raise DataError(_bad_targets(path, target, text, kept))
+    if not kept.any():
+        raise DataError(f"{path}: no row has a finite number as the target {target!r}; choose another column")
+    rows = np.flatnonzero(kept).tolist()
+    columns, targets = {name: [columns[name][i] for i in rows] for name in chosen}, targets[kept]
     encoded: dict[str, Array] = {}
     for name in chosen:
         parts = _characters(name, columns[name], path) if name in cut else {name: columns[name]}
@@ -78,33 +114,48 @@ def read_table(
         raise DataError(
             f"{path}: no column beside {target!r} says anything; features need two values or more"
         )
-    targets = _numbers(columns[target])
-    if targets is None:
-        raise DataError(f"{path}: the target {target!r} is not a finite number in every row")
-    rows, place, counts = np.unique(
+    distinct, place, counts = np.unique(
         np.stack(list(encoded.values()), axis=1), axis=0, return_inverse=True, return_counts=True
     )
     means = np.bincount(place.ravel(), weights=targets) / counts
-    return FeatureTable(rows, means, tuple(encoded), len(targets) - len(rows))
+    return FeatureTable(
+        distinct,
+        means,
+        tuple(encoded),
+        len(targets) - len(distinct),
+        int((~kept).sum()),
+        tuple(name for name in given if name in row_labels and name != target),
+    )
 
 
-def _read_columns(path: str | Path) -> Columns:
+def _read_text(path: str | Path) -> TextTable:
+    """The columns of a file as text; DataError if it is no table or has no rows."""
     data = read_bytes(path)
     try:
-        text = unpacked(path, data).decode("utf-8-sig")
-        lines = [line for line in csv.reader(io.StringIO(text), strict=True) if line]
+        text = parse_csv(unpacked(path, data))
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV file in UTF-8, plain or gzip: {error}") from None
-    if len(lines) < 2:
+    if not text.lines:
         raise DataError(f"{path} has no rows; give a header and a line for each architecture")
-    header, *rows = lines
-    header = [" ".join(name.split()) for name in header]  # spreadsheets break the lines of long names
-    if len(set(header)) != len(header):
-        raise DataError(f"{path}: a column name occurs twice: {_listed(header)}")
-    for number, row in enumerate(rows, 1):
-        if len(row) != len(header):
-            raise DataError(f"{path}: row {number} has {len(row)} fields, the header has {len(header)}")
-    return {name: [row[i].strip() for row in rows] for i, name in enumerate(header)}
+    return text
+
+
+def _numbers_rows(name: str, cells: Sequence[str]) -> bool:
+    """Whether a column is the index of a data frame: without a name, or `index` with distinct numbers."""
+    if name == "index":
+        return len(set(cells)) == len(cells) and all(cell.isdigit() for cell in cells)
+    return re.fullmatch(rf"{UNNAMED}\d+(\.1)*", name) is not None
+
+
+def _bad_targets(path: str | Path, target: str, text: TextTable, finite: NDArray[np.bool_]) -> str:
+    """The message about targets that are no finite numbers: where the first ones are, and what to do."""
+    wrong = np.flatnonzero(~finite).tolist()
+    shown = ", ".join(f"line {text.lines[i]}: {text.columns[target][i]!r:.50}" for i in wrong[:MOST_ROWS])
+    more = f", and {len(wrong) - MOST_ROWS} more" if len(wrong) > MOST_ROWS else ""
+    return (
+        f"{path}: the target {target!r} is not a finite number in {len(wrong)} of {len(finite)} rows "
+        f"({shown}{more}); correct them, or leave them out: --drop-missing (in Python drop_missing=True)"
+    )
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -147,11 +198,16 @@ def _encode(name: str, texts: list[str], categorical: bool, path: str | Path) ->
 
 def _numbers(texts: list[str]) -> Array | None:
     """Finite numbers, or None if any text is something else."""
-    try:
-        values = np.array([float(text) for text in texts])
-    except ValueError:
-        return None
+    values = np.array([_number(text) for text in texts])
     return values if np.isfinite(values).all() else None
+
+
+def _number(text: str) -> float:
+    """The number that a text is, or NaN."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _has_leading_zero(text: str) -> bool:

@@ -177,6 +177,23 @@ def test_csv_yaml_and_gzip_say_the_same(tmp_path: Path) -> None:
     assert tables[0] == tables[1] == tables[2]
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_csv_from_spreadsheets_is_read(delimiter: str, tmp_path: Path) -> None:
+    """A byte-order mark, an ending in capitals, other delimiters; ; comes with decimal commas."""
+    rows = [["key", "op", "mean_ms", "std_ms"], [BLOCK + "-se:1-hs:1", "expanded_conv", "1.5", "0.25"]]
+    if delimiter == ";":
+        rows[1][2:] = ["1,5", "0,25"]
+    text = "\r\n".join(delimiter.join(row) for row in rows).encode("utf-8-sig")
+    (tmp_path / "A.CSV").write_bytes(text)
+    (tmp_path / "B.CSV.GZ").write_bytes(gzip.compress(text))
+    (tmp_path / "c.tsv").write_bytes(text)
+    for name in ("A.CSV", "B.CSV.GZ", "c.tsv"):
+        (entry,) = read_ofa([tmp_path / name], "d").table.operators.values()
+        assert entry == Entry(1.5, 0.25, 1)
+    (tmp_path / "d.yaml").write_bytes(f"{BLOCK}-se:1-hs:1: {{mean: 1.5, std: 0.25}}".encode("utf-8-sig"))
+    assert len(read_ofa([tmp_path], "d").table.operators) == 1
+
+
 def test_a_file_with_a_row_twice_or_given_twice_is_refused(tmp_path: Path) -> None:
     keys = [BLOCK + "-se:1-hs:1", BLOCK.replace("expand:3", "expand:120") + "-se:1-hs:1"]
     for name, twice in (("same.csv", [keys[0]] * 2), ("respelled.csv", keys)):
@@ -282,7 +299,9 @@ def test_a_merged_row_is_what_all_runs_together_would_give(tmp_path: Path) -> No
 
 def test_a_folder_without_tables_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("")
-    with pytest.raises(TableError, match=r"has no look-up table; its name ends in \.yaml, \.yml, \.csv"):
+    with pytest.raises(
+        TableError, match=r"has no look-up table; its name ends in \.yaml, \.yml, \.csv, \.tsv"
+    ):
         read_ofa([tmp_path], "d")
 
 

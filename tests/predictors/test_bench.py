@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hwnas.errors import DataError, SearchError, StoreError
@@ -57,14 +58,13 @@ def test_the_target_and_constant_columns_are_not_learnt_from(tmp_path: Path) -> 
     ("lines", "options", "message"),
     [
         (["a,y"], {}, "no rows"),
-        (["a,y", "1,2,3"], {}, "row 1 has 3 fields, the header has 2"),
+        (["a,y", "1,2,3"], {}, "line 2 has 3 fields, the header has 2"),
         (["a,a,y", "1,2,3"], {}, "occurs twice"),
         (["a,y", "1,2", '"2,3'], {}, "not a CSV"),
         (["a,z", "1,2"], {}, "no column 'y'; it has a, z"),
         (["a,y", "1,2"], {"exclude": ["b*"]}, r"no column 'b\*'"),
         (["a,y", "1,2"], {"features": ["b"]}, "no column 'b'"),
-        (["a,y", "1,2", "2,x"], {}, "the target 'y' is not a finite number"),
-        (["a,y", "1,2", "2,nan"], {}, "the target 'y' is not a finite number"),
+        (["a,y", "1,x", "2,nan"], {"drop_missing": True}, "no row has a finite number as the target 'y'"),
         (["a,y", "1,2", "1,3"], {}, "says anything"),
         (["a,y", "1,2", "2,3"], {"exclude": ["a"]}, "says anything"),
         (["a,y", "ab,2", "abc,3"], {"split": ["a"]}, "cannot be split, its texts are 2 to 3 long"),
@@ -79,6 +79,67 @@ def test_other_tables_are_refused(
 ) -> None:
     with pytest.raises(DataError, match=message):
         read_table(write(tmp_path / "t.csv", *lines), "y", **options)
+
+
+def test_rows_without_a_target_are_named_and_can_be_left_out(tmp_path: Path) -> None:
+    lines = ["a,b,y", "1,3,2", "", "2,3,NaN", "3,3,", "4,9,inf", "5,3,failed", "6,9,-inf", "7,9,N/A", "8,9,6"]
+    file = write(tmp_path / "t.csv", *lines)
+    with pytest.raises(
+        DataError,
+        match=r"the target 'y' is not a finite number in 6 of 8 rows \(line 4: 'NaN', line 5: '', "
+        r"line 6: 'inf', line 7: 'failed', line 8: '-inf', and 1 more\); correct them, or "
+        r"leave them out: --drop-missing",
+    ):
+        read_table(file, "y")
+    table = read_table(file, "y", drop_missing=True)
+    assert table.dropped == 6
+    assert sorted(table.targets) == [2.0, 6.0]
+    assert table.names == ("a", "b")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_delimiters_and_byte_order_marks_say_the_same(delimiter: str, encoding: str, tmp_path: Path) -> None:
+    """The name of the first column would have the mark in it."""
+    lines = ["größe,kind,ms", "1,a,10.5", "2,b,20", "3,a,30"]
+    file = tmp_path / "TABLE.CSV"
+    file.write_text("\r\n".join(lines).replace(",", delimiter), encoding=encoding)
+    table = read_table(file, "ms")
+    assert table.names == ("größe", "kind=a", "kind=b")
+    assert sorted(table.targets) == [10.5, 20, 30]
+
+
+def test_a_spreadsheet_with_decimal_commas_is_read(tmp_path: Path) -> None:
+    lines = ["width;name, kind;ms", "1,5;a;10,25", "2;b;-2e3", "1,25;a;,5", ";;", ";;"]
+    table = read_table(write(tmp_path / "t.csv", *lines), "ms")
+    assert table.names == ("width", "name, kind=a", "name, kind=b")
+    assert sorted(table.targets) == [-2000, 0.5, 10.25]
+    assert sorted(table.features[:, 0]) == [1.25, 1.5, 2.0]
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_the_index_of_pandas_is_not_learnt_from(times: int, tmp_path: Path) -> None:
+    """Neither as it is written, nor once it was read and written again."""
+    file, frame = tmp_path / "t.csv", pd.DataFrame({"a": [1, 2, 4], "ms": [10.0, 20.0, 30.0]})
+    for _ in range(times):
+        frame.sample(frac=1, random_state=0).to_csv(file)
+        frame = pd.read_csv(file)
+    table = read_table(file, "ms")
+    assert table.names == ("a",)
+    assert sorted(table.row_labels) == ["Unnamed: 0", "Unnamed: 0.1", "Unnamed: 0.1.1"][:times]
+    asked = read_table(file, "ms", ["a", "Unnamed: 0"])
+    assert set(asked.names) == {"a", "Unnamed: 0"}
+    if times == 1:
+        assert read_table(file, "ms", ["*", "Unnamed: 0"]).names == asked.names
+    assert asked.row_labels == ()
+
+
+def test_a_column_called_index_is_an_index_if_it_numbers_rows(tmp_path: Path) -> None:
+    numbered = write(tmp_path / "a.csv", "index,a,ms", "2,1,10", "0,2,20", "1,4,30")
+    assert read_table(numbered, "ms").names == ("a",)
+    assert read_table(numbered, "ms").row_labels == ("index",)
+    choice = write(tmp_path / "b.csv", "index,a,ms", "2,1,10", "0,2,20", "2,4,30")
+    assert read_table(choice, "ms").names == ("index", "a")
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
