@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -14,6 +15,16 @@ from hwnas.searching.pareto import ParetoFront
 FRONT, CLOUD, GRID = "#0072b2", "#56b4e9", "#d9dee3"  # Okabe and Ito, safe for the colour blind
 
 
+class FrontFigure(Figure):
+    """A figure that notebooks show as a picture, without pyplot and without ``%matplotlib inline``."""
+
+    def _repr_png_(self) -> bytes:
+        """Return the figure as a PNG file; IPython calls this to display an object."""
+        picture = io.BytesIO()
+        self.savefig(picture, format="png")
+        return picture.getvalue()
+
+
 def plot_front(
     problem: Problem,
     evaluations: Sequence[Evaluation],
@@ -21,7 +32,10 @@ def plot_front(
     x: str | None = None,
     y: str | None = None,
 ) -> Figure:
-    """Evaluations and their front by two objectives: the second against the first unless named."""
+    """Evaluations and their front by two objectives: the second against the first unless named.
+
+    A notebook shows the figure that the last line of a cell returns.
+    """
     directions = {o.name: o.direction for o in problem.objectives}
     if len(directions) < 2:
         raise SearchError(f"a plot takes two objectives, the search has one: {next(iter(directions))}")
@@ -31,7 +45,7 @@ def plot_front(
     for name in (x, y):
         if name not in directions:
             raise SearchError(f"{name!r} is no objective of this search; there are {', '.join(names)}")
-    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    figure = FrontFigure(figsize=(6.0, 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     good = [e.metrics for e in evaluations if e.status == "ok"]

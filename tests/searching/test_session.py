@@ -1,5 +1,6 @@
 """Ask and tell: the search without its evaluations."""
 
+import io
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hwnas import Architecture, Objective, SearchSession, get_space, search
 from hwnas.errors import SearchError
@@ -239,6 +241,22 @@ def test_the_figure_shows_evaluations_and_the_front(tmp_path: Path) -> None:
     alone = search(toy_space(), objectives()[:1], evaluations=5)
     with pytest.raises(SearchError, match="takes two objectives, the search has one: accuracy"):
         alone.plot()
+
+
+def test_the_figure_is_a_picture_for_notebooks() -> None:
+    """A program that knows only the protocol of IPython, without pyplot, gets a PNG file."""
+    figure = search(toy_space(), objectives(), evaluations=12).plot()
+    png = figure._repr_png_()  # type: ignore[attr-defined]
+    with Image.open(io.BytesIO(png)) as picture:
+        assert picture.format == "PNG"
+        assert picture.size == (600, 400)
+
+
+def test_ipython_shows_the_figure_as_a_picture() -> None:
+    formatters = pytest.importorskip("IPython.core.formatters", reason="pip install ipython")
+    figure = search(toy_space(), objectives(), evaluations=12).plot()
+    data, _ = formatters.DisplayFormatter().format(figure)
+    assert data["image/png"].startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
