@@ -38,7 +38,7 @@ from hwnas.pipeline.profile import (
 from hwnas.pipeline.stages import STAGES
 from hwnas.pipeline.train import data_identity, train_supernet
 from hwnas.predictors import get_predictor
-from hwnas.progress import Progress, silent
+from hwnas.progress import Progress, TextDisplay, silent
 from hwnas.searching.executors import Executor, SerialExecutor, get_executor
 from hwnas.searching.loop import SearchResult, SearchSession, Status, search
 from hwnas.searching.objectives import Constraint, Evaluate, Evaluation, Objective
@@ -77,18 +77,23 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     data: Mapping[str, Dataset] | None = None,
     restart: str | None = None,
-    display: Display = no_display,
+    display: Display | None = None,
 ) -> Run:
     """The whole job of an experiment file; goes on where an earlier call stopped.
 
     `run_dir` is the run's folder, by default the experiment's name; relative ones are under ``runs/``.
     `overrides` sets fields by dotted key. `data`, in place of what the experiment says of data, are the
     splits train, validation and test, as `from_loader` makes them; a call that goes on gives them again.
-    `restart` names a stage to make again, with what follows from it, or is "all". HwnasError when something
-    cannot be done; what is finished stays.
+    `restart` names a stage to make again, with what follows from it, or is "all". `display` shows the
+    progress of each stage, by default as text on standard error; `hwnas.pipeline.no_display` shows nothing.
+    HwnasError when something cannot be done; what is finished stays.
     """
     job = open_run(config, run_dir=run_dir, overrides=overrides, data=data)
-    job.make(tuple(STAGES), display, restart)
+    shown = TextDisplay()
+    try:
+        job.make(tuple(STAGES), display or shown, restart)
+    finally:
+        shown.close()
     return job
 
 
