@@ -8,7 +8,8 @@ A job is plain data: ``models`` (of each, the SHA-256 of the pieces that make it
 first {"seconds", "cold_ns"} of each model, then {"seconds", "rows"} of each visit, in the order of the plan:
 so the number of records says how far a job is, and a job that was interrupted goes on from there.
 
-On a board, under ~/.cache/hwnas (or $XDG_CACHE_HOME/hwnas):
+On a board, under ~/.cache/hwnas (or $XDG_CACHE_HOME/hwnas; where that cannot be written, under hwnas-<uid> in
+the folder for temporary files):
 
     lock                held, with the holder's process id in it, by whoever measures
     pieces/<sha256>     pieces of models, shared by jobs
@@ -31,6 +32,7 @@ import select
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -58,6 +60,7 @@ MAX_LINE = 64 << 20
 MAX_PIECE = 1 << 31  # bytes; a model has fewer, since protobuf ends there
 EXIT_BUSY, EXIT_WRITE = 75, 74
 PROC = Path("/proc")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RunnerError(Exception):
@@ -489,8 +492,44 @@ def is_digest(name: Any) -> bool:
 
 
 def cache() -> Path:
-    """Where jobs and pieces are kept on this machine."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "hwnas"
+    """Return the folder of jobs and pieces on this machine, which need not exist yet.
+
+    RunnerError if there is none that this user can write.
+    """
+    usual = usual_cache()
+    if is_writable(usual):
+        return Path(usual)
+    remedy = "set XDG_CACHE_HOME to a folder that can be written"
+    try:
+        folder = os.path.join(tempfile.gettempdir(), f"hwnas-{os.getuid()}")
+    except FileNotFoundError:
+        raise RunnerError(f"neither {usual} nor a temporary folder can be written; {remedy}") from None
+    if os.path.lexists(folder) and (os.path.islink(folder) or os.stat(folder).st_uid != os.getuid()):
+        raise RunnerError(f"{usual} cannot be written, and {folder} belongs to another user; {remedy}")
+    return Path(folder)
+
+
+def usual_cache() -> str:
+    """Return the folder of the cache where it can be written; it begins with ~ if there is no home folder."""
+    return os.path.expanduser(os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "hwnas"))
+
+
+def is_writable(folder: str) -> bool:
+    """Return whether a folder can be written, or can be created."""
+    if folder.startswith("~"):
+        return False
+    path = os.path.abspath(folder)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
+
+
+def cache_note() -> str:
+    """Say that the cache is a temporary folder; empty if it is the usual one."""
+    usual, used = usual_cache(), cache()
+    if used == Path(usual):
+        return ""
+    return f"{usual} cannot be written; {used} is used (set XDG_CACHE_HOME to choose another folder)"
 
 
 def assemble(pieces: list[str], read: Callable[[str], bytes]) -> bytes:
@@ -531,8 +570,12 @@ def go_on(path: Path) -> list[dict[str, Any]]:
 def measuring(waiting: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of this machine; `waiting` is told twice a second who holds it (a process id)."""
     path = cache() / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(path, "a+") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = open(path, "a+")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise RunnerError(cannot_write(error)) from None
+    with lock as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -579,7 +622,7 @@ def serve() -> None:
         say({"hwnas": SCHEMA})
         request = json.loads(sys.stdin.buffer.readline(MAX_LINE))
         if request["ask"] == "identity":
-            say({"identity": onnxruntime_identity(request["threads"])})
+            say({"identity": onnxruntime_identity(request["threads"]), "note": cache_note()})
         else:
             serve_job(request)
     except BrokenPipeError:  # the client is gone
@@ -605,6 +648,8 @@ def error_line(error: RunnerError) -> dict[str, Any]:
 def cannot_write(error: OSError | None = None) -> str:
     """What to do about files that cannot be written."""
     path = cache()
+    if error is not None and error.errno not in NO_ROOM:
+        return f"cannot write to {path} ({error}); delete it, or set XDG_CACHE_HOME to another folder"
     while not path.exists():
         path = path.parent
     free = shutil.disk_usage(path).free >> 20
@@ -613,10 +658,10 @@ def cannot_write(error: OSError | None = None) -> str:
 
 def is_write_error(error: OSError) -> bool:
     """Whether an error says that the cache cannot be written."""
-    if error.errno in (errno.EACCES, errno.EPERM):
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR):
         path = Path(str(error.filename))
         return cache() in (path, *path.parents) or path in cache().parents
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+    return error.errno in (*NO_ROOM, errno.EROFS)
 
 
 def serve_job(request: dict[str, Any]) -> None:
@@ -839,6 +884,11 @@ def measure_bundle(read: Callable[[str], bytes]) -> None:
         sys.stderr.write(f"\r\033[K{text}" if sys.stderr.isatty() else f"{text}\n")
         sys.stderr.flush()
 
+    if not is_writable("."):
+        raise RunnerError(f"cannot write results in {Path.cwd()}; start it in a folder that can be written")
+    note = cache_note()
+    if note:
+        sys.stderr.write(f"{note}\n")
     plan = json.loads(read("job.json"))
     jobs, name = plan["jobs"], job_id(plan)
     identity = onnxruntime_identity(jobs[0]["threads"])

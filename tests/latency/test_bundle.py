@@ -5,13 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 
 import pytest
 
 from hwnas.errors import DeviceError, StoreError, TableError
+from hwnas.latency import runner
 from hwnas.latency.bundle import build_table, write_bundle
+from hwnas.latency.jobs import make_job
+from hwnas.latency.measure import Plan
 from hwnas.latency.profiling import profile
+from tests.conformance.test_devices import conv
 from tests.latency.fakes import small_space
 
 SPACE = small_space(resolutions=(24,))  # operators that stand out from an empty call, whatever runs beside
@@ -163,6 +168,95 @@ def test_results_are_checked(results, tmp_path):
     path.write_text("[]")
     with pytest.raises(StoreError, match="not a JSON object"):
         build_table(path)
+
+
+# ---- boards without a home folder ---------------------------------------------------------------
+
+NO_ENTRY = """
+import os, pwd, runpy, sys
+def no_entry(uid):
+    raise KeyError(uid)
+pwd.getpwuid = no_entry
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""  # a system on which the user has no entry in the password database, as in `docker run --user 12345`
+
+
+@pytest.fixture(scope="module")
+def small_bundle(tmp_path_factory):
+    """A bundle of one small model, unpacked."""
+    folder = tmp_path_factory.mktemp("small") / "bundle"
+    job, pieces = make_job([conv(4, 4)], Plan(((0,),) * 2), 1)
+    (folder / "pieces").mkdir(parents=True)
+    shutil.copy(runner.__file__, folder / "__main__.py")
+    (folder / "job.json").write_bytes(runner.canonical({"study": {}, "jobs": [job]}))
+    for name, data in pieces.items():
+        (folder / "pieces" / name).write_bytes(data)
+    return folder
+
+
+def run_at_home(bundle, folder, program=(), **environment):
+    """Run a bundle in a folder with an environment of these variables alone; temporary files go there."""
+    (folder / "temporary").mkdir(exist_ok=True)
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(folder / "temporary"), **environment}
+    command = [sys.executable, "-P", *program, str(bundle)]
+    return subprocess.run(
+        command, cwd=folder, env=environment, check=False, capture_output=True, text=True, timeout=100
+    )
+
+
+@pytest.mark.parametrize(
+    ("program", "environment"),
+    [(("-c", NO_ENTRY), {}), ((), {"HOME": "/dev/null"}), ((), {"XDG_CACHE_HOME": "/dev/null/cache"})],
+    ids=["no home folder", "a home that cannot be written", "a cache that cannot be written"],
+)
+def test_a_bundle_without_a_cache_uses_a_temporary_folder_and_says_so(
+    small_bundle, tmp_path, program, environment
+):
+    done = run_at_home(small_bundle, tmp_path, program, **environment)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "temporary" / f"hwnas-{os.getuid()}"
+    assert f"/hwnas cannot be written; {folder} is used (set XDG_CACHE_HOME" in done.stderr
+    assert (folder / "lock").exists()
+    assert len(json.loads((tmp_path / "results.json").read_text())["records"][0]) == 3
+
+
+def test_a_cache_that_cannot_be_written_is_named(small_bundle, tmp_path):
+    (tmp_path / "cache" / "hwnas" / "lock").mkdir(parents=True)
+    done = run_at_home(small_bundle, tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+        f"error: cannot write to {tmp_path}/cache/hwnas ([Errno 21] Is a directory:"
+    )
+    assert done.stderr.endswith("; delete it, or set XDG_CACHE_HOME to another folder\n")
+    done = run_at_home(small_bundle, tmp_path, XDG_CACHE_HOME=str(tmp_path / "other"))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_that_takes_no_results_is_named(small_bundle, tmp_path):
+    refused = NO_ENTRY.replace(
+        "sys.argv =", f"os.access = lambda path, mode: path != {str(tmp_path)!r}\nsys.argv ="
+    )
+    done = run_at_home(small_bundle, tmp_path, ("-c", refused), XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert done.returncode == 1
+    assert (
+        done.stderr
+        == f"error: cannot write results in {tmp_path}; start it in a folder that can be written\n"
+    )
+
+
+def test_a_temporary_folder_of_another_user_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/dev/null")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / f"hwnas-{os.getuid()}"
+    assert runner.cache() == folder
+    folder.symlink_to(tmp_path)
+    message = (
+        rf"/dev/null/\.cache/hwnas cannot be written, and {folder} belongs to another user; set XDG_CACHE_"
+    )
+    with pytest.raises(runner.RunnerError, match=message):
+        runner.cache()
 
 
 def test_impossible_bundles_are_refused(tmp_path):

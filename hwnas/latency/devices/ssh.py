@@ -243,6 +243,8 @@ class Connection:
         line = self.receive()
         if name not in line:
             raise DeviceError(f"{self._address} answered {str(line)[:200]!r} in place of {name}; try again")
+        if line.get("note"):
+            log.warning("%s: %s", self._address, _shown(str(line["note"]).encode()))
         return line[name]
 
     def close(self, patience_s: float) -> None:

@@ -352,6 +352,31 @@ def test_a_file_that_cannot_be_read_is_not_called_a_full_disk(board):
     assert "make room" not in str(caught.value)
 
 
+def test_a_board_without_a_home_folder_uses_a_temporary_one(tmp_path, monkeypatch, caplog):
+    (tmp_path / "temporary").mkdir()
+    config = f"SetEnv HOME=/dev/null TMPDIR={tmp_path}/temporary"
+    with running_board(tmp_path, monkeypatch, config) as board:
+        homeless = SshDevice(board.address())
+        samples = homeless.measure([SMALL], Plan(((0,),) * 3))
+    assert len(samples.model) == 3
+    folder = tmp_path / "temporary" / f"hwnas-{os.getuid()}"
+    assert list((folder / "pieces").iterdir())
+    (warning,) = caplog.messages
+    assert warning.endswith(
+        f": /dev/null/.cache/hwnas cannot be written; {folder} is used (set XDG_CACHE_HOME to choose another "
+        "folder)"
+    )
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "cache" / "hwnas" / "lock").mkdir(parents=True)
+    with (
+        running_board(tmp_path, monkeypatch) as board,
+        pytest.raises(DeviceError, match=r"cannot write to \S+ \(.*Is a directory.*; delete it, or set XDG_"),
+    ):
+        SshDevice(board.address()).measure([SMALL], Plan(((0,),)))
+
+
 # ---- interruptions ------------------------------------------------------------------------------
 
 
