@@ -60,11 +60,17 @@ class Predictor:
     """A model file that hwnas exported, ready for image files."""
 
     def __init__(self, model: str | Path, threads: int = 1) -> None:
-        """`model` is a model.onnx, or the folder that holds it.
+        """Open a model for prediction.
 
-        StoreError for a file that is none, wants weights from outside its folder, takes an input that is not
-        of floats, or does not say how its images are prepared; DataError if only its makers know that;
-        ChecksumError for one that is not what SHA256SUMS beside it says.
+        Args:
+            model: A model.onnx, or the folder that holds it.
+            threads: The threads of one inference.
+
+        Raises:
+            StoreError: If the file is not a model, uses weights from outside its folder, takes an input that
+                is not of floats, or does not say how its images are prepared.
+            DataError: If only the program that trained the model can prepare its images.
+            ChecksumError: If the file differs from its entry in SHA256SUMS.
         """
         path = expanded(model)
         path = path / "model.onnx" if path.is_dir() else path

@@ -728,8 +728,8 @@ def follow(folder: Path, sent: int) -> bool:
                 continue
             if b'"error"' in line:
                 shutil.rmtree(folder, ignore_errors=True)
-                found = json.loads(line)
-                raise RunnerError(found["error"], found.get("model"))
+                record = json.loads(line)
+                raise RunnerError(record["error"], record.get("model"))
             sys.stdout.write(line.decode())
             if b'"done"' in line:
                 sys.stdout.flush()
