@@ -389,6 +389,8 @@ class Store:
     Threads may share a store: a lock lets one of them at a time use its connection.
     """
 
+    _outdated: int | None = None  # schema of an older file that is not brought up to date yet
+
     def __init__(self, path: str | Path | None = None) -> None:
         """Open or create; without a path it lives in memory. StoreError for a file that is no store.
 
@@ -433,10 +435,12 @@ class Store:
         ((trouble,),) = self._db.execute("PRAGMA quick_check(1)").fetchall()
         if trouble != "ok":
             raise sqlite3.DatabaseError(trouble)
-        if version < SCHEMA and writable:
+        if version == 0 and writable:
             self._take_over(version)
+            version = SCHEMA
+        self._outdated = version if version < SCHEMA else None
         self._has_checksums = self._has_column("measurements", "checksum")
-        if not self._has_checksums:
+        if not self._has_checksums and not writable:
             log.warning("%s has no checksums and cannot be given any: its rows are not checked", self.path)
 
     def _parsed(self, text: str) -> Any:
@@ -484,6 +488,14 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
+            if self._outdated is not None:  # an older file is changed by the first write, not by reading
+                version, self._outdated = self._outdated, None
+                try:
+                    self._take_over(version)
+                except BaseException:
+                    self._outdated = version
+                    raise
+                self._has_checksums = True
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 try:
@@ -552,7 +564,8 @@ class Store:
             if before.get(key) != now.get(key):
                 raise StoreError(
                     f"the stored search {search!r} has {key} {before.get(key)}, now it is {now.get(key)}; "
-                    "give another name, or make the search again: --restart search (Store.forget_search)"
+                    "give another name, or forget the stored search: add --restart search to the command, in "
+                    f"Python call Store.forget_search({search!r})"
                 )
 
     def add_round(

@@ -20,7 +20,7 @@ from hwnas.latency.devices import get_device
 from hwnas.latency.table import LatencyTable
 from hwnas.pipeline import load_run, run_for_device
 from hwnas.predictors import load_predictor
-from hwnas.store import parse_json, read_bytes, sealed, write_json
+from hwnas.store import Store, parse_json, read_bytes, sealed, write_json
 from tests.conftest import Command, write_config
 from tests.reliability.make_fixtures import FIXTURES, SMALL, said
 
@@ -40,7 +40,7 @@ def test_what_was_written_once_is_read_for_ever(
 ) -> None:
     copy = Path(shutil.copytree(FIXTURES / name, tmp_path / "run"))
     expected = json.loads((copy / "said.json").read_text())
-    for _ in range(2):  # the second time, a store of an older schema has been taken over
+    for _ in range(2):  # the second time, a store of an older schema is of today's
         found = said(copy)
         assert found.keys() == expected.keys()
         for key, value in expected.items():
@@ -50,6 +50,8 @@ def test_what_was_written_once_is_read_for_ever(
                 assert found[key] == pytest.approx(value, rel=1e-9), key
             else:
                 assert found[key] == value, key
+        with closing(Store(copy / "run.db")) as store:
+            store.forget_failures("accuracy", "none", [])  # the first write brings the store up to date
     told = [r.getMessage() for r in caplog.records if "was of schema" in r.getMessage()]
     assert len(told) == (name == "schema-2")
     assert all("its rows are taken as they are, and checked from now on" in line for line in told)
@@ -202,7 +204,7 @@ def test_a_supernet_of_another_space_is_refused(copy: Path, tmp_path: Path, hwna
         net(torch.zeros(1, 1, 12, 12), other)
     code, _, err = hwnas_command("search", copy, "--set", "space.resolutions=[16]")
     assert code == 1
-    assert "was made from something else: space." in err
+    assert "was made with other inputs: space." in err
     definition = parse_json(copy, read_bytes(copy / "supernet" / "supernet.json"))
     definition["space"]["resolutions"] = [16]
     write_json(copy / "supernet" / "supernet.json", definition)
