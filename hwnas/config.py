@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import math
 import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -356,6 +358,29 @@ def parse_override(text: str) -> tuple[str, Any]:
         return key, _plain(value)
     except yaml.YAMLError:
         raise ConfigError(f"--set {key}: {_shown(value)} is not a YAML value") from None
+
+
+def format_override(key: str, value: Any) -> str:
+    """Write a field as ``--set`` takes it, so that `parse_override` returns the same key and value.
+
+    Args:
+        key: Dotted key of the field.
+        value: Plain data.
+
+    Returns:
+        Text such as ``search.evaluations=50``.
+    """
+    if isinstance(value, str):
+        with suppress(yaml.YAMLError):
+            if value.isprintable() and _plain(value) == value:
+                return f"{key}={value}"
+    style = '"' if isinstance(value, str) else None
+    plain = json.loads(json.dumps(value, default=str))
+    text = yaml.safe_dump(
+        plain, default_style=style, default_flow_style=True, width=math.inf, sort_keys=False
+    )
+    text = text.removesuffix("...\n").removesuffix("\n")  # the end of a YAML document
+    return f"{key}={text}"
 
 
 def _set(data: dict[str, Any], key: str, value: Any) -> None:

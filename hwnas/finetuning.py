@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from hwnas.pipeline import (
     Display,
     Run,
     amend,
+    check_data,
+    check_unlocked,
     export_model,
     judge_entry,
     locked,
@@ -27,6 +29,11 @@ from hwnas.pipeline import (
     read_entry,
 )
 from hwnas.store import remove_folder
+from hwnas.text import command_line
+
+if TYPE_CHECKING:
+    from hwnas.config import Training
+    from hwnas.networks.supernet import Supernet
 
 Z = 1.96  # standard errors in half a 95 % interval
 
@@ -50,21 +57,26 @@ def finetune_model(
     ConfigError for a model that the run has not exported, or that is fine-tuned itself, and for one that was
     fine-tuned otherwise for as many epochs. StoreError if another process is at work in the folder.
     """
+    check_unlocked(run.directory)
+    parent = _parent(run, model)
+    check_data(run)
+    name = f"{model}-ft{epochs}"
+    wanted = _made_from(run, parent, epochs, learning_rate)
+    made = (model_folder(run, name) / SUMS_FILE).exists()  # written last
+    if made and not again:
+        rate = [] if learning_rate is None else ["--learning-rate", learning_rate]
+        options = ["--model", model, "--epochs", epochs, *rate, "--restart"]
+        _check_same(run, name, wanted, command_line("hwnas", "finetune", run.directory, *options))
+    train = again or not made
+    training = _training(run, parent, name, wanted, again) if train else None
+    verified = run.store.stage("verify") is not None
+    measure = verified and (train or name not in {entry["id"] for entry in run.models})
+    device = own_device(run) if measure else None  # checked before the training begins
     with locked(run.directory):
-        parent = _parent(run, model)
-        name = f"{model}-ft{epochs}"
-        wanted = _made_from(run, parent, epochs, learning_rate)
-        made = (model_folder(run, name) / SUMS_FILE).exists()  # written last
         if again:
             remove_folder(_folder(run, name))
-        elif made:
-            _check_same(name, read_entry(run, name)["finetuned"], wanted)
-        train = again or not made
-        verified = run.store.stage("verify") is not None
-        measure = verified and (train or name not in {entry["id"] for entry in run.models})
-        device = own_device(run) if measure else None  # what is out of reach is said before the training
-        if train:
-            _train(run, parent, name, wanted, display)
+        if training is not None:
+            _train(run, parent, name, wanted, training, display)
         if device is not None:
             entries = measure_entries(run, [name], device, display("verify"))
             for entry in entries:
@@ -90,12 +102,14 @@ def _parent(run: Run, model: str) -> dict[str, Any]:
     return read_entry(run, model)
 
 
-def _check_same(name: str, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """ConfigError, with what differs, if a model was made from something else."""
+def _check_same(run: Run, name: str, wanted: Mapping[str, Any], remake: str) -> None:
+    """ConfigError, with what differs and the command that makes it again, if a model was made otherwise."""
+    made = read_entry(run, name)["finetuned"]
     differ = [f"{key} was {made.get(key)}, is {v}" for key, v in wanted.items() if made.get(key) != v]
     if differ:
         raise ConfigError(
-            f"{name} was made from something else: {'; '.join(differ)}; to make it again: --restart"
+            f"{name} was made with other inputs: {'; '.join(differ)}; to replace it: {remake} (in Python: "
+            "again=True)"
         )
 
 
@@ -115,25 +129,45 @@ def _made_from(
     }
 
 
-def _train(run: Run, parent: Mapping[str, Any], name: str, made: Mapping[str, Any], display: Display) -> None:
-    """Train, judge and export a model."""
+def _training(
+    run: Run, parent: Mapping[str, Any], name: str, made: Mapping[str, Any], again: bool
+) -> tuple[Supernet, Supernet, Training]:
+    """The network to train, its teacher and the settings, checked; `again` ignores an earlier checkpoint."""
     from hwnas.networks.supernet import load_supernet
-    from hwnas.training.evaluation import AccuracyEvaluator, top1_of
     from hwnas.training.finetune import Alone, finetuning, inherited
+    from hwnas.training.loop import check_training
+
+    train, validation = run.data("train"), run.data("validation")
+    settings = finetuning(run.config.training, made["epochs"], len(train), made["learning_rate"])
+    net = inherited(run.supernet, run.space.architecture(parent["architecture"]))
+    teacher = load_supernet(run.directory / "supernet")  # a copy: a teacher is put into another mode
+    folder, strategy = None if again else _folder(run, name), Alone(net.space, settings.steps)
+    check_training(net, train, validation, settings, folder, run.config.seed, teacher, strategy)
+    return net, teacher, settings
+
+
+def _train(
+    run: Run,
+    parent: Mapping[str, Any],
+    name: str,
+    made: Mapping[str, Any],
+    training: tuple[Supernet, Supernet, Training],
+    display: Display,
+) -> None:
+    """Train, judge and export a model."""
+    from hwnas.training.evaluation import AccuracyEvaluator, top1_of
+    from hwnas.training.finetune import Alone
     from hwnas.training.loop import train as train_network
 
     arch = run.space.architecture(parent["architecture"])
     train, validation = run.data("train"), run.data("validation")
-    settings = finetuning(run.config.training, made["epochs"], len(train), made["learning_rate"])
-    net = inherited(run.supernet, arch)
-    teacher = load_supernet(run.directory / "supernet")  # a copy: a teacher is put into another mode
-    folder = _folder(run, name)
+    net, teacher, settings = training
     train_network(
         net,
         train,
         validation,
         settings,
-        folder,
+        _folder(run, name),
         run.config.seed,
         display("finetune"),
         teacher=teacher,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from collections.abc import Sequence
 
 # Control characters, those that turn the direction of text, and what XML and UTF-8 cannot hold.
@@ -32,6 +33,18 @@ def listed(texts: Sequence[str], most: int = 20) -> str:
     """
     shown = ", ".join(texts[:most])
     return shown if len(texts) <= most else f"{shown} and {len(texts) - most:,} more"
+
+
+def command_line(*words: object) -> str:
+    """Join words into one line that a POSIX shell splits into the same words.
+
+    Args:
+        words: The command and its arguments.
+
+    Returns:
+        The command line, with quotes where a word needs them.
+    """
+    return shlex.join(str(word) for word in words)
 
 
 class PrintableFormatter(logging.Formatter):

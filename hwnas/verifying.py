@@ -8,13 +8,14 @@ from hwnas.errors import StoreError
 from hwnas.export.verify import added, measure_models, same_device
 from hwnas.latency.devices import get_device
 from hwnas.latency.measure import Device
-from hwnas.pipeline import Run, amend, locked, model_folder, read_entry
+from hwnas.pipeline import Run, amend, check_data, check_unlocked, locked, model_folder, read_entry
 from hwnas.progress import Progress, silent
 from hwnas.store import read_bytes
 
 
 def device_of(run: Run, name: str) -> tuple[Device, bool]:
     """A device by name, with as many threads as the run's own, and whether it is the run's own."""
+    run.outputs("profile")
     device = get_device(name, run.latency.runtime["threads"] or 1)
     return device, same_device(device.identity, run.latency.device, run.latency.runtime)
 
@@ -26,19 +27,31 @@ def verify_elsewhere(run: Run, name: str, device: Device, progress: Progress = s
     more of its `verifications`. DEVICE is `name`, or for one over ssh what the board calls itself. Plain data
     on what was found is returned. StoreError if no models are exported, or another process is at work here.
     """
-    with locked(run.directory):
-        return _verified(run, name, device, progress)
-
-
-def _verified(run: Run, name: str, device: Device, progress: Progress) -> dict[str, Any]:
-    verified = run.store.stage("verify") is not None
+    check_unlocked(run.directory)
     if run.store.stage("export") is None:
-        raise StoreError(f"{run.directory} has no exported models yet; run: hwnas export {run.directory}")
+        raise StoreError(
+            f"{run.directory} has no exported models yet; run: {run.invocation.finish('export')}"
+        )
+    check_data(run)
+    verified = run.store.stage("verify") is not None
     ids = [model["id"] for model in run.models] if verified else run.outputs("search")["front"]
     models = {model: read_bytes(model_folder(run, model) / "model.onnx") for model in ids}
+    entries = [read_entry(run, model) for model in ids]
+    with locked(run.directory):
+        return _verified(run, name, device, models, entries, progress)
+
+
+def _verified(
+    run: Run,
+    name: str,
+    device: Device,
+    models: dict[str, bytes],
+    entries: list[dict[str, Any]],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Measure exported models by id, and add what was measured to their entries."""
     found = measure_models(models, device, run.config.latency.verify_rounds, (), run.config.seed, progress)
     label = device.identity.device["name"] if name.startswith("ssh://") else name
-    entries = [read_entry(run, model) for model in ids]
     for entry in entries:
         verification = found[entry["id"]]
         entry["verifications"] = added(entry.get("verifications", []), verification)

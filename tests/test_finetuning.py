@@ -74,7 +74,7 @@ def test_a_new_model_stands_beside_the_old_one(
     assert f"{model}-ft2: validation {entry['validation_accuracy']:.2f} %, was" in out
     code, _, err = command("finetune", copy, "--model", model, "--epochs", 2, "--learning-rate", 0.5)
     assert code == 1
-    assert "learning_rate was 0.01, is 0.5; to make it again: --restart" in err
+    assert "learning_rate was 0.01, is 0.5; to replace it: hwnas finetune" in err
     assert command("report", copy)[0] == 0
     # Verified anew it is measured with the others, and neither is dropped for the other.
     assert command("verify", copy, "--restart")[0] == 0

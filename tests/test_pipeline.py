@@ -149,7 +149,7 @@ def test_other_inputs_are_refused_and_spelled_out(
 ) -> None:
     before = (copy / "config.yaml").read_bytes()
     with pytest.raises(
-        StoreError, match=f"{stage} was made from something else: {difference}.*--restart {stage}"
+        StoreError, match=f"{stage} was made with other inputs: {difference}.*restart='{stage}'"
     ):
         hwnas.run(copy / "config.yaml", run_dir=copy, overrides=overrides)
     assert (copy / "config.yaml").read_bytes() == before
@@ -158,10 +158,10 @@ def test_other_inputs_are_refused_and_spelled_out(
 def test_a_changed_artefact_is_refused(copy: Path) -> None:
     path = copy / "latency_table.json"
     path.write_bytes(path.read_bytes() + b" ")
-    with pytest.raises(StoreError, match=r"latency_table\.json was changed.*--restart profile"):
+    with pytest.raises(StoreError, match=r"latency_table\.json was changed.*restart='profile'"):
         hwnas.run(copy / "config.yaml", run_dir=copy)
     path.unlink()
-    with pytest.raises(StoreError, match=r"latency_table\.json is gone.*--restart profile"):
+    with pytest.raises(StoreError, match=r"latency_table\.json is gone.*restart='profile'"):
         hwnas.run(copy / "config.yaml", run_dir=copy)
 
 
@@ -263,7 +263,7 @@ def test_a_stage_needs_those_before_it(tmp_path: Path) -> None:
 
 def test_a_stage_alone_is_made_again_and_nothing_before_it(copy: Path) -> None:
     job = load_run(copy)
-    with pytest.raises(ConfigError, match="--restart train: this makes search, or all of it, again"):
+    with pytest.raises(ConfigError, match="--restart train: this makes search; choose one of these, or all"):
         job.make(["search"], restart="train")
     supernet = (copy / "supernet" / "model.safetensors").read_bytes()
     job.make(["search"], restart="all")
@@ -291,7 +291,7 @@ def test_changed_images_are_noticed(tmp_path: Path) -> None:
     )
     hwnas.run(config, run_dir=tmp_path / "run")
     Image.new("RGB", (16, 16), (0, 0, 0)).save(tmp_path / "photos" / "train" / "dark" / "new.png")
-    with pytest.raises(StoreError, match=r"train was made from something else: images\.train was"):
+    with pytest.raises(StoreError, match=r"train was made with other inputs: images\.train was"):
         hwnas.run(config, run_dir=tmp_path / "run")
 
 
@@ -447,7 +447,7 @@ def test_a_noisy_table_is_kept_only_if_that_is_allowed(
     latency = {"device": "drifting", "rounds": 12, "allow_noisy": False}
     config = write_config(tmp_path, latency=latency)
     run = open_run(config, run_dir=tmp_path / "run")
-    with pytest.raises(DeviceError, match=r"above those of the fastest pass.*--allow-noisy"):
+    with pytest.raises(DeviceError, match=r"above those of the fastest pass.*--set latency.allow_noisy=true"):
         run.make(["profile"])
     assert not (run.directory / "latency_table.json").exists()
     with pytest.raises(DeviceError, match="noisy"):  # what was refused is measured again
@@ -544,7 +544,7 @@ def test_a_training_as_the_experiment_says_is_what_is_kept_and_logged(tmp_path: 
     before = hwnas.load_supernet(tmp_path / "teacher").checksum
     hwnas.Supernet(teacher.space, rng=9).save(tmp_path / "teacher" / "supernet")
     with pytest.raises(
-        StoreError, match=rf"train was made from something else: teacher was '{before}', is '"
+        StoreError, match=rf"train was made with other inputs: teacher was '{before}', is '"
     ):
         open_run(config, run_dir=tmp_path / "taught").make(["train"])
     teacher.close()

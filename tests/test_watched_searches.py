@@ -152,9 +152,9 @@ def test_an_interrupted_search_is_not_shortened(copy: Path) -> None:
 
 
 def test_a_search_goes_on_as_it_was_only(copy: Path) -> None:
-    with pytest.raises(StoreError, match=r"search was made from something else: seed was 0, is 1|seed was 0"):
+    with pytest.raises(StoreError, match=r"search was made with other inputs: seed was 0, is 1|seed was 0"):
         search(copy, "--evaluations", "+6", "--seed", "1")
-    with pytest.raises(StoreError, match=r"let it go on: hwnas search .*copy --evaluations 30$"):
+    with pytest.raises(StoreError, match=r"continue the search: hwnas search .*copy --evaluations 30$"):
         load_run(copy, {"search.evaluations": 30}).make(["search"])
     with pytest.raises(StoreError, match=r"search\.predictor was None, is 'ridge'"):
         search(copy, "--evaluations", "+6", "--set", "search.predictor=ridge")

@@ -35,6 +35,7 @@ from hwnas.cli.options import (
 )
 from hwnas.cli.render import budget_line, dropped_int8, elsewhere_table, models_table
 from hwnas.errors import ConfigError
+from hwnas.text import command_line
 
 if TYPE_CHECKING:  # heavy imports wait until a command needs them
     from hwnas.pipeline import Run
@@ -113,7 +114,8 @@ def profile(
                 print_json({"bundle": str(bundle)})
             else:
                 say(f"Bundle: {bundle}")
-                say(f"On the board: python3 {bundle.name}; then here: hwnas table build results.json -o FILE")
+                measure = command_line("python3", bundle.name)
+                say(f"On the board: {measure}; then here: hwnas table build results.json -o FILE")
         return
     _make(job, ["profile"], restart)
     path = job.directory / job.latency_file
@@ -238,8 +240,9 @@ def search(
         overrides["search.evaluations"] = number
     job = load_run(run, overrides)
     if table is None and run_dir is None:
-        again = f"interrupted; hwnas search {run} goes on from here" if evaluations else GOES_ON
-        _make(job, ["search"], restart, extend=evaluations is not None, interrupted=again)
+        onward = job.invocation.extend(job.config.search.evaluations)
+        interrupted = f"interrupted; to continue: {onward}" if evaluations else GOES_ON
+        _make(job, ["search"], restart, extend=evaluations is not None, interrupted=interrupted)
     elif table is None or run_dir is None:
         raise ConfigError("--table and --run-dir go together: another device's table, and its run's folder")
     else:
@@ -310,7 +313,9 @@ def verify(
     before = job.store.stage("verify") is not None and restart is None
     _make(job, ["verify"], restart)
     if before:
-        err.print(plain(f"Verified before; to measure again: hwnas verify {run} --restart"), soft_wrap=True)
+        options = [] if device is None else ["--device", device]
+        again = job.invocation.command("verify", *options, "--restart", "verify")
+        err.print(plain(f"Verified before; to measure again: {again}"), soft_wrap=True)
     _finish(job, as_json)
 
 
@@ -359,6 +364,7 @@ def _finish(job: Run, as_json: bool) -> None:
             model = job.directory / "models" / best["id"] / "model.onnx"
             say(f'Use one: onnxruntime.InferenceSession("{model}"), as the README.md beside it shows')
         else:
-            say(f"Searched: {job.directory / 'run.db'}; next: hwnas export {job.directory}")
+            export = command_line("hwnas", "export", job.directory)
+            say(f"Searched: {job.directory / 'run.db'}; next: {export}")
     if any(budget["model"] is None for budget in summary["budgets"]):
         raise typer.Exit(3)

@@ -8,9 +8,9 @@ stand, and refused, with the difference spelled out, when they were made from so
 are what is known of a model, `folder` is where all of it lies.
 """
 
-from hwnas.pipeline.entries import costs_of, model_folder, read_entry
+from hwnas.pipeline.entries import check_data, costs_of, model_folder, read_entry
 from hwnas.pipeline.export import export_model
-from hwnas.pipeline.folder import locked, run_folder
+from hwnas.pipeline.folder import check_unlocked, locked, run_folder
 from hwnas.pipeline.job import Display, Run, load_run, no_display, open_run, run, run_for_device
 from hwnas.pipeline.profile import own_device
 from hwnas.pipeline.search import more_evaluations
@@ -22,6 +22,8 @@ __all__ = [
     "Display",
     "Run",
     "amend",
+    "check_data",
+    "check_unlocked",
     "costs_of",
     "export_model",
     "judge_entry",

@@ -23,6 +23,20 @@ PARETO_SCHEMA = 1
 MODEL_ID = re.compile("[0-9a-f]{12}(-ft[1-9][0-9]*)?(-int8)?")
 
 
+def check_data(run: Run) -> None:
+    """Check that all splits of the data can be read.
+
+    Args:
+        run: The run.
+
+    Raises:
+        DataError: A split is missing or damaged.
+    """
+    run.data("train")
+    run.data("validation")
+    run.data("test")
+
+
 def evaluation_of(run: Run, entry: Mapping[str, Any]) -> Evaluation:
     """An entry of pareto.json as an evaluation whose latency is the measured one."""
     metrics = {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hwnas.export.sums import SUMS_FILE
-from hwnas.pipeline.entries import costs_of, model_folder, write_entry
+from hwnas.pipeline.entries import check_data, costs_of, model_folder, write_entry
 from hwnas.pipeline.profile import check_int8
 from hwnas.pipeline.quantized import candidate_file, forget_int8, quantize_model
 from hwnas.progress import Progress
@@ -32,8 +32,21 @@ def inputs(run: Run) -> dict[str, Any]:
     }
 
 
+def check(run: Run, pending: Sequence[str], again: bool) -> None:
+    """Check the data, the supernet, and that the device can run the models.
+
+    Args:
+        run: The run.
+        pending: Stages that are made earlier in the same command.
+        again: Whether the models are exported before.
+    """
+    check_data(run)
+    if not pending:
+        check_int8(run)
+        run.judge  # noqa: B018 (reads the supernet)
+
+
 def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
-    check_int8(run)
     front = [evaluation.architecture for evaluation in run.searched.front]
     for done, arch in enumerate(front):
         progress(done, len(front), arch.id)

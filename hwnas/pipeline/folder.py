@@ -134,8 +134,27 @@ def locked(directory: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(directory: Path, descriptor: int) -> None:
-    """Lock an open file, and write into it who has it."""
+def check_unlocked(directory: Path) -> None:
+    """Check that no other process works in a run's folder; writes nothing.
+
+    Args:
+        directory: Folder of the run.
+
+    Raises:
+        StoreError: Another process works there.
+    """
+    try:
+        descriptor = os.open(directory / ".lock", os.O_RDWR)
+    except OSError:  # there is no lock, or `locked` says why it cannot be opened
+        return
+    try:
+        _take(directory, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _take(directory: Path, descriptor: int) -> None:
+    """Lock an open file; StoreError names the process that holds the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -144,6 +163,11 @@ def _lock(directory: Path, descriptor: int) -> None:
             f"{directory}: {holder or 'another process'} is at work here; wait for it, or stop it (its lock "
             "ends with it: there is nothing to remove), or choose another --run-dir"
         ) from None
+
+
+def _lock(directory: Path, descriptor: int) -> None:
+    """Lock an open file, and write into it who has it."""
+    _take(directory, descriptor)
     holder = f"process {os.getpid()} of {platform.node()}\n"
     os.pwrite(descriptor, holder.encode(), 0)
     os.ftruncate(descriptor, len(holder.encode()))

@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -25,17 +24,22 @@ from hwnas.latency.devices import DEVICES
 from hwnas.latency.predictor import LatencyPredictor, MeasuredLatency
 from hwnas.latency.table import LatencyTable
 from hwnas.pipeline.entries import PARETO_SCHEMA, evaluation_of, model_folder, read_entry
-from hwnas.pipeline.folder import check_written, environment, locked, logging_to, run_folder
+from hwnas.pipeline.folder import (
+    check_unlocked,
+    check_written,
+    environment,
+    locked,
+    logging_to,
+    run_folder,
+)
+from hwnas.pipeline.invocation import Invocation
 from hwnas.pipeline.profile import (
     LATENCY_FILES,
     TABLE_FILE,
-    check_bounds,
-    check_budgets,
-    check_int8,
     further_table,
     own_device,
 )
-from hwnas.pipeline.stages import STAGES
+from hwnas.pipeline.stages import STAGES, needed_by
 from hwnas.pipeline.train import data_identity, train_supernet
 from hwnas.predictors import get_predictor
 from hwnas.progress import Progress, TextDisplay, silent
@@ -89,6 +93,7 @@ def run(
     HwnasError when something cannot be done; what is finished stays.
     """
     job = open_run(config, run_dir=run_dir, overrides=overrides, data=data)
+    job.invocation = replace(job.invocation, in_python=True)
     shown = TextDisplay()
     try:
         job.make(tuple(STAGES), display or shown, restart)
@@ -104,7 +109,7 @@ def open_run(
     overrides: Mapping[str, Any] | None = None,
     data: Mapping[str, Dataset] | None = None,
 ) -> Run:
-    """Open the run of an experiment file and make its folder if need be.
+    """Open the run of an experiment file; its folder is created when the first stage begins.
 
     Args:
         config: An experiment or the path of its YAML file.
@@ -120,18 +125,27 @@ def open_run(
         DataError: if `data` lacks a split, holds something else than datasets, or its splits differ in
             their classes or channels.
     """
+    given = overrides or {}
     if data is not None:
         if set(data) != set(SPLITS):
             raise DataError(f"data has {', '.join(data) or 'nothing'}; give {', '.join(SPLITS)}")
         from hwnas.training.data import check_splits
 
         check_splits({split: data[split] for split in SPLITS})
-        overrides = {**(overrides or {}), "data": {"name": GIVEN_DATA}}
+        overrides = {**given, "data": {"name": GIVEN_DATA}}
     if isinstance(config, Experiment):
         experiment = parse_config(overridden(config.model_dump(mode="json"), overrides or {}))
     else:
         experiment = load_config(config, overrides)
-    return Run(run_folder(run_dir if run_dir is not None else experiment.name), _absolute(experiment), data)
+    directory = run_folder(run_dir if run_dir is not None else experiment.name)
+    invocation = Invocation(
+        directory,
+        config=Path(config) if not isinstance(config, Experiment) else None,
+        overrides=given,
+        in_python=data is not None or isinstance(config, Experiment),
+        has_data=data is not None,
+    )
+    return Run(directory, _absolute(experiment), data, invocation)
 
 
 def load_run(run_dir: str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -143,7 +157,8 @@ def load_run(run_dir: str | Path, overrides: Mapping[str, Any] | None = None) ->
         raise StoreError(
             f"{directory} is not the folder of a run: it has no config.yaml; see hwnas run --help"
         )
-    return Run(directory, _absolute(load_config(directory / "config.yaml", overrides)))
+    experiment = load_config(directory / "config.yaml", overrides)
+    return Run(directory, _absolute(experiment), invocation=Invocation(directory, overrides=overrides or {}))
 
 
 def run_for_device(run: Run, table: str | Path, run_dir: str | Path) -> Run:
@@ -159,7 +174,7 @@ def run_for_device(run: Run, table: str | Path, run_dir: str | Path) -> Run:
         raise ConfigError(f"{directory} is the run itself; give the other device another --run-dir")
     trained = run.store.stage("train")
     if trained is None:
-        raise StoreError(f"{run.directory} has no supernet yet; run: hwnas train {run.directory}/config.yaml")
+        raise StoreError(f"{run.directory} has no supernet yet; run: {run.invocation.finish('train')}")
     outputs = trained["outputs"]
     kept, table = directory / TABLE_FILE, expanded(table)
     runtime = LatencyTable.load(table if table.exists() or not kept.exists() else kept).runtime
@@ -170,17 +185,24 @@ def run_for_device(run: Run, table: str | Path, run_dir: str | Path) -> Run:
         "threads": runtime.get("threads") or run.config.latency.threads,
     }
     latency = run.config.latency.model_copy(update=of_table)
-    job = Run(directory, run.config.model_copy(update={"latency": latency}), run._data)
+    invocation = replace(run.invocation, directory=directory, source=(run.directory, Path(table)))
+    job = Run(directory, run.config.model_copy(update={"latency": latency}), run._data, invocation)
     stands = job.store.stage("train")
     if stands is None:
+        check_unlocked(directory)
+        job.check(["profile", "search"], lender=run)
         with locked(directory):
+            job.open_store()
             known = job.store.copy_measurements(run.store, "accuracy", run.accuracy_source)
             refer_to_supernet(directory / "supernet", run.directory / "supernet", outputs["checksum"])
             files = {"supernet/supernet.json": file_digest(directory / "supernet" / "supernet.json")}
             outputs |= {"files": files, "accuracies": known}
             job.store.finish_stage("train", trained["inputs"], outputs)
     elif stands["outputs"]["checksum"] != outputs["checksum"]:
-        raise StoreError(f"{directory} is of another supernet than {run.directory}; choose another --run-dir")
+        raise StoreError(
+            f"{directory} refers to another supernet than that of {run.directory}; use another folder: "
+            f"{invocation.elsewhere('train', ['profile', 'search'])}"
+        )
     return job
 
 
@@ -216,15 +238,29 @@ class Run:
     """A run's folder: its experiment, and what the finished stages left there."""
 
     def __init__(
-        self, directory: Path, config: Experiment, data: Mapping[str, Dataset] | None = None
+        self,
+        directory: Path,
+        config: Experiment,
+        data: Mapping[str, Dataset] | None = None,
+        invocation: Invocation | None = None,
     ) -> None:
-        """`data` are splits that need not be loaded."""
+        """Open a run; a folder without run.db is left as it is until the first stage begins.
+
+        Args:
+            directory: Folder of the run.
+            config: Its experiment.
+            data: Splits that need not be loaded, by name.
+            invocation: How the user opened the run; by default by its folder.
+        """
         self.directory = directory
         self.config = config
         self._given = dict(data or {})
         self._data = dict(self._given)
+        self.invocation = Invocation(directory) if invocation is None else invocation
+        self._stages: tuple[str, ...] = ()  # that the user asked for
         check_written(directory)
-        self.store = Store(directory / "run.db")
+        exists = (directory / "run.db").exists()
+        self.store = Store(directory / "run.db" if exists else None)  # in memory until a stage begins
         self.watch: Watch | None = None  # called while a search is running
         self.device: str | None = None  # where the run's own device is, if not where the experiment says
 
@@ -237,21 +273,100 @@ class Run:
         restart: str | None = None,
         extend: bool = False,
     ) -> None:
-        """Make stages in order, unless they stand.
+        """Make stages in order, except those that are finished and up to date.
 
-        `restart` names one of them that is made again even so, with what follows from it, or is "all" of
-        them. With `extend` a finished search goes on from where it was if the experiment has more evaluations
-        now. StoreError if a stage, or one that it is made from, was made from something else or was
-        changed since, and if another process is at work in the folder.
+        Everything that can be checked is checked before the folder is changed.
+
+        Args:
+            names: Stages to make.
+            display: Shows the progress of each stage.
+            restart: One of `names` to make again even if it is finished, with the stages that follow from
+                it; "all" for all of them.
+            extend: Whether a finished search continues if the experiment has more evaluations now.
+
+        Raises:
+            ConfigError: `restart` is none of `names`, or an option does not fit.
+            StoreError: A stage was made with other inputs or was changed since, or another process works in
+                the folder.
         """
+        if self.follows:
+            self._check_settings(names, restart)
+            if restart is not None or self.store.stage("train") is None:
+                train_supernet(self, silent)
+            return
+        if restart is not None or extend or any(self.store.stage(name) is None for name in names):
+            check_unlocked(self.directory)
+        pending = self.check(names, restart, extend)
+        if not pending:  # nothing is written: the folder may be read-only
+            return
+        with locked(self.directory):
+            before = {name: self.store.stage(name) for name in STAGES}
+            self.open_store()
+            if before != {name: self.store.stage(name) for name in STAGES}:  # another process was faster
+                pending = self.check(names, restart, extend)
+            for i, name in enumerate(pending):
+                if i > 0:  # what the stages before it made is known now
+                    STAGES[name].check(self, (), restart in (name, "all"))
+                if restart in (name, "all"):
+                    self._reset(name)
+                elif self.store.stage(name) is not None:  # a finished search that is extended
+                    self._reopen(name)
+                self._make(name, display)
+
+    def check(
+        self,
+        names: Sequence[str],
+        restart: str | None = None,
+        extend: bool = False,
+        lender: Run | None = None,
+    ) -> list[str]:
+        """Check all that can be checked of stages before the folder is changed.
+
+        Args:
+            names: Stages to make.
+            restart: As for `make`.
+            extend: As for `make`.
+            lender: Run whose finished supernet this run will refer to.
+
+        Returns:
+            The stages that are not up to date, in order.
+
+        Raises:
+            HwnasError: A stage could not be made; the message says why.
+        """
+        self._check_settings(names, restart)
+        self._stages = tuple(names)
+        pending: list[str] = []
+        for name in names:
+            needed = needed_by(name)
+            for other in needed:
+                if other not in pending:
+                    owner = lender if lender is not None and other == "train" else self
+                    owner._check_up_to_date(other, name)
+            again = restart in (name, "all")
+            done = self.store.stage(name)
+            if done is not None and not again and not set(needed) & set(pending):
+                extends = extend and name == "search" and restart is None
+                self._check_up_to_date(name, name, "search.evaluations" if extends else "")
+                before = done["inputs"]["search"]["evaluations"] if extends else 0
+                if not extends or self.config.search.evaluations == before:
+                    log.info("%s: done before", name)
+                    continue
+                self.check_no_fewer(before)
+            STAGES[name].check(self, pending, again)
+            pending.append(name)
+        return pending
+
+    def _check_settings(self, names: Sequence[str], restart: str | None) -> None:
+        """Check what the experiment and the options say by themselves."""
         if restart not in (None, "all", *names):
-            raise ConfigError(f"--restart {restart}: this makes {', '.join(names)}, or all of it, again")
+            raise ConfigError(
+                f"--restart {restart}: this makes {', '.join(names)}; choose one of these, or all"
+            )
         section = self.config.search
         check_strategy(section.strategy, section.objectives, self.bounds, **self._options)
         if "search" in names:  # what is missing is said before the training
-            get_executor(
-                section.executor, section.workers, section.ray_address, section.evaluation_time_limit_s
-            )
+            self._executor  # noqa: B018 (checks its options)
             if section.tensorboard:
                 summary_writer()
         if "export" in names and self.config.export.openvino:
@@ -264,17 +379,11 @@ class Run:
             raise ConfigError(
                 f"several processes only train: torchrun … -m hwnas train; {', '.join(names)} in one process"
             )
-        if self.follows:
-            if restart is not None or self.store.stage("train") is None:
-                train_supernet(self, silent)
-            return
-        stands = restart is None and not extend and all(self.store.stage(n) is not None for n in names)
-        # What stands is only looked at: in a folder that cannot be written, or beside others.
-        with nullcontext() if stands else locked(self.directory):
-            for name in names:
-                if extend and name == "search" and restart is None:
-                    self._extend()
-                self._make(name, display, restart in (name, "all"))
+
+    def open_store(self) -> None:
+        """Open run.db, and create it if need be; the caller holds the lock of the folder."""
+        if self.store.path is None:
+            self.store = Store(self.directory / "run.db")
 
     def close(self) -> None:
         """Close run.db."""
@@ -285,30 +394,13 @@ class Run:
         """Whether this is one of torchrun's processes, and not the first: it trains along, no more."""
         return os.environ.get("RANK", "0") != "0"
 
-    def _make(self, name: str, display: Display, again: bool) -> None:
-        stage = STAGES[name]
-        for needed in STAGES:
-            if name in STAGES[needed].followers:
-                self._stands(needed, name)
-        if name in ("train", "search") and self.store.stage("profile") is not None:
-            check_budgets(self)
-            check_bounds(self)
-            check_int8(self)
-        done = self.store.stage(name)
-        if done is not None and not again:
-            self._stands(name, name)
-            log.info("%s: done before", name)
-            return
-        if again:
-            self._reset(name)
-        elif name == "search" and self.store.rounds("search"):
-            self._check_no_fewer(len(self.searched_so_far.evaluations))
+    def _make(self, name: str, display: Display) -> None:
         inputs = self._inputs(name)
         self._describe()
         with logging_to(self.directory / "hwnas.log"):
             log.info("%s: started", name)
             start = time.perf_counter()
-            outputs, files = stage.make(self, display(name))
+            outputs, files = STAGES[name].make(self, display(name))
             seconds = time.perf_counter() - start
             digests = {file: file_digest(self.directory / file) for file in files}
             self.store.finish_stage(name, inputs, {**outputs, "files": digests, "seconds": seconds})
@@ -318,7 +410,7 @@ class Run:
         """What a finished stage made; StoreError if it is not finished."""
         done = self.store.stage(name)
         if done is None:
-            raise StoreError(f"{self.directory}: {name} is not finished; run: {self._command}")
+            raise StoreError(f"{self.directory}: {name} is not finished; run: {self.invocation.finish()}")
         return dict(done["outputs"])
 
     @property
@@ -341,23 +433,20 @@ class Run:
         for derived in DERIVED:
             self.__dict__.pop(derived, None)
 
-    def _extend(self) -> None:
-        """Reopen a finished search for more evaluations; StoreError if more than their number differs."""
-        done = self.store.stage("search")
-        if done is None:
-            return
-        before, now = done["inputs"]["search"]["evaluations"], self.config.search.evaluations
-        self._check_no_fewer(before)
-        self._stands("search", "search", but="search.evaluations")
-        if now > before:
-            self._reopen("search")
+    def check_no_fewer(self, before: int) -> None:
+        """Check that the experiment asks for no fewer evaluations than the search has.
 
-    def _check_no_fewer(self, before: int) -> None:
-        """ConfigError if the experiment has fewer evaluations than there are."""
+        Args:
+            before: Number of evaluations of the search.
+
+        Raises:
+            ConfigError: The experiment asks for fewer.
+        """
         if self.config.search.evaluations < before:
             raise ConfigError(
                 f"{self.directory}: the search has {before} evaluations, {self.config.search.evaluations} "
-                "would be fewer; they can be taken away by --restart search only"
+                "would be fewer; give at least as many, or search again from the beginning: "
+                f"{self.invocation.remake('search', self._stages)}"
             )
 
     def _inputs(self, name: str) -> dict[str, Any]:
@@ -365,40 +454,46 @@ class Run:
         inputs: dict[str, Any] = json.loads(json.dumps(STAGES[name].inputs(self)))
         return inputs
 
-    def _stands(self, name: str, wanted: str, but: str = "") -> None:
-        """StoreError unless a stage is finished, was made from what is there now, and is unchanged.
+    def _check_up_to_date(self, name: str, user: str, ignored: str = "") -> None:
+        """Check that a finished stage is up to date.
 
-        `but` names an input that may differ.
+        Args:
+            name: Name of the stage.
+            user: Stage that needs it.
+            ignored: Input that may differ.
+
+        Raises:
+            StoreError: The stage is not finished, has other inputs now, or its files were changed.
         """
-        again, done = self._command, self.store.stage(name)
+        invocation, done = self.invocation, self.store.stage(name)
         if done is None:
-            raise StoreError(f"{self.directory}: {wanted} needs {name}, which is not finished; run: {again}")
+            raise StoreError(
+                f"{self.directory}: {user} needs {name}, which is not finished; run: {invocation.finish()}"
+            )
         before, now = dict(_flat(done["inputs"])), dict(_flat(self._inputs(name)))
         differing = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key != but
+            if before.get(key) != now.get(key) and key != ignored
         ]
+        remake = invocation.remake(name, self._stages)
         if differing:
-            key, onward = "search.evaluations", ""
+            key, extend = "search.evaluations", ""
             if name == "search" and len(differing) == 1 and before[key] < now[key]:
-                onward = f"; or let it go on: hwnas search {self.directory} --evaluations {now[key]}"
+                extend = f"; or continue the search: {invocation.extend(now[key])}"
             raise StoreError(
-                f"{self.directory}: {name} was made from something else: {'; '.join(differing[:5])}. "
-                f"Undo that, or choose another --run-dir, or make it again: {again} --restart {name}{onward}"
+                f"{self.directory}: {name} was made with other inputs: {'; '.join(differing[:5])}. "
+                "Undo the change, or keep this folder and use another one: "
+                f"{invocation.elsewhere(name, self._stages)}; or replace what {name} made here: "
+                f"{remake}{extend}"
             )
         for file, sha256 in done["outputs"]["files"].items():
             path = self.directory / file
             if not path.is_file() or file_digest(path) != sha256:
                 state = "was changed" if path.is_file() else "is gone"
                 raise StoreError(
-                    f"{path} {state} since {name} made it; make it again: {again} --restart {name}"
+                    f"{path} {state} since {name} made it; restore it from a copy, or make it again: {remake}"
                 )
-
-    @property
-    def _command(self) -> str:
-        """The command that makes what is missing of the run."""
-        return f"hwnas run {self.directory / 'config.yaml'} --run-dir {self.directory}"
 
     def _describe(self) -> None:
         """config.yaml, complete and its paths absolute, and environment.json."""
@@ -538,9 +633,25 @@ class Run:
     @property
     def exact(self) -> dict[str, Evaluate]:
         """The metrics that need no evaluation, by name; latency is one unless each network is timed."""
-        latency = {} if isinstance(self.latency, MeasuredLatency) else {"latency_ms": self.latency.latency_ms}
-        further = {metric: table.latency_ms for metric, table in self.further_tables.items()}
-        return {**latency, **further, **{name: getattr(self.space, name) for name in COSTS}}
+        return self.exact_metrics(self.latency, self.further_tables)
+
+    def exact_metrics(
+        self,
+        latency: LatencyTable | LatencyPredictor | MeasuredLatency,
+        further_tables: Mapping[str, LatencyTable],
+    ) -> dict[str, Evaluate]:
+        """Name the metrics that need no evaluation.
+
+        Args:
+            latency: Source of `latency_ms`.
+            further_tables: Tables of other devices, by metric.
+
+        Returns:
+            The function of each metric, by its name.
+        """
+        own = {} if isinstance(latency, MeasuredLatency) else {"latency_ms": latency.latency_ms}
+        further = {metric: table.latency_ms for metric, table in further_tables.items()}
+        return {**own, **further, **{name: getattr(self.space, name) for name in COSTS}}
 
     @property
     def bounds(self) -> list[Constraint]:
@@ -606,7 +717,7 @@ class Run:
     def _executor(self) -> Executor:
         """What evaluates the search."""
         section = self.config.search
-        if section.executor != "serial" and isinstance(self.latency, MeasuredLatency):
+        if section.executor != "serial" and self.config.latency.source == "measured":
             raise ConfigError(
                 f"latency.source: measured times one network at a time on a quiet machine, search.executor: "
                 f"{section.executor} evaluates several; set search.executor: serial, or learn latencies: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from hwnas.errors import ConfigError, DeviceError, InfeasibleError, TableError
 from hwnas.export.verify import same_device
 from hwnas.latency.devices import DEVICES, get_device
 from hwnas.latency.measure import Device
-from hwnas.latency.predictor import MeasuredLatency, learn_latency, measured_on
+from hwnas.latency.predictor import LatencyPredictor, MeasuredLatency, learn_latency, measured_on
 from hwnas.latency.profiling import profile
 from hwnas.latency.table import LatencyTable
 from hwnas.progress import Progress
@@ -82,6 +83,69 @@ def _latency_inputs(run: Run) -> dict[str, Any]:
     }
 
 
+def check(run: Run, pending: Sequence[str], again: bool) -> None:
+    """Check that given tables fit the experiment, or that the device can be reached.
+
+    Args:
+        run: The run.
+        pending: Stages that are made earlier in the same command; a profile needs none.
+        again: Whether an unfinished profile is removed first.
+    """
+    latency = run.config.latency
+    if latency.table is None:
+        _check_runtime(run, latency.device)
+    if latency.source == "predictor" and run.searches_int8:
+        raise ConfigError(
+            "latency.source: predictor learns from what is the same in every precision; with "
+            "space.precisions set latency.source: table"
+        )
+    if given_tables(run) is None:
+        get_device(latency.device, latency.threads).identity  # noqa: B018 (connects to the device)
+
+
+def given_tables(run: Run) -> tuple[LatencyTable, dict[str, LatencyTable]] | None:
+    """Read the tables that the experiment names.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The table of the run's own device and those of further devices, by metric; None if the own table is
+        not given but measured.
+
+    Raises:
+        TableError: A table does not fit the experiment.
+    """
+    latency = run.config.latency
+    further = {f"latency_ms@{n}": _given_table(run, path) for n, path in latency.further_tables.items()}
+    return None if latency.table is None else (_given_table(run, latency.table, own=True), further)
+
+
+def check_latency(run: Run, pending: Sequence[str]) -> None:
+    """Check budgets, bounds and precisions against the latencies that are known so far.
+
+    Args:
+        run: The run.
+        pending: Stages that are made earlier in the same command. If the profile is one of them, only given
+            tables are known.
+
+    Raises:
+        InfeasibleError: No architecture is within all budgets or bounds.
+        ConfigError: The device cannot run models in 8 bits, which the experiment asks for.
+    """
+    tables = given_tables(run) if "profile" in pending else None
+    if tables is None and ("profile" in pending or run.store.stage("profile") is None):
+        return
+    latency, further = (run.latency, run.further_tables) if tables is None else tables
+    _check_runtime(run, latency.runtime["name"])
+    if not isinstance(latency, MeasuredLatency):
+        check_budgets(run, latency)
+    exact = run.exact_metrics(latency, further)
+    objectives = tuple(Objective(name, "min", evaluate) for name, evaluate in exact.items())
+    bounds = tuple(bound for bound in run.bounds if bound.name in exact)
+    check_feasible(Problem(run.space, objectives, bounds), run.config.seed)
+
+
 def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     further = []
     for name, source in run.config.latency.further_tables.items():
@@ -96,13 +160,6 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
 def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     latency = run.config.latency
     path = run.directory / run.latency_file
-    if latency.table is None:
-        _check_runtime(run, latency.device)
-    if latency.source == "predictor" and run.searches_int8:
-        raise ConfigError(
-            "latency.source: predictor learns from what is the same in every precision; with "
-            "space.precisions set latency.source: table"
-        )
     if latency.source != "table":
         device, seed = get_device(latency.device, latency.threads), run.config.seed
         if latency.source == "predictor":
@@ -136,7 +193,7 @@ def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[
         )
         if table.protocol["noisy"] and not latency.allow_noisy:
             write_text(refused, "a table of these passes was refused as noisy\n")
-            table.check_quiet("--allow-noisy, or --set latency.allow_noisy=true")
+            table.check_quiet("add --set latency.allow_noisy=true to the command")
     write_text(path, table.to_json())
     forget(run)
     log.info("profile: %s", table.summary())
@@ -175,12 +232,10 @@ def _given_table(run: Run, path: str, own: bool = False) -> LatencyTable:
     return table
 
 
-def check_budgets(run: Run) -> None:
+def check_budgets(run: Run, latency: LatencyTable | LatencyPredictor) -> None:
     """Warn of budgets that no architecture can keep, as far as is known; InfeasibleError if none can."""
-    if isinstance(run.latency, MeasuredLatency):
-        return
     budgets = run.config.latency.budgets_ms
-    _, smallest = extreme(run.space, run.latency.latency_ms)
+    _, smallest = extreme(run.space, latency.latency_ms)
     unreachable = [budget for budget in budgets if budget < smallest]
     if budgets and len(unreachable) == len(budgets):
         raise InfeasibleError(
@@ -189,13 +244,6 @@ def check_budgets(run: Run) -> None:
         )
     for budget in unreachable:
         log.warning("no architecture keeps the budget of %g ms; the fastest takes %.4g ms", budget, smallest)
-
-
-def check_bounds(run: Run) -> None:
-    """InfeasibleError if no architecture keeps all bounds together on what is known without evaluation."""
-    exact = tuple(Objective(name, "min", evaluate) for name, evaluate in run.exact.items())
-    bounds = tuple(bound for bound in run.bounds if bound.name in run.exact)
-    check_feasible(Problem(run.space, exact, bounds), run.config.seed)
 
 
 def check_int8(run: Run) -> None:
@@ -221,8 +269,9 @@ def own_device(run: Run) -> Device:
     if not same_device(device.identity, asked, runtime):
         raise DeviceError(
             f"the latency is of {asked['name']} with {runtime['name']}, but what would be measured on is "
-            f"{device.identity.device['name']} with {device.identity.runtime['name']}; it is verified on its "
-            f"own device: verify {run.directory} there, or say where it is: --device ssh://user@host"
+            f"{device.identity.device['name']} with {device.identity.runtime['name']}; run the same command "
+            f"on {asked['name']}, or verify from here: "
+            f"{run.invocation.command('verify', '--device', 'ssh://user@host')}"
         )
     return device
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hwnas.latency.table import LatencyTable
 from hwnas.pipeline import search
-from hwnas.pipeline.entries import model_folder
+from hwnas.pipeline.entries import check_data, model_folder
 from hwnas.progress import Progress
 from hwnas.report.data import ReportData, operator_times, thinned
 from hwnas.report.html import write_report
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
 
 def inputs(run: Run) -> dict[str, Any]:
     return {"pareto": run.outputs("verify")["files"]["pareto.json"], "search": search.inputs(run)}
+
+
+def check(run: Run, pending: Sequence[str], again: bool) -> None:
+    """Check the data.
+
+    Args:
+        run: The run.
+        pending: Stages that are made earlier in the same command.
+        again: Whether a report is there.
+    """
+    check_data(run)
 
 
 def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:

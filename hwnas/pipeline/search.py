@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hwnas.errors import ConfigError, InfeasibleError
 from hwnas.latency.predictor import MeasuredLatency
-from hwnas.pipeline.profile import own_device
+from hwnas.pipeline.profile import check_latency, own_device
 from hwnas.progress import Progress
 
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ def more_evaluations(run: Run, more: int) -> int:
     """The number of evaluations of a finished search, and so many more; ConfigError if it is not finished."""
     done = run.store.stage("search")
     if done is None:
+        made = all(run.store.stage(name) is not None for name in ("profile", "train"))
         raise ConfigError(
             f"{run.directory}: +{more} evaluations go on from a finished search, and this one is not; "
-            f"finish it: hwnas search {run.directory}"
+            f"finish it: {run.invocation.finish('search' if made else 'run')}"
         )
     return int(done["inputs"]["search"]["evaluations"]) + more
 
@@ -47,9 +49,26 @@ def inputs(run: Run) -> dict[str, Any]:
     }
 
 
-def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+def check(run: Run, pending: Sequence[str], again: bool) -> None:
+    """Check the latency budgets and, if it is known, what the search evaluates with.
+
+    Args:
+        run: The run.
+        pending: Stages that are made earlier in the same command.
+        again: Whether an unfinished search is removed first.
+    """
+    if "train" not in pending:  # otherwise the check of the training has done so
+        check_latency(run, pending)
+    if pending:
+        return
+    run.judge  # noqa: B018 (reads the supernet)
+    if not again and run.store.stage("search") is None and run.store.rounds("search"):
+        run.check_no_fewer(len(run.searched_so_far.evaluations))
     if isinstance(run.latency, MeasuredLatency):
-        own_device(run)  # before anything is asked for
+        own_device(run)
+
+
+def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     result = run.search("search", run.config.search.strategy, progress)
     if run.config.search.random_baseline:
         run.search("random-baseline", "random", progress)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwnas.images import OLD_READER
+from hwnas.pipeline.profile import check_latency
 from hwnas.progress import Progress
 from hwnas.store import remove_folder
 
@@ -43,6 +45,24 @@ def data_identity(run: Run) -> dict[str, Any]:
     if settings.get("reader") == OLD_READER:
         del settings["reader"]
     return settings
+
+
+def check(run: Run, pending: Sequence[str], again: bool) -> None:
+    """Check the latency budgets, the data and the settings, and the checkpoint that would be resumed.
+
+    Args:
+        run: The run.
+        pending: Stages that are made earlier in the same command.
+        again: Whether the checkpoint is removed first.
+    """
+    from hwnas.networks.supernet import Supernet
+    from hwnas.training.loop import check_training
+
+    check_latency(run, pending)
+    training = run.config.training
+    net = Supernet(run.space, run.config.seed, training.kernel_transform)
+    directory = None if again else run.directory / "supernet"
+    check_training(net, run.data("train"), run.data("validation"), training, directory, run.config.seed)
 
 
 def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:

@@ -11,7 +11,14 @@ import numpy as np
 from hwnas.export.sums import SUMS_FILE
 from hwnas.export.verify import Verdict, added, last_on, measure_models, most_accurate, stable, verdict
 from hwnas.latency.measure import Device
-from hwnas.pipeline.entries import PARETO_SCHEMA, evaluation_of, model_folder, read_entry, write_entry
+from hwnas.pipeline.entries import (
+    PARETO_SCHEMA,
+    check_data,
+    evaluation_of,
+    model_folder,
+    read_entry,
+    write_entry,
+)
 from hwnas.pipeline.export import export_model
 from hwnas.pipeline.profile import own_device
 from hwnas.pipeline.quantized import candidates_of, decide_int8, int8_name
@@ -35,6 +42,19 @@ def inputs(run: Run) -> dict[str, Any]:
         "budgets_ms": list(latency.budgets_ms),
         "rounds": latency.verify_rounds,
     }
+
+
+def check(run: Run, pending: Sequence[str], again: bool) -> None:
+    """Check the data and, if nothing is made before, that the run's device can be reached.
+
+    Args:
+        run: The run.
+        pending: Stages that are made earlier in the same command.
+        again: Whether the models are verified before.
+    """
+    check_data(run)
+    if not pending:
+        own_device(run)
 
 
 def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:

@@ -154,20 +154,14 @@ def load(path: Path, net: Supernet, optimizer: torch.optim.SGD, inputs: Mapping[
     something else; ChecksumError if it is damaged.
     """
     tensors, about = _read(path)
-    if about["schema"] != SCHEMA:
-        raise TrainingError(f"{path} has schema {about['schema']}, this hwnas reads {SCHEMA}; {REMEDY}")
-    before, now = about["inputs"], json.loads(json.dumps(inputs))
-    differ = {k: f"{k} was {before.get(k)}, is {v}" for k, v in now.items() if before.get(k) != v}
-    earlier = about.get("earlier", [])
-    if (
-        "diverged" in about
-        and differ.keys() == {"learning_rate"}
-        and now["learning_rate"] < before["learning_rate"]
-    ):
-        earlier = [*earlier, {"learning_rate": before["learning_rate"], "until_step": about["step"]}]
-        log.warning("train: goes on from step %d, %s", about["step"], differ["learning_rate"])
-    elif differ:
-        raise TrainingError(f"{path} is of another training ({'; '.join(differ.values())}); {REMEDY}")
+    earlier = _resumed(path, about, inputs)
+    if len(earlier) > len(about.get("earlier", [])):
+        log.warning(
+            "train: goes on from step %d, learning_rate was %s, is %s",
+            about["step"],
+            about["inputs"]["learning_rate"],
+            inputs["learning_rate"],
+        )
     device = next(net.parameters()).device
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -189,6 +183,38 @@ def load(path: Path, net: Supernet, optimizer: torch.optim.SGD, inputs: Mapping[
         earlier,
         about.get("losses", []),
     )
+
+
+def check(path: Path, inputs: Mapping[str, Any]) -> None:
+    """Check that a training with these inputs can resume a checkpoint.
+
+    Args:
+        path: The checkpoint.
+        inputs: What the training is made from, as for `save`.
+
+    Raises:
+        TrainingError: The checkpoint is that of another training.
+        ChecksumError: The checkpoint is damaged.
+    """
+    _resumed(path, _read(path)[1], inputs)
+
+
+def _resumed(path: Path, about: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The learning rates that diverged before; TrainingError for the checkpoint of another training."""
+    if about["schema"] != SCHEMA:
+        raise TrainingError(f"{path} has schema {about['schema']}, this hwnas reads {SCHEMA}; {REMEDY}")
+    before, now = about["inputs"], json.loads(json.dumps(inputs))
+    differ = {k: f"{k} was {before.get(k)}, is {v}" for k, v in now.items() if before.get(k) != v}
+    earlier = about.get("earlier", [])
+    if (
+        "diverged" in about
+        and differ.keys() == {"learning_rate"}
+        and now["learning_rate"] < before["learning_rate"]
+    ):
+        earlier = [*earlier, {"learning_rate": before["learning_rate"], "until_step": about["step"]}]
+    elif differ:
+        raise TrainingError(f"{path} is of another training ({'; '.join(differ.values())}); {REMEDY}")
+    return list(earlier)
 
 
 def copy_of(net: Supernet, weights: Mapping[str, Tensor]) -> Supernet:

@@ -146,39 +146,9 @@ def train(
     the two datasets differ in their channels or classes, one of them is not a `Dataset`, or TrivialAugment is
     to change images whose values are not known.
     """
-    check_splits({"train": train_data, "validation": validation_data})
-    _check_fit(net.space, train_data)
-    if len(train_data) < settings.batch_size:
-        raise DataError(
-            f"{len(train_data)} training images are fewer than a batch of {settings.batch_size}; "
-            "use a smaller training.batch_size"
-        )
-    most = min(train_data.stored.shape[2:]) - 1
-    if settings.crop_padding > most:
-        raise TrainingError(
-            f"training.crop_padding {settings.crop_padding} shifts images of {most + 1} pixels out of sight; "
-            f"give at most {most}"
-        )
-    if settings.trivial_augment:
-        _check_values(train_data)
-    if teacher is None and settings.teacher is not None:
-        teacher = load_supernet(settings.teacher)
-    if teacher is net:
-        raise TrainingError(
-            "the teacher is the supernet that is to be trained; give another, or leave it out: the largest "
-            "subnet then teaches as it stands"
-        )
-    device = _device(settings)
+    teacher, device = _prepared(net, train_data, validation_data, settings, teacher)
     keep_freed_memory()
-    inputs = {
-        "supernet": net.checksum,
-        "data": train_data.checksum,
-        "validation_data": validation_data.checksum,
-        "seed": seed,
-        **{k: v for k, v in settings.recipe.items() if k not in ("accumulate", "device")},
-        "teacher": None if teacher is None else tensors_digest(teacher.state_dict()),
-        "parts": world_size() * settings.accumulate,
-    }
+    inputs = _inputs(net, train_data, validation_data, settings, seed, teacher)
     reading = {"reader": train_data.reader}
     path = expanded(directory) / CHECKPOINT_FILE
     with _threads(settings.threads), _as_it_was(teacher), all_or_none():
@@ -239,6 +209,94 @@ def train(
         _swap(net, state.average)
     net.cpu().eval()
     return TrainingResult(state.arithmetic, tuple(state.reports), tuple(state.earlier))
+
+
+def check_training(
+    net: Supernet,
+    train_data: Dataset,
+    validation_data: Dataset,
+    settings: Training,
+    directory: str | Path | None = None,
+    seed: int = 0,
+    teacher: nn.Module | None = None,
+    strategy: Strategy | None = None,
+) -> None:
+    """Check what `train` checks before its first step, without a change to any file.
+
+    Args:
+        net: As for `train`.
+        train_data: As for `train`.
+        validation_data: As for `train`.
+        settings: As for `train`.
+        directory: Folder whose checkpoint the training would resume; None if it starts from the beginning.
+        seed: As for `train`.
+        teacher: As for `train`.
+        strategy: As for `train`.
+
+    Raises:
+        DataError: The data does not fit the supernet or the settings.
+        TrainingError: Settings do not fit each other, or the checkpoint is that of another training.
+        ChecksumError: The checkpoint is damaged.
+    """
+    teacher, _ = _prepared(net, train_data, validation_data, settings, teacher)
+    with _as_it_was(teacher):
+        _plan(net, train_data, settings, seed, teacher, torch.device("cpu"), strategy)
+    path = None if directory is None else expanded(directory) / CHECKPOINT_FILE
+    if path is not None and path.exists():
+        checkpoint.check(path, _inputs(net, train_data, validation_data, settings, seed, teacher))
+
+
+def _prepared(
+    net: Supernet,
+    train_data: Dataset,
+    validation_data: Dataset,
+    settings: Training,
+    teacher: nn.Module | None,
+) -> tuple[nn.Module | None, torch.device]:
+    """The teacher and the device of a training whose data and settings fit."""
+    check_splits({"train": train_data, "validation": validation_data})
+    _check_fit(net.space, train_data)
+    if len(train_data) < settings.batch_size:
+        raise DataError(
+            f"{len(train_data)} training images are fewer than a batch of {settings.batch_size}; "
+            "use a smaller training.batch_size"
+        )
+    most = min(train_data.stored.shape[2:]) - 1
+    if settings.crop_padding > most:
+        raise TrainingError(
+            f"training.crop_padding {settings.crop_padding} shifts images of {most + 1} pixels out of sight; "
+            f"give at most {most}"
+        )
+    if settings.trivial_augment:
+        _check_values(train_data)
+    if teacher is None and settings.teacher is not None:
+        teacher = load_supernet(settings.teacher)
+    if teacher is net:
+        raise TrainingError(
+            "the teacher is the supernet that is to be trained; give another, or leave it out: the largest "
+            "subnet then teaches as it stands"
+        )
+    return teacher, _device(settings)
+
+
+def _inputs(
+    net: Supernet,
+    train_data: Dataset,
+    validation_data: Dataset,
+    settings: Training,
+    seed: int,
+    teacher: nn.Module | None,
+) -> dict[str, Any]:
+    """The inputs of a training as plain data; a checkpoint is resumed only with equal ones."""
+    return {
+        "supernet": net.checksum,
+        "data": train_data.checksum,
+        "validation_data": validation_data.checksum,
+        "seed": seed,
+        **{k: v for k, v in settings.recipe.items() if k not in ("accumulate", "device")},
+        "teacher": None if teacher is None else tensors_digest(teacher.state_dict()),
+        "parts": world_size() * settings.accumulate,
+    }
 
 
 def learning_rate_at(step: int, settings: Training, phase: Phase) -> float:
