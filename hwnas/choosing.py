@@ -10,6 +10,7 @@ from hwnas.errors import ConfigError, InfeasibleError, StoreError, known_names
 from hwnas.pipeline import Run, costs_of, read_entry
 from hwnas.searching.objectives import Evaluation
 from hwnas.searching.pareto import ParetoFront
+from hwnas.text import command_line
 
 SORTS = {"accuracy": -1, "latency_ms": 1, **dict.fromkeys(COSTS, 1)}  # best first
 
@@ -33,9 +34,15 @@ def choose(run: Run, bounds: Mapping[str, float], sort: str = "accuracy") -> dic
         raise StoreError(f"{run.directory}: the search has found nothing yet that keeps all bounds")
     if not front:
         fastest = min(model["measured"]["latency_ms"] for model in run.models)
+        budget_ms = min(
+            max(model["measured"]["latency_ms"], model["predicted"]["latency_ms"] or 0)
+            for model in run.models
+        )
+        budget = ["--latency-budget-ms", f"{1.1 * budget_ms:.2g}"]
+        search = command_line("hwnas", "search", run.directory, *budget, "--restart", "search")
         raise InfeasibleError(
             f"{run.directory}: every model was measured too slow for every budget, the fastest takes "
-            f"{fastest:.4g} ms; search with a budget that can be kept: --latency-budget-ms"
+            f"{fastest:.4g} ms; search with a budget that can be kept, such as: {search}"
         )
     within, knee = front.within(**bounds), front.knee
     rows = [

@@ -12,6 +12,7 @@ from hwnas.cli.display import GOES_ON, complain, interruptible, not_kept, out, p
 from hwnas.cli.options import AsJson, Resume, RunFolder
 from hwnas.cli.render import benchmark_table, dropped_int8, front_table
 from hwnas.errors import ConfigError, HwnasError
+from hwnas.text import command_line
 
 
 def front(
@@ -51,7 +52,8 @@ def front(
     if found["unfinished"] is not None:
         say("The front so far, of {} evaluations of {}".format(*found["unfinished"]))
     finished = found["unfinished"] is None
-    more = f"; measure it: hwnas export {run}, hwnas verify {run}" if finished else ""
+    measure = f"{command_line('hwnas', 'export', run)} && {command_line('hwnas', 'verify', run)}"
+    more = f"; measure it: {measure}" if finished else ""
     more = "" if found["latency"] == "measured" else more
     say(f"Latency: {found['latency']}{more}")
     if found["missed"]:
@@ -97,9 +99,10 @@ def finetune(
     say(f"{entry['id']}: validation {accuracy:.2f} %, was {accuracy - gain:.2f} %, so {verdict}")
     say(f"Gain: {gain:+.2f} points (95 %: {low:+.2f} to {high:+.2f}); test {entry['test_accuracy']:.2f} %")
     if measured["latency_ms"] is None:
-        say(f"Not measured yet: hwnas verify {run}")
+        say(f"Not measured yet: {command_line('hwnas', 'verify', run)}")
     else:
-        say(f"Latency: {measured['latency_ms']:.4g} ms, {entry['status']}; all models: hwnas front {run}")
+        all_models = command_line("hwnas", "front", run)
+        say(f"Latency: {measured['latency_ms']:.4g} ms, {entry['status']}; all models: {all_models}")
     say(f"Model: {job.directory / 'models' / entry['id'] / 'model.onnx'}")
 
 

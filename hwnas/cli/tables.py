@@ -60,7 +60,7 @@ def build(
 
     table = build_table(results)
     if not allow_noisy:
-        table.check_quiet("--allow-noisy")
+        table.check_quiet("add --allow-noisy to the command")
     table.save(output)
     with summary_beside(output):
         if as_json:

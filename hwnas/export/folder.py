@@ -11,6 +11,7 @@ executed.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -27,11 +28,25 @@ from hwnas.files import expanded
 from hwnas.networks.blocks import StaticNetwork
 from hwnas.spaces import Operator
 from hwnas.store import file_digest, parse_json, read_bytes, read_json, write_bytes, write_json
+from hwnas.text import command_line
 
 SCHEMA = 1
 DEFINITION_FILE = "model.json"
 WEIGHTS_FILE = "model.safetensors"
-REMEDY = "restore the folder from a copy, or export the run again: hwnas export RUN --restart export"
+
+
+def _export_command(folder: Path) -> str:
+    """The command that writes a model folder again."""
+    run = folder.parent.parent if folder.parent.name == "models" else "RUN"
+    if tuned := re.fullmatch(r"(\w+)-ft(\d+)", folder.name):
+        options = ["--model", tuned[1], "--epochs", tuned[2], "--restart"]
+        return command_line("hwnas", "finetune", run, *options)
+    return command_line("hwnas", "export", run, "--restart", "export")
+
+
+def _remedy(folder: Path) -> str:
+    """Advice on a damaged model folder."""
+    return f"restore the folder from a copy, or write it again: {_export_command(folder)}"
 
 
 def save_model(network: StaticNetwork, folder: str | Path, facts: Mapping[str, Any]) -> None:
@@ -69,23 +84,22 @@ def load_model(folder: str | Path) -> StaticNetwork:
         _check_precision(folder)
         raise StoreError(
             f"there is no model in {folder} (no {DEFINITION_FILE}); give a folder such as "
-            "runs/digits/models/ID. What an older hwnas exported gets one by: "
-            "hwnas export RUN --restart export"
+            f"runs/digits/models/ID. An older hwnas wrote none; to add it: {_export_command(folder)}"
         )
     schema = parse_json(definition, read_bytes(definition)).get("schema")
     if schema != SCHEMA:
         raise StoreError(
             f"{definition} has schema {schema!r}, this hwnas reads {SCHEMA}; use the hwnas that wrote it"
         )
-    data = read_json(definition, REMEDY)
+    data = read_json(definition, _remedy(folder))
     with torch.device("meta"):  # shapes without memory, until they are known to be those of the file
         network = StaticNetwork(_operators(data, definition))
     if file_digest(weights) != data.get("weights_sha256"):
-        raise ChecksumError(f"{weights} is not what {definition.name} was written for; {REMEDY}")
+        raise ChecksumError(f"{weights} is not what {definition.name} was written for; {_remedy(folder)}")
     try:
         state = safetensors.torch.load(read_bytes(weights))
     except safetensors.SafetensorError as error:
-        raise StoreError(f"{weights} is not a safetensors file ({error}); {REMEDY}") from None
+        raise StoreError(f"{weights} is not a safetensors file ({error}); {_remedy(folder)}") from None
     _check_tensors(state, network.state_dict(), weights)
     network.load_state_dict(state, assign=True)
     return network.eval()
@@ -94,7 +108,7 @@ def load_model(folder: str | Path) -> StaticNetwork:
 def _check_precision(folder: Path) -> None:
     """StoreError if a folder is that of a model in 8 bits."""
     path = folder / "architecture.json"
-    made_of = read_json(path, REMEDY).get("quantized") if path.exists() else None
+    made_of = read_json(path, _remedy(folder)).get("quantized") if path.exists() else None
     if made_of is not None:
         raise StoreError(
             f"{folder} is a model in 8 bits, which ONNX Runtime runs and torch does not; the network that it "
@@ -110,10 +124,12 @@ def _operators(data: Mapping[str, Any], path: Path) -> list[Operator]:
             for entry in data["operators"]
         ]
     except (SpaceError, KeyError, TypeError, ValueError) as error:
-        raise StoreError(f"{path} does not say what the network is made of ({error}); {REMEDY}") from None
+        raise StoreError(
+            f"{path} does not say what the network is made of ({error}); {_remedy(path.parent)}"
+        ) from None
     follow = all(before.out_shape == after.in_shape for before, after in pairwise(operators))
     if not operators or not follow:
-        raise StoreError(f"{path}: its operators do not follow on each other; {REMEDY}")
+        raise StoreError(f"{path}: its operators do not follow on each other; {_remedy(path.parent)}")
     return operators
 
 
@@ -135,5 +151,6 @@ def _check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], 
         if kinds[0] != kinds[1]:
             wanted = "not part of the network" if kinds[1] == "missing" else f"in the network {kinds[1]}"
             raise StoreError(
-                f"{path} does not hold this network's weights: {name} is {kinds[0]}, {wanted}; {REMEDY}"
+                f"{path} does not hold this network's weights: {name} is {kinds[0]}, {wanted}; "
+                f"{_remedy(path.parent)}"
             )

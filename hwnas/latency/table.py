@@ -18,9 +18,9 @@ from hwnas.errors import DeviceError, TableError
 from hwnas.latency.measure import Identity
 from hwnas.spaces import Architecture, Architectures, NetworkSpace, Operator, OperatorSum
 from hwnas.store import check_seal, parse_json, read_bytes, sealed, write_output
+from hwnas.text import command_line
 
 SCHEMA = 1
-REMEDY = "restore it from a copy, or accept a deliberate edit with: hwnas table validate --reseal"
 
 log = logging.getLogger(__name__)
 
@@ -276,7 +276,8 @@ class LatencyTable:
         """
         data = parse_json(path, read_bytes(path))
         check_schema(data, path)
-        check_seal(data, path, REMEDY)
+        reseal = command_line("hwnas", "table", "validate", "--reseal", path)
+        check_seal(data, path, f"restore it from a copy, or accept a deliberate edit with: {reseal}")
         table = cls.from_dict(data, path)
         differences = table.differences(expect, precision)
         if differences and not force:

@@ -42,7 +42,7 @@ from hwnas.spaces import SPACES, Architecture, NetworkSpace, Slot, space_of
 from hwnas.spaces.base import Rng, id_of
 from hwnas.spaces.operators import Body, Layer, Linear
 from hwnas.store import digest, parse_json, read_bytes, read_json, write_bytes, write_json
-from hwnas.text import one_line
+from hwnas.text import command_line, one_line
 
 SCHEMA = 1
 WEIGHTS_FILE = "model.safetensors"
@@ -275,8 +275,10 @@ def _loaded(path: Path, space: NetworkSpace | None, referring: tuple[Path, ...])
     if not (folder / DEFINITION_FILE).exists() and (folder / "supernet").is_dir():
         folder /= "supernet"
     if not (folder / DEFINITION_FILE).exists():
+        run = (path.parent if path.name == "supernet" else path).resolve()
         raise StoreError(
-            f"there is no supernet in {path} (no {DEFINITION_FILE}); train one with `hwnas train`"
+            f"there is no supernet in {path} (no {DEFINITION_FILE}); train one: "
+            f"hwnas train CONFIG {command_line('--run-dir', run)}"
         )
     schema = parse_json(folder / DEFINITION_FILE, read_bytes(folder / DEFINITION_FILE)).get("schema")
     if schema != SCHEMA:

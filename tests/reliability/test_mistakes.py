@@ -182,7 +182,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "a teacher that is not there": (
         with_settings("training.teacher=FOLDER/nope", command="train"),
-        "there is no supernet in FOLDER/nope (no supernet.json); train one with `hwnas train`",
+        "there is no supernet in FOLDER/nope (no supernet.json); train one: hwnas train CONFIG --run-dir "
+        "FOLDER/nope",
     ),
     "a batch larger than the data": (
         with_settings("training.batch_size=10000", command="train"),
@@ -259,18 +260,20 @@ def test_a_stage_that_is_not_there(tmp_path: Path, hwnas_command: Command) -> No
     )
     assert code == 1
     assert err == (
-        "error: --restart serach: this makes profile, train, search, export, verify, report, or all of it, "
-        "again\n"
+        "error: --restart serach: this makes profile, train, search, export, verify, report; choose one of "
+        "these, or all\n"
     )
 
 
 def test_a_stage_whose_settings_changed(copy: Path, hwnas_command: Command) -> None:
     code, _, err = hwnas_command("search", copy, "--set", "search.evaluations=30")
     assert code == 1
-    again = f"hwnas run {copy}/config.yaml --run-dir {copy} --restart search"
+    setting = "--set search.evaluations=30"
     assert err == (
-        f"error: {copy}: search was made from something else: search.evaluations was 24, is 30. Undo that, "
-        f"or choose another --run-dir, or make it again: {again}; or let it go on: hwnas search {copy} "
+        f"error: {copy}: search was made with other inputs: search.evaluations was 24, is 30. "
+        f"Undo the change, or keep this folder and use another one: cp -r {copy} {copy}-2 && "
+        f"hwnas search {copy}-2 {setting} --restart search; or replace what search made here: "
+        f"hwnas search {copy} {setting} --restart search; or continue the search: hwnas search {copy} "
         "--evaluations 30\n"
     )
 
@@ -293,8 +296,8 @@ def test_damaged_weights(copy: Path, hwnas_command: Command) -> None:
     code, _, err = hwnas_command("search", copy, "--restart")
     assert code == 1
     assert err == (
-        f"error: {weights} was changed since train made it; make it again: hwnas run {copy}/config.yaml "
-        f"--run-dir {copy} --restart train\n"
+        f"error: {weights} was changed since train made it; restore it from a copy, or make it again: "
+        f"hwnas run {copy}/config.yaml --run-dir {copy} --restart train\n"
     )
 
 
