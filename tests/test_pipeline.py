@@ -232,7 +232,7 @@ def test_unreachable_budgets_are_found_before_training(tmp_path: Path, tiny_run:
     config = write_config(tmp_path, latency={"table": table, "budgets_ms": [1e-9, 1e-8]})
     with pytest.raises(InfeasibleError, match=r"the fastest one takes [0-9.e-]+ ms"):
         hwnas.run(config, run_dir=tmp_path / "run")
-    assert load_run(tmp_path / "run").store.stage("train") is None
+    assert not (tmp_path / "run").exists()
 
 
 def test_predicted_accuracies_are_learnt_from_a_bounded_number(
@@ -452,10 +452,11 @@ def test_a_noisy_table_is_kept_only_if_that_is_allowed(
     assert not (run.directory / "latency_table.json").exists()
     with pytest.raises(DeviceError, match="noisy"):  # what was refused is measured again
         open_run(config, run_dir=tmp_path / "run").make(["profile"])
-    assert len(devices[0].plans) == len(devices[1].plans) > 0
+    plans = [len(device.plans) for device in devices]  # one device checks, the next one measures
+    assert plans[1] == plans[3] > 0
     run = open_run(config, run_dir=tmp_path / "run", overrides={"latency.allow_noisy": True})
     run.make(["profile"])  # or kept as it was measured
-    assert not devices[2].plans
+    assert not devices[5].plans
     assert run.table.protocol["noisy"]
     assert not list(run.directory.glob("*.unfinished"))
 

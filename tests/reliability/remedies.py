@@ -27,6 +27,8 @@ SUGGESTION = re.compile(
 FIELD = re.compile(r"\b(training|latency|search|export|data|space)\.[a-z_]+")
 ADVICE = re.compile(r"\b(set|use|lower|raise|give|leave|change|ask for|needs|bounded by)\b")
 EXPRESSION = re.compile(r"\{[^{}]*\}")
+# Functions, and methods of an `Invocation`, that build a command line.
+BUILDERS = ("command_line", "command", "finish", "remake", "elsewhere", "extend")
 # Modules whose texts are parts of commands, figures and pages, not messages.
 LEFT_OUT = ("hwnas/pipeline/invocation.py", "hwnas/report/", "hwnas/export/card.py")
 # Calls with strings that are no messages: help of the command line, and regular expressions.
@@ -294,7 +296,7 @@ def _suggests(text: str) -> bool:
 
 def _builds_command(node: ast.expr) -> bool:
     """Whether an expression is a call that builds a command line."""
-    if not isinstance(node, ast.Call):
+    if not isinstance(node, ast.Call) or _name(node.func) not in BUILDERS:
         return False
     of_run = isinstance(node.func, ast.Attribute) and "invocation" in ast.unparse(node.func.value)
     return of_run or _name(node.func) == "command_line"

@@ -49,8 +49,9 @@ from tests.searching.problems import accuracy, objectives, toy_space
 
 
 def test_every_remedy_is_registered_with_a_test_that_follows_it() -> None:
-    assert unregistered(messages(), REMEDIES) == []
-    assert unused(messages(), REMEDIES) == []
+    found = messages()
+    assert unregistered(found, REMEDIES) == []
+    assert unused(found, REMEDIES) == []
     assert missing_tests(REMEDIES) == []
     assert all(bool(remedy.test) != bool(remedy.why_not) for remedy in REMEDIES)
 
