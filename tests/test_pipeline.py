@@ -544,9 +544,7 @@ def test_a_training_as_the_experiment_says_is_what_is_kept_and_logged(tmp_path: 
     assert "teacher" not in teacher.store.stage("train")["inputs"]  # type: ignore[index]
     before = hwnas.load_supernet(tmp_path / "teacher").checksum
     hwnas.Supernet(teacher.space, rng=9).save(tmp_path / "teacher" / "supernet")
-    with pytest.raises(
-        StoreError, match=rf"train was made with other inputs: teacher was '{before}', is '"
-    ):
+    with pytest.raises(StoreError, match=rf"train was made with other inputs: teacher was '{before}', is '"):
         open_run(config, run_dir=tmp_path / "taught").make(["train"])
     teacher.close()
     shutil.rmtree(tmp_path / "teacher")  # it has taught

@@ -24,9 +24,9 @@ import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
-images = np.zeros((1, {channels}, {size}, {size}), np.float32)   # (pixels / 255 - mean) / std, see above
+images = np.zeros(({batch}, {channels}, {size}, {size}), np.float32)   # your images, made as above
 logits = session.run(["logits"], {{"input": images}})[0]
-print(json.loads(session.get_modelmeta().custom_metadata_map["classes"])[int(logits.argmax())])
+print(json.loads(session.get_modelmeta().custom_metadata_map["classes"])[int(logits[0].argmax())])
 """
 
 TORCH = """As a torch module, from `model.safetensors` and `model.json` in this folder:
@@ -47,7 +47,7 @@ class Origin:
 
     `objectives` are those of the search by name, `training` says in sentences how the weights came about,
     `dataset` is its name, `images` the number of images of each split by name, `preparation` how they become
-    pixels before they are resized for the network, `preprocessing` has mean and std of each channel of them.
+    pixels of one size, `inputs` what `hwnas.export.metadata.input_facts` says of the model's input.
     """
 
     experiment: str
@@ -56,7 +56,7 @@ class Origin:
     dataset: str
     images: Mapping[str, int]
     preparation: str
-    preprocessing: Mapping[str, Sequence[float]]
+    inputs: Mapping[str, Any]
     classes: Sequence[str]
 
 
@@ -132,16 +132,18 @@ The test split was not used in training or search.
 
 ## Input
 
-Float32 of shape (1, {channels}, {size}, {size}). Images were prepared as: {_text(origin.preparation)};
-then resized to {size}×{size} (bilinear, antialiased), scaled to 0–1, less the mean
-{json.dumps(list(origin.preprocessing["mean"]))}, over the standard deviation
-{json.dumps(list(origin.preprocessing["std"]))}. Output: {len(classes)} logits, one a class:
+The input is float32 of shape ({batch_size}, {channels}, {size}, {size}): images, channels, rows, columns.
+These steps make it from images, as in training and in the stated accuracies:
+
+{_recipe(origin, size)}
+
+Output: {len(classes)} logits, one a class:
 {_text(", ".join(classes[:20]))}{" …" if len(classes) > 20 else ""}.
 
 ## Use
 
 ```python
-{USE.format(channels=channels, size=size)}```
+{USE.format(batch=batch_size, channels=channels, size=size)}```
 
 {torch}`sha256sum -c SHA256SUMS` checks the files.
 
@@ -207,6 +209,37 @@ def _metadata(entry: Mapping[str, Any], origin: Origin) -> str:
         "model-index": [{"name": f"{origin.experiment}-{entry['id']}", "results": results}],
     }
     return str(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
+
+
+def _recipe(origin: Origin, size: int) -> str:
+    """Return the numbered steps from an image to the input of the network."""
+    inputs = origin.inputs
+    mean, std = json.dumps(list(inputs["mean"])), json.dumps(list(inputs["std"]))
+    height, width = inputs["image_size"]
+    order = "" if inputs["channel_order"] == "as given" else f", {inputs['channel_order']}"
+    pixels = f"{_text(origin.preparation)}. The result is {height}×{width} pixels{order}"
+    resized = (
+        f"Resize to {size}×{size} pixels (bilinear, antialiased), in floating point and without rounding."
+    )
+    if inputs["normalization"] == "none":
+        low, high = (f"{value:.4g}" for value in inputs["value_range"])
+        declared = f"(x - mean) / std with mean {mean} and std {std} of each channel; x is {low} to {high}"
+        known = f"The DataLoader was declared to give {declared} in the test images."
+        if not any(inputs["mean"]) and set(inputs["std"]) == {1}:
+            known = f"They are {low} to {high} in the test images."
+        steps = [
+            f"Prepare: {pixels}, float32.",
+            f"Use these values as they are; do not scale or normalise them. {known}",
+            resized,
+        ]
+    else:
+        steps = [
+            f"Prepare: {pixels}, bytes from 0 to 255.",
+            "Divide by 255.",
+            f"Subtract the mean of each channel, {mean}, and divide by its standard deviation, {std}.",
+            resized,
+        ]
+    return "\n".join(f"{number}. {step}" for number, step in enumerate(steps, 1))
 
 
 def _accuracy(accuracy: float, images: int) -> str:

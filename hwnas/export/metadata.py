@@ -9,7 +9,7 @@ from typing import Any
 
 from hwnas.images import READER
 from hwnas.networks.onnx_graph import OPSET
-from hwnas.training.data import Dataset
+from hwnas.training.data import Dataset, Held
 
 CHANNEL_ORDERS = {1: "grey", 3: "RGB"}
 
@@ -17,16 +17,20 @@ CHANNEL_ORDERS = {1: "grey", 3: "RGB"}
 def input_facts(data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
     """Plain data on the input of a model, of shape (channels, height, width), for images of a dataset.
 
-    Pixels in `value_range` become (pixels − mean) / std by channel. A torch DataLoader of the user's own
-    gives its channels in an order that only the user knows.
+    `normalization` is what was done to the images of the dataset: bytes are divided by 255 and normalised by
+    `mean` and `std` of each channel; the floats of a torch DataLoader are used as they are, and its owner
+    declared that they are (x - mean) / std. `value_range` has the smallest and largest x. A DataLoader gives
+    its channels in an order that only its owner knows.
     """
     own = data.settings["name"] == "loader"
+    floats = isinstance(data.stored, Held) and data.stored.images.is_floating_point()
     return {
         "shape": list(shape),
         "layout": "NCHW",
         "type": "float32",
         "channel_order": "as given" if own else CHANNEL_ORDERS.get(shape[0], "as given"),
-        "value_range": [0, 1],
+        "normalization": "none" if floats else "(value / 255 - mean) / std",
+        "value_range": [round(value, 6) + 0.0 for value in data.value_range],  # + 0.0: no -0.0
         "mean": list(data.mean),
         "std": list(data.std),
         "image_size": list(data.stored.shape[2:]),  # what an image is cut to before it is resized

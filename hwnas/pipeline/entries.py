@@ -82,7 +82,10 @@ def model_folder(run: Run, name: str) -> Path:
 
 def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
     """architecture.json, README.md and SHA256SUMS of a model."""
+    from hwnas.export.metadata import input_facts
+
     folder, arch = model_folder(run, entry["id"]), run.space.architecture(entry["architecture"])
+    shape = run.space.operators(arch)[0].in_shape
     write_json(folder / "architecture.json", entry)
     data, runtime = run.data("test"), run.latency.runtime
     card = model_card(
@@ -98,10 +101,10 @@ def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
                 "test": len(data),
             },
             preparation=data.preparation,
-            preprocessing={"mean": data.mean, "std": data.std},
+            inputs=input_facts(data, shape),
             classes=data.classes,
         ),
-        input_shape=run.space.operators(arch)[0].in_shape,
+        input_shape=shape,
         drawing=sketch_network(operator_times(run.space, arch, None)),
         device=f"{run.latency.device['cpu']}, {runtime['name']} {runtime['version']}, "
         f"threads: {runtime['threads']}",

@@ -47,7 +47,7 @@ from hwnas.training import checkpoint
 from hwnas.training.augmentation import augment
 from hwnas.training.channels import sort_channels
 from hwnas.training.checkpoint import CHECKPOINT_FILE, Arithmetic, Report, State
-from hwnas.training.data import Dataset, Held, check_splits, resize
+from hwnas.training.data import Dataset, check_splits, resize
 from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.losses import LOSSES
 from hwnas.training.parallel import all_or_none, connect, local_rank, mean, rank, wait_for_all, world_size
@@ -351,11 +351,7 @@ def _check_fit(space: NetworkSpace, data: Dataset) -> None:
 
 def _check_values(data: Dataset) -> None:
     """DataError for images, given as floats, that are not 0…1 before what is said to have normalised them."""
-    if not isinstance(data.stored, Held) or data.stored.images.dtype == torch.uint8:
-        return
-    scale, shift = (torch.tensor(values).reshape(-1, 1) for values in (data.std, data.mean))
-    ends = torch.stack([data.images.amin((0, 2, 3)), data.images.amax((0, 2, 3))], 1) * scale + shift
-    low, high = float(ends.min()), float(ends.max())
+    low, high = data.value_range
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise DataError(
             f"training.trivial_augment changes images of values 0 to 1; without their mean {data.mean} and "

@@ -24,7 +24,7 @@ def test_the_card_says_what_is_known_and_its_program_runs(tiny_run: Path) -> Non
     assert f"{entry['measured']['latency_ms']:.4g} ms" in card
     for name, value in entry["architecture"].items():
         assert f"| `{name}` | {value} |" in card
-    assert "prepared as: grey scenes of 24×24 pixels;\nthen resized to" in card
+    assert "1. Prepare: grey scenes of 24×24 pixels. The result is 24×24 pixels, grey, bytes from 0" in card
     low, high = accuracy_interval(entry["test_accuracy"], 200)
     assert f"{entry['test_accuracy']:.2f} % (95 %: {low:.2f} to {high:.2f}, 200 images)" in card
     assert "`cluttered-digits`: 600 images to learn from, 200 to choose" in card

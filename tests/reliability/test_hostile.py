@@ -225,7 +225,13 @@ def test_names_do_not_act_in_a_model_card() -> None:
         dataset="cats",
         images={"train": 1, "validation": 1, "test": 1},
         preparation=" ".join(NAMES),
-        preprocessing={"mean": [0.0], "std": [1.0]},
+        inputs={
+            "mean": [0.0],
+            "std": [1.0],
+            "image_size": [8, 8],
+            "channel_order": "RGB",
+            "normalization": "(value / 255 - mean) / std",
+        },
         classes=NAMES,
     )
     card = model_card(entry, origin, input_shape=(3, 8, 8), drawing="stem", device=" ".join(NAMES))

@@ -6,7 +6,7 @@ from typing import Any
 
 from hwnas.errors import DeviceError, MissingExtraError
 from hwnas.latency.devices.local import LocalDevice, Run
-from hwnas.latency.runner import RunnerError, random_input, timed_shape
+from hwnas.latency.runner import random_input, timed_shape
 
 DEVICE = "CPU"
 PRECISION = "f32"  # left to itself OpenVINO computes in bf16 where the processor can
@@ -61,8 +61,6 @@ class OpenVinoDevice(LocalDevice):
             shape = timed_shape(declared)
             loaded.reshape(shape)
             compiled = self._core.compile_model(loaded, DEVICE, options)
-        except RunnerError as error:
-            raise DeviceError(str(error)) from None
         except RuntimeError as error:
             raise DeviceError(f"OpenVINO cannot load a model: {error}") from None
         threads = compiled.get_property("INFERENCE_NUM_THREADS")

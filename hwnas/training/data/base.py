@@ -78,6 +78,16 @@ class Dataset:
         return self._normalised(self.stored.images)
 
     @cached_property
+    def value_range(self) -> tuple[float, float]:
+        """The smallest and largest value x of images ``(x - mean) / std``: 0 and 1 for images of bytes."""
+        if not isinstance(self.stored, Held) or self.stored.images.dtype == torch.uint8:
+            return 0.0, 1.0
+        images = self.stored.images
+        scale, shift = (torch.tensor(values, dtype=torch.float64) for values in (self.std, self.mean))
+        ends = torch.stack([images.amin((0, 2, 3)), images.amax((0, 2, 3))]) * scale + shift
+        return float(ends.min()), float(ends.max())
+
+    @cached_property
     def checksum(self) -> str:
         """SHA-256, in hexadecimal digits, over labels and images; of streamed files, over names and sizes."""
         found = hashlib.sha256(repr((self.stored.shape, self.mean, self.std)).encode())

@@ -33,7 +33,8 @@ def from_loader(
     """Read one split of a dataset from a torch `DataLoader` and hold it in memory.
 
     The loader is read once. Random augmentation in the loader is therefore frozen, and a run resumes only
-    if the loader gives the same images again: use the augmentation of the training settings instead.
+    if the loader gives the same images again: use the augmentation of the training settings instead. Model
+    cards say what was done, and name `mean` and `std`.
 
         train = from_loader(DataLoader(photos, batch_size=256, num_workers=4), ("cat", "dog"), split="train")
         hwnas.run("my.yaml", data={"train": train, "validation": …, "test": …})
