@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,10 @@ from hwnas.networks.supernet import Supernet
 from hwnas.spaces import NetworkSpace, get_space
 from hwnas.store import read_bytes
 
-WRAPPERS = ("state_dict", "state_dict_ema", "model")  # names under which trainings save the tensors
+# Keys under which trainings save the tensors.
+WRAPPERS = ("state_dict", "state_dict_ema", "model", "model_state_dict", "net")
+# Tensors that no network computes with: torch's count of batches, thop's counts of operations and parameters.
+IGNORED = ("num_batches_tracked", "total_ops", "total_params")
 SHOWN = 20  # names in an error, of each sort
 RENAMED = {  # patterns of the tensors of a layer here, and their names there
     r"^norm\.": "bn.",
@@ -48,23 +51,36 @@ class Ancestor:
 
 
 def load_ofa_checkpoint(path: str | Path, name: str, resolutions: Sequence[int] = (224,)) -> Supernet:
-    """The supernet whose weights Once-for-All released as `name`, from a file of them, in eval mode.
+    """Load a supernet that Once-for-All released, in eval mode.
 
-    The file is torch's (the tensors alone or in one of `WRAPPERS`, such as ``{"state_dict": …}``; with the
-    ``module.`` before names that DataParallel leaves, or without) or safetensors; no code in it is run.
+    The file is torch's or safetensors; no code in it is run. Its tensors may lie under keys of `WRAPPERS`,
+    such as ``{"state_dict": …}``, and may have one prefix in common, which modules around the network add:
+    ``module.`` of DataParallel, ``_orig_mod.`` of torch.compile, ``model.`` or another attribute of a
+    Lightning module, or several of these. The counts of thop (`total_ops`, `total_params`) are ignored.
+
     Subnets compute what the original's compute, kernel transformation included. Without statistics of their
     own they normalise by the stored ones, as the original does; for their best accuracy `calibrate` them.
-    `resolutions` are those that the space shall have, in pixels. `Supernet.save` writes hwnas's own format.
+    `Supernet.save` writes hwnas's own format.
 
-    StoreError for an unknown name, a file that holds more than tensors, one whose names or shapes are not
-    those of the network, listed, and a tensor that is not of finite real numbers.
+    Args:
+        path: The file of weights.
+        name: The name of the release, a key of `ANCESTORS`.
+        resolutions: The resolutions that the space shall have, in pixels.
+
+    Returns:
+        The supernet.
+
+    Raises:
+        StoreError: If the name is unknown, the file holds more than tensors or several networks, names or
+            shapes are not those of the network, or a tensor is not of finite real numbers.
     """
     if name not in ANCESTORS:
         raise StoreError(f"unknown network {name!r} of Once-for-All; {known_names(name, ANCESTORS)}")
     ancestor = ANCESTORS[name]
     space = get_space(ancestor.space, **ancestor.parameters, resolutions=resolutions)
     net = Supernet(space, kernel_transform=True)
-    tensors, names = _tensors(path), _names(net, ancestor)
+    names = _names(net, ancestor)
+    tensors = _without_prefix(path, _tensors(path), {theirs.split(".")[0] for theirs in names.values()})
     found = _matched(f"{path} is not a checkpoint of {name}", net, names, tensors)
     for place, tensor in found.items():
         _check_values(path, names[place], tensor)
@@ -150,17 +166,43 @@ def _tensors(path: str | Path) -> dict[str, Tensor]:
         raise StoreError(
             f"{path} is damaged, or holds more than tensors, which could run code; fetch it again or, if you "
             "trust it, keep its tensors alone: d = torch.load(A, weights_only=False); "
-            "torch.save({k: torch.as_tensor(v) for k, v in d.get('state_dict', d).items()}, B)"
+            f"d = next((d[k] for k in {WRAPPERS} if k in d), d); "
+            "torch.save({k: torch.as_tensor(v) for k, v in d.items()}, B)"
         ) from None
-    if isinstance(found, Mapping):
-        found = next((found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping)), found)
+    for _ in WRAPPERS:  # one may lie in another
+        if isinstance(found, Mapping):
+            found = next((found[key] for key in WRAPPERS if isinstance(found.get(key), Mapping)), found)
     if not isinstance(found, Mapping) or not all(isinstance(x, Tensor) for x in found.values()):
         raise StoreError(
             f"{path} is not a state dict: neither it, nor what it has under {' or '.join(WRAPPERS)}, is a "
             "mapping from names to tensors; save the network's state_dict() alone"
         )
-    parallel = bool(found) and all(str(name).startswith("module.") for name in found)
-    return {str(name).removeprefix("module." if parallel else ""): x for name, x in found.items()}
+    return {str(name): x for name, x in found.items()}
+
+
+def _without_prefix(
+    path: str | Path, tensors: Mapping[str, Tensor], modules: Collection[str]
+) -> dict[str, Tensor]:
+    """The tensors without what precedes the names of the network's outermost modules.
+
+    StoreError if that differs between tensors: the file then holds several networks.
+    """
+
+    def prefix(name: str) -> str | None:
+        parts = name.split(".")
+        places = [i for i, part in enumerate(parts) if part in modules]
+        return ".".join([*parts[: places[-1]], ""]) if places else None
+
+    prefixes = {name: prefix(name) for name in tensors if not name.endswith(IGNORED)}
+    first, *others = sorted({found for found in prefixes.values() if found is not None}) or [""]
+    if others:
+        raise StoreError(
+            f"{path} holds several networks, whose tensors begin with {first!r}, "
+            f"{', '.join(map(repr, others))}; keep one alone, such as the first: d = torch.load(A, "
+            f"weights_only=True); d = next((d[k] for k in {WRAPPERS} if k in d), d); "
+            f"torch.save({{k: v for k, v in d.items() if not k.startswith({tuple(others)})}}, B)"
+        )
+    return {name.removeprefix(first): x for name, x in tensors.items()}
 
 
 def _check_values(path: str | Path, name: str, tensor: Tensor) -> None:
@@ -187,7 +229,7 @@ def _matched(
     for name, tensor in tensors.items():
         place = places.get(_shortest(name))
         if place is None:
-            if not name.endswith("num_batches_tracked"):  # means nothing outside torch's own training
+            if not name.endswith(IGNORED):
                 unexpected.append(name)
         elif place in found:
             twice.append(name)

@@ -137,12 +137,49 @@ def test_files_of_old_torch_with_other_entries_are_read(tmp_path: Path) -> None:
     assert hwnas.load_ofa_checkpoint(path, PROXYLESS).checksum == loaded(PROXYLESS).checksum
 
 
-@pytest.mark.parametrize("wrapper", ["model", "state_dict_ema"])
-def test_what_other_trainings_save_is_read(wrapper: str, tmp_path: Path) -> None:
-    """Under another name, and through DataParallel."""
-    path = tmp_path / "checkpoint.pth"
-    torch.save({wrapper: state_of(PROXYLESS, lambda name: f"module.{name}"), "epoch": 3}, path)
-    assert hwnas.load_ofa_checkpoint(path, PROXYLESS).checksum == loaded(PROXYLESS).checksum
+@pytest.mark.parametrize(
+    ("keys", "prefix"),
+    [
+        (["state_dict_ema"], "module."),  # DataParallel
+        (["net"], "_orig_mod."),  # torch.compile
+        (["model_state_dict"], "module.module."),
+        (["state_dict"], "model."),  # Lightning
+        (["model", "state_dict"], "net._orig_mod.module."),
+        ([], "classifier.net."),  # an attribute that is called like a part of the network
+    ],
+)
+def test_what_other_trainings_save_is_read(keys: list[str], prefix: str, tmp_path: Path) -> None:
+    """Under other keys, in modules around the network, and with the counts of thop."""
+    state: dict[str, Any] = state_of(PROXYLESS, lambda name: prefix + name)
+    for module in ("", "first_conv.", "blocks.3.conv.depth_conv.conv.conv."):
+        state |= {f"{prefix}{module}{count}": torch.zeros(1) for count in ("total_ops", "total_params")}
+    for key in reversed(keys):
+        state = {"epoch": 3, key: state}
+    torch.save(state, tmp_path / "checkpoint.pth")
+    net = hwnas.load_ofa_checkpoint(tmp_path / "checkpoint.pth", PROXYLESS)
+    assert net.checksum == loaded(PROXYLESS).checksum
+    if not keys:
+        tensors = {name: tensor.clone() for name, tensor in state.items()}
+        safetensors.torch.save_file(tensors, tmp_path / "checkpoint.safetensors")
+        net = hwnas.load_ofa_checkpoint(tmp_path / "checkpoint.safetensors", PROXYLESS)
+        assert net.checksum == loaded(PROXYLESS).checksum
+
+
+@pytest.mark.parametrize("prefixes", [("model.", "teacher."), ("", "ema.module.")])
+def test_a_file_of_several_networks_is_refused_and_the_remedy_works(
+    prefixes: tuple[str, str], tmp_path: Path
+) -> None:
+    """One of them is a teacher, or a moving average of the other: which one is meant is not known."""
+    source, target = tmp_path / "checkpoint.pth", tmp_path / "one.pth"
+    state = state_of(PROXYLESS, lambda name: prefixes[0] + name)
+    state |= {prefixes[1] + name: tensor * 2 for name, tensor in state_of(PROXYLESS).items()}
+    torch.save({"state_dict": state}, source)
+    with pytest.raises(StoreError, match="several networks, whose tensors begin with") as error:
+        hwnas.load_ofa_checkpoint(source, PROXYLESS)
+    assert all(repr(prefix) in str(error.value) for prefix in prefixes)
+    program = str(error.value).partition("such as the first: ")[2]
+    exec(program, {"torch": torch, "A": source, "B": target})
+    assert hwnas.load_ofa_checkpoint(target, PROXYLESS).checksum == loaded(PROXYLESS).checksum
 
 
 def test_resolutions_are_elastic(tmp_path: Path) -> None:
@@ -209,7 +246,7 @@ def test_the_remedy_for_what_is_more_than_tensors_works(tmp_path: Path) -> None:
     """It is the program in the message, here for arrays of NumPy."""
     arrays = {name: tensor.numpy() for name, tensor in state_of(PROXYLESS).items()}
     source, target = tmp_path / "checkpoint.pth", tmp_path / "tensors.pth"
-    torch.save({"state_dict": arrays}, source)
+    torch.save({"net": arrays, "epoch": np.float64(3)}, source)
     with pytest.raises(StoreError, match="more than tensors") as error:
         hwnas.load_ofa_checkpoint(source, PROXYLESS)
     program = str(error.value).partition("keep its tensors alone: ")[2]
