@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 DELIMITERS = (",", ";", "\t")
-UNNAMED = "Unnamed: "  # what pandas calls a column without a name, followed by its number
+UNNAMED = "Unnamed: "  # pandas' name for a column without one, completed by its number
 DECIMAL_COMMA = re.compile(r"([+-]?\d*),(\d+(?:[eE][+-]?\d+)?)")
 
 
@@ -26,9 +26,9 @@ def parse_csv(data: bytes) -> TextTable:
     """Read a table of comma-, semicolon- or tab-separated text.
 
     The text is UTF-8, with or without a byte-order mark, or UTF-16 with one. The delimiter is the one that
-    cuts the header into the most names. A number with a decimal comma, which semicolons make possible, gets a
-    point. A column without a name is called as pandas calls it: ``Unnamed: 0``. Lines without any value are
-    left out.
+    splits the header into the most names. If it is a semicolon, decimal commas become points. A column
+    without a name gets the name that pandas would give it, such as ``Unnamed: 0``. Lines without any value
+    are left out.
 
     Args:
         data: The content of a file.

@@ -63,7 +63,7 @@ def test_an_unknown_home_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(StoreError, match=r"~nobody-here/a: the home folder ~nobody-here is not known; write"):
         expanded("~nobody-here/a")
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # as in a container with a user of no name
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])  # the user is unknown to the system
     for path in ("~", "~/a"):
         with pytest.raises(StoreError, match=r"home folder ~ is not known; write the whole path, or \./~"):
             expanded(path)
@@ -141,7 +141,7 @@ def test_every_path_may_begin_with_the_home_folder(use: Callable[[], object], ho
 
 
 def test_paths_of_an_experiment_are_expanded(home: Path) -> None:
-    """They are stored whole, so that they mean the same wherever the run is gone on with."""
+    """The run's config.yaml then means the same in every working folder."""
     changes = {
         "data": {"name": "imagefolder", "path": "~/images", "size": 16},
         "latency": {**TINY["latency"], "table": "~/run/a.json", "further_tables": {"b": "~/run/b.json"}},

@@ -71,8 +71,8 @@ def load_ofa_checkpoint(path: str | Path, name: str, resolutions: Sequence[int] 
         The supernet.
 
     Raises:
-        StoreError: If the name is unknown, the file holds more than tensors or several networks, names or
-            shapes are not those of the network, or a tensor is not of finite real numbers.
+        StoreError: If the name is unknown, or the file holds more than tensors, several networks, other names
+            or shapes than the network has, or values that are not finite real numbers.
     """
     if name not in ANCESTORS:
         raise StoreError(f"unknown network {name!r} of Once-for-All; {known_names(name, ANCESTORS)}")

@@ -143,7 +143,7 @@ def test_errors_are_printed(tmp_path: Path, encoded_command: Encoded) -> None:
 
 
 def test_the_encoding_of_the_environment_counts(tmp_path: Path) -> None:
-    """In a process of its own, with the streams that Python opens."""
+    """A new process opens its streams with PYTHONIOENCODING."""
     (tmp_path / "table.json").write_bytes((FIXTURE / "latency_table.json").read_bytes())
     command = [sys.executable, "-m", "hwnas", "table", "show", tmp_path / "table.json"]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

@@ -254,7 +254,7 @@ def ofa_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows[key] = {"count": int(rng.integers(40, 500)), "mean": mean, "std": 0.03 * mean}
         write_yaml(folder / f"{resolution}_lookup_table.yaml", rows)
     (folder / "README.md").write_text("not a table")
-    (folder / "._160_lookup_table.yaml").write_bytes(b"\x00\x05\x16\x07")  # as macOS leaves on other disks
+    (folder / "._160_lookup_table.yaml").write_bytes(b"\x00\x05\x16\x07")  # macOS leaves such files
     return folder
 
 
