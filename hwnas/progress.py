@@ -7,6 +7,7 @@ import sys
 import time
 from typing import Protocol, TextIO
 
+from hwnas.errors import ConfigError
 from hwnas.text import printable
 
 REDRAW_S = 0.2  # seconds between two versions of a line on a terminal or in a notebook
@@ -82,3 +83,26 @@ class TextDisplay:
     def _write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
+
+
+def as_progress(progress: Progress | bool | None, stage: str) -> Progress:
+    """Return the function that a `progress` argument stands for.
+
+    Args:
+        progress: A function of (done, total, text); True for text on standard error; False or None for
+            nothing.
+        stage: Name of the work, which the text begins with.
+
+    Returns:
+        The function that the work calls with its progress.
+
+    Raises:
+        ConfigError: For anything else.
+    """
+    if progress is None or isinstance(progress, bool):
+        return TextDisplay()(stage) if progress else silent
+    if not callable(progress):
+        raise ConfigError(
+            f"progress is True, to show text, or a function of (done, total, text), got {progress!r:.80}"
+        )
+    return progress

@@ -10,8 +10,11 @@ import pytest
 
 import hwnas
 from hwnas import progress
+from hwnas.errors import ConfigError
 from hwnas.pipeline import no_display
-from hwnas.progress import TextDisplay
+from hwnas.progress import TextDisplay, as_progress, silent
+from tests.latency.fakes import FakeDevice, small_space
+from tests.searching.problems import objectives, toy_space
 
 
 class Terminal(io.StringIO):
@@ -93,3 +96,24 @@ def test_a_run_in_python_shows_its_progress(
     assert capsys.readouterr() == ("", f"report: 1/1 {folder / 'report.html'}\n")
     hwnas.run(config, run_dir=folder, restart="report", display=no_display)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_progress_argument_is_a_function_or_says_whether_there_is_text() -> None:
+    def show(done: int, total: int, text: str = "") -> None:
+        raise AssertionError
+
+    assert as_progress(show, "train") is show
+    assert as_progress(False, "train") is as_progress(None, "train") is silent
+    with pytest.raises(ConfigError, match=r"progress is True, to show text, or a function .*, got 'bar'"):
+        as_progress("bar", "train")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("every_update")
+def test_searching_and_profiling_show_text(capsys: pytest.CaptureFixture[str]) -> None:
+    hwnas.search(toy_space(), objectives(), strategy="random", evaluations=10, progress=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[:2] for line in lines] == [["search:", f"{done}/10"] for done in range(1, 11)]
+    assert "on the front" in lines[-1]
+    stage = {"block": "fused", "width": [8], "depth": [1], "kernel": [3, 5], "expand": [1]}
+    hwnas.profile(small_space(resolutions=(8,), stages=[stage]), FakeDevice(), rounds=2, progress=True)
+    assert "timing" in capsys.readouterr().err

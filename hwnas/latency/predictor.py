@@ -28,7 +28,7 @@ from hwnas.latency.table import SCHEMA, Entry, check_schema
 from hwnas.networks.onnx_graph import random_weights
 from hwnas.networks.quantization import timed_model
 from hwnas.predictors.ridge import Ridge
-from hwnas.progress import Progress, silent
+from hwnas.progress import Progress, as_progress, silent
 from hwnas.spaces import Architectures, NetworkSpace, Operator, OperatorSum, space_of
 from hwnas.spaces.base import Rng
 from hwnas.spaces.operators import Conv, Layer, SqueezeExcite
@@ -170,7 +170,7 @@ def learn_latency(
     networks: int = 50,
     rounds: int | None = None,
     rng: Rng = 0,
-    progress: Progress = silent,
+    progress: Progress | bool = silent,
     batch_size: int = 1,
 ) -> LatencyPredictor:
     """Time `networks` whole networks of a space on a device and learn from them.
@@ -179,6 +179,7 @@ def learn_latency(
     and the order. A latency is that of a batch of `batch_size` images. DeviceError if the device cannot time
     them, TableError if there are too few.
     """
+    progress = as_progress(progress, "profile")
     rounds = ROUNDS if rounds is None else rounds
     generator = np.random.default_rng(rng)
     archs = _spread(space, networks, generator)

@@ -54,7 +54,7 @@ from hwnas.latency.noise import noise
 from hwnas.latency.table import Entry, Group, LatencyTable, group_lookup
 from hwnas.networks.onnx_graph import random_weights
 from hwnas.networks.quantization import timed_model
-from hwnas.progress import Progress, silent
+from hwnas.progress import Progress, as_progress, silent
 from hwnas.spaces import Architecture, Architectures, NetworkSpace, Operator
 from hwnas.spaces.base import Rng
 from hwnas.spaces.operators import PRECISIONS
@@ -88,7 +88,7 @@ def profile(
     time_limit_s: float | None = None,
     checkpoint: str | Path | None = None,
     rng: Rng = 0,
-    progress: Progress = silent,
+    progress: Progress | bool = silent,
 ) -> LatencyTable:
     """Measure every operator of a space on a device, calibrate on whole networks, and judge on others.
 
@@ -104,6 +104,7 @@ def profile(
     whether it is `noisy`, with the reasons; a warning is logged if so. DeviceError if the device cannot time
     the models, or not within the limit; TableError if what it gave makes no table.
     """
+    progress = as_progress(progress, "profile")
     device = get_device(device, threads) if isinstance(device, str) else device
     subject = subject_of(space, precision, calibration_networks, held_out_networks, rng, batch_size)
 

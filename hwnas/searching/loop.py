@@ -19,7 +19,7 @@ import pandas as pd
 from scipy import stats
 
 from hwnas.errors import SearchError, SpaceError
-from hwnas.progress import Progress, silent
+from hwnas.progress import Progress, as_progress, silent
 from hwnas.searching.executors import Executor, Task, get_executor
 from hwnas.searching.feasible import check_feasible
 from hwnas.searching.objectives import (
@@ -178,7 +178,7 @@ def search(
     seed: int = 0,
     store: Store | None = None,
     name: str = "search",
-    progress: Progress = silent,
+    progress: Progress | bool = silent,
     *,
     executor: str | Executor = "serial",
     workers: int | None = None,
@@ -206,7 +206,7 @@ def search(
     `name` goes on where it stopped; what is stored is never evaluated again. An expensive value that cannot
     be had (an exception, a NaN) is a failed evaluation: counted, and never on the front. An HwnasError of
     an evaluate function says that it lacks something: it ends the search, which goes on when it is there.
-    `watch` is called with the status after each evaluation.
+    `watch` is called with the status after each evaluation. `progress=True` prints lines to standard error.
 
     Raises InfeasibleError at once when no architecture satisfies the bounds on cheap metrics, with the
     nearest reachable value; SearchError when objectives, constraints or options are wrong, when an evaluate
@@ -215,6 +215,9 @@ def search(
     StoreError when the store holds another search of this name, or another process goes on with this one.
     """
     evaluations = whole("evaluations", evaluations, 1)
+    progress = as_progress(progress, "search")
+    if watch is not None and not callable(watch):
+        raise SearchError(f"watch is a function of a Status, got {watch!r:.80}; to see lines: progress=True")
     objectives = listed("objectives", objectives, Objective)
     if any(objective.evaluate is elsewhere for objective in objectives):
         elsewhere(())
@@ -315,6 +318,8 @@ class SearchSession:
         """`limit`: no more evaluations of a stored search than this are taken up again."""
         if store is not None and not isinstance(store, Store):
             raise SearchError(f"store is a hwnas.Store, as hwnas.Store('search.db'), got {store!r}")
+        if not isinstance(space, SearchSpace):
+            raise SearchError(f"space is a hwnas.SearchSpace, got {space!r:.80}")
         self._lock = threading.RLock()
         self.problem = Problem(
             space, listed("objectives", objectives, Objective), listed("constraints", constraints, Constraint)

@@ -41,7 +41,7 @@ from hwnas.memory import keep_freed_memory
 from hwnas.networks.blocks import torch_generator
 from hwnas.networks.drop import Drop
 from hwnas.networks.supernet import Supernet, load_supernet, tensors_digest
-from hwnas.progress import Progress, silent
+from hwnas.progress import Progress, as_progress, silent
 from hwnas.spaces import Architecture, NetworkSpace
 from hwnas.training import checkpoint
 from hwnas.training.augmentation import augment
@@ -119,7 +119,7 @@ def train(
     settings: Training,
     directory: str | Path,
     seed: int = 0,
-    progress: Progress = silent,
+    progress: Progress | bool = silent,
     teacher: nn.Module | None = None,
     strategy: Strategy | None = None,
 ) -> TrainingResult:
@@ -146,6 +146,7 @@ def train(
     the two datasets differ in their channels or classes, one of them is not a `Dataset`, or TrivialAugment is
     to change images whose values are not known.
     """
+    progress = as_progress(progress, "train")
     teacher, device = _prepared(net, train_data, validation_data, settings, teacher)
     keep_freed_memory()
     inputs = _inputs(net, train_data, validation_data, settings, seed, teacher)

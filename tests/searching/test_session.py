@@ -131,6 +131,12 @@ def test_arguments_of_another_kind(changes: dict[str, Any], message: str) -> Non
         SearchSession(toy_space(), **{**known, **changes})
     with pytest.raises(SearchError, match=message):
         search(toy_space(), **{**known, **changes})
+    with pytest.raises(SearchError, match=r"space is a hwnas\.SearchSpace, got \['depth'\]"):
+        search(["depth"], known["objectives"])  # type: ignore[arg-type]
+    with pytest.raises(
+        SearchError, match="watch is a function of a Status, got True; to see lines: progress"
+    ):
+        search(toy_space(), known["objectives"], watch=True)  # type: ignore[arg-type]
     with pytest.raises(SearchError, match="executor is a name or an Executor, got None"):
         search(toy_space(), known["objectives"], executor=None)  # type: ignore[arg-type]
 
