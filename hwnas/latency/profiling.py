@@ -378,7 +378,7 @@ def _choose_networks(
 ) -> dict[Group, tuple[Architectures, Architectures]]:
     """By resolution and precision, the networks to calibrate on, spread over MACs, and random others.
 
-    Where one has fewer architectures than asked for, at most half of them are held out.
+    Where one has fewer architectures than asked for, at most half of them are held out, none of a single one.
     """
     candidates = space.sample(CANDIDATES, generator)
     order = generator.permutation(np.unique(candidates.genotypes, axis=0, return_index=True)[1])
@@ -388,11 +388,7 @@ def _choose_networks(
     chosen = {}
     for position in np.unique(at).tolist():
         archs, group = candidates[at == position], groups[position]
-        held_out = max(1, min(held_out_networks, len(archs) // 2))
-        if len(archs) < 2:
-            raise TableError(
-                f"{space.id} has one architecture at {group[0]} px; there is nothing to calibrate"
-            )
+        held_out = min(held_out_networks, len(archs) // 2)  # 0 of a single architecture
         rest = archs[held_out:]
         spread = spread_over(space.macs(rest), min(calibration_networks, len(rest)))
         chosen[group] = (rest[spread], archs[:held_out])
@@ -483,7 +479,10 @@ def _half_width(subject: Subject, found: Sequence[Timing]) -> float:
     ms = np.array([timing.ms for timing in found])
     replicates = np.array([timing.replicates_ms for timing in found])
     counts = {r: _counts(subject, calibrating) for r, (calibrating, _) in subject.networks.items()}
-    judging = {r: _counts(subject, held_out) for r, (_, held_out) in subject.networks.items()}
+    judging = {
+        r: _counts(subject, held_out if len(held_out) else calibrating)
+        for r, (calibrating, held_out) in subject.networks.items()
+    }
     rows = {r: subject.models_of(r)[0] for r in subject.networks}
 
     def predict(alone: NDArray[np.float64], measured: Mapping[Group, NDArray[np.float64]]) -> list[float]:
@@ -526,15 +525,20 @@ def _calibrate(
     timed = [found[models] for models in subject.models_of(group)]
     calibrating, held_out = ([timing.ms for timing in part] for part in timed)
     slope, intercept = fit(sums[0], calibrating)
-    baseline = judge(linear(macs[1], *least_squares(macs[0], calibrating)), held_out)
-    return {
+    row = {
         "space": space.id,
         "resolution": group[0],
         "precision": group[1],
         "slope": slope,
         "intercept_ms": intercept,
         "networks": len(calibrating),
+        "repeatability_cv": repeatability_cv([timing.halves_ms for timing in timed[1] or timed[0]]),
+    }
+    if not held_out:  # one architecture: nothing is left to judge the table by
+        return row
+    baseline = judge(linear(macs[1], *least_squares(macs[0], calibrating)), held_out)
+    return {
+        **row,
         "held_out": judge(linear(sums[1], slope, intercept), held_out),
         "macs_baseline": {name: baseline[name] for name in ("mape", "kendall_tau")},
-        "repeatability_cv": repeatability_cv([timing.halves_ms for timing in timed[1]]),
     }

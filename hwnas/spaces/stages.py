@@ -212,7 +212,8 @@ class StageTableSpace(NetworkSpace):
                     for field in stage.fields(layer)
                     if len(getattr(stage, field)) > 1
                 ]
-        return found
+        # A table of a single network has one choice of one value: a space needs a choice.
+        return found or [Choice("resolution", self.resolutions)]
 
     # ---- lowering -------------------------------------------------------------------------------
 

@@ -290,6 +290,20 @@ def test_what_an_algorithm_finds_does_not_depend_on_the_hash_seed() -> None:
     assert len(answers[0].splitlines()) >= len(ALGORITHMS) - 1
 
 
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_space_of_one_architecture_is_searched_and_it_is_returned(name: str) -> None:
+    space = SearchSpace("one", [Choice("depth", (2,)), Choice("kernel", (3,), {"depth": 2})])
+    wanted = [
+        Objective("accuracy", "max", lambda archs: [90.0] * len(archs), expensive=True),
+        Objective("cost", "min", lambda archs: [1.0] * len(archs)),
+    ]
+    for objectives_ in (wanted, wanted[:1], wanted[1:]):
+        result = search(space, objectives_, strategy=name, evaluations=5)
+        assert [e.architecture.values for e in result.front] == [{"depth": 2, "kernel": 3}]
+        assert len(result.evaluations) == 1
+        assert len(result.to_frame()) == len(result.rounds_frame()) == 1
+
+
 # ---- functions of the user -----------------------------------------------------------------------
 
 

@@ -82,9 +82,22 @@ def test_a_space_of_few_architectures_is_shared_out():
     space = small_space(resolutions=(8,), stages=[stage])
     (row,) = profile(space, FakeDevice(), rounds=2).calibration
     assert (row["networks"], row["held_out"]["networks"]) == (3, 3)
-    single = small_space(stages=[{**stage, "kernel": [3], "expand": [1]}])
-    with pytest.raises(TableError, match="nothing to calibrate"):
-        profile(single, FakeDevice(), rounds=2)
+
+
+def test_a_single_architecture_is_calibrated_on_and_not_judged():
+    stage = {"block": "fused", "width": [8], "depth": [1], "kernel": [3], "expand": [2], "stride": 2}
+    space = small_space(resolutions=(8,), stages=[stage])
+    assert space.size == 1
+    table = profile(space, FakeDevice(), rounds=2)
+    (row,) = table.calibration
+    assert row["networks"] == 1
+    assert "held_out" not in row
+    assert table.verdict().startswith("not judged")
+    (arch,) = space.enumerate()
+    cost_ns = CALL_NS + sum(10 * weights(operator) for operator in space.operators(arch))
+    assert table.latency_ms([arch]) == pytest.approx(cost_ns / 1e6)
+    both = profile(small_space(stages=[stage]), FakeDevice(), rounds=2)  # one at each of two resolutions
+    assert [row["networks"] for row in both.calibration] == [1, 1]
 
 
 def test_operators_that_cost_nothing_are_refused():

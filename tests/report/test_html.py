@@ -342,6 +342,26 @@ def test_a_run_with_hardly_anything(data: ReportData) -> None:
     assert "<svg" not in render(bare)
 
 
+def test_a_calibration_without_held_out_networks_is_shown_as_not_judged(data: ReportData) -> None:
+    quality = ("held_out", "macs_baseline")
+    one, other = data.table["calibration"]
+    missing = {name: value for name, value in one.items() if name not in quality}
+    null = {**other, **dict.fromkeys(quality)}
+    without_figures = replace(
+        data,
+        evaluations=data.evaluations.assign(accuracy=np.nan, predicted_accuracy=np.nan, status="failed"),
+        models=[],
+        architectures={},
+        operators={},
+        budgets_ms={},
+        hypervolume={},
+        training=[],
+        knee=None,
+    )
+    shown = text(replace(without_figures, table={**data.table, "calibration": [missing, null]}))
+    assert shown.count("not judged: no network was left") == 2
+
+
 def test_no_predictions_and_no_random_search(data: ReportData) -> None:
     evaluations = data.evaluations.assign(predicted_accuracy=np.nan)
     said = text(replace(data, evaluations=evaluations, hypervolume={"random": data.hypervolume["random"]}))
