@@ -473,11 +473,17 @@ def test_an_error_is_not_kept(board, device):
 
 
 def test_a_finished_measurement_is_forgotten_and_its_weights_are_kept(board, device):
-    models = [conv(64, 4)]
-    one, two = (device.measure(models, Plan(((0,),) * 20)) for _ in range(2))
+    models, pieces = [conv(64, 4)], board.cache / "pieces"
+    shutil.rmtree(pieces, ignore_errors=True)  # those of other tests
+    one = device.measure(models, Plan(((0,),) * 20))
+    an_hour_ago, kept = time.time() - 3600, sorted(pieces.iterdir())
+    for piece in kept:
+        os.utime(piece, (an_hour_ago, an_hour_ago))
+    two = device.measure(models, Plan(((0,),) * 20))
     assert not np.array_equal(one.time_ns, two.time_ns)
     assert not jobs(board)
-    assert all(path.stat().st_mtime > time.time() - 100 for path in (board.cache / "pieces").iterdir())
+    assert sorted(pieces.iterdir()) == kept != []
+    assert all(piece.stat().st_mtime > an_hour_ago + 1 for piece in kept)  # used again
 
 
 def test_what_is_old_is_deleted(board, device):
