@@ -35,7 +35,7 @@ def input_facts(data: Dataset, shape: tuple[int, ...]) -> dict[str, Any]:
         "std": list(data.std),
         "image_size": list(data.stored.shape[2:]),  # what an image is cut to before it is resized
         "resize": "bilinear, antialiased",
-        "reader": data.reader or READER,  # see hwnas.images
+        **({} if own else {"reader": data.reader or READER}),  # of image files, see hwnas.images
         "preparation": data.preparation,
     }
 

@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from hwnas.config import COSTS, GIVEN_DATA, Experiment, Named, load_config, overridden, parse_config
-from hwnas.errors import ConfigError, DataError, StoreError
+from hwnas.errors import ConfigError, DamagedImagesError, DataError, StoreError
 from hwnas.files import expanded
 from hwnas.images import OLD_READER, READER
 from hwnas.latency.devices import DEVICES
@@ -40,7 +40,7 @@ from hwnas.pipeline.profile import (
     own_device,
 )
 from hwnas.pipeline.stages import STAGES, needed_by
-from hwnas.pipeline.train import data_identity, train_supernet
+from hwnas.pipeline.train import train_supernet
 from hwnas.predictors import get_predictor
 from hwnas.progress import Progress, TextDisplay, silent
 from hwnas.searching.executors import Executor, SerialExecutor, get_executor
@@ -61,7 +61,12 @@ if TYPE_CHECKING:  # torch is loaded by the stages that need it
 
 log = logging.getLogger("hwnas")
 
-SPLITS = ("train", "validation", "test")
+SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
+# Inputs of a stage that say where images are and how damaged ones are treated; the checksums of the images
+# say whether they are the same.
+INCIDENTAL_KEYS = ("path", "hub", "skip_damaged", "left_out")
+INCIDENTAL = tuple(f"data.{key}" for key in INCIDENTAL_KEYS)
+CHECKED = "checked_images.npy"  # which files of images that are streamed were decoded without an error
 FOLDS = 5  # of the cross-validation behind predicted accuracies
 LEARNT = 2000  # evaluations that it learns from at most; some predictors need their square in memory
 PREDICTOR = "gp"  # behind predicted accuracies where the search names none
@@ -255,6 +260,7 @@ class Run:
         self.directory = directory
         self.config = config
         self._given = dict(data or {})
+        self._trains_anew = False  # whether a training that was begun here is about to be made anew
         self._data = dict(self._given)
         self.invocation = Invocation(directory) if invocation is None else invocation
         self._stages: tuple[str, ...] = ()  # that the user asked for
@@ -296,14 +302,14 @@ class Run:
             return
         if restart is not None or extend or any(self.store.stage(name) is None for name in names):
             check_unlocked(self.directory)
-        pending = self.check(names, restart, extend)
-        if not pending:  # nothing is written: the folder may be read-only
+        pending = self.check(names, restart, extend, display=display)
+        if not pending and not self._data_moved:  # nothing is written: the folder may be read-only
             return
         with locked(self.directory):
             before = {name: self.store.stage(name) for name in STAGES}
             self.open_store()
             if before != {name: self.store.stage(name) for name in STAGES}:  # another process was faster
-                pending = self.check(names, restart, extend)
+                pending = self.check(names, restart, extend, display=display)
             for i, name in enumerate(pending):
                 if i > 0:  # what the stages before it made is known now
                     STAGES[name].check(self, (), restart in (name, "all"))
@@ -312,6 +318,8 @@ class Run:
                 elif self.store.stage(name) is not None:  # a finished search that is extended
                     self._reopen(name)
                 self._make(name, display)
+            if self._data_moved:  # all stages are up to date, so the images are the same
+                self._describe()
 
     def check(
         self,
@@ -319,6 +327,7 @@ class Run:
         restart: str | None = None,
         extend: bool = False,
         lender: Run | None = None,
+        display: Display = no_display,
     ) -> list[str]:
         """Check all that can be checked of stages before the folder is changed.
 
@@ -327,6 +336,7 @@ class Run:
             restart: As for `make`.
             extend: As for `make`.
             lender: Run whose finished supernet this run will refer to.
+            display: Shows the progress of the check of image files.
 
         Returns:
             The stages that are not up to date, in order.
@@ -353,6 +363,8 @@ class Run:
                     log.info("%s: done before", name)
                     continue
                 self.check_no_fewer(before)
+            if name == "train":
+                self._check_data(display(name), again)
             STAGES[name].check(self, pending, again)
             pending.append(name)
         return pending
@@ -422,8 +434,7 @@ class Run:
     def _reset(self, name: str) -> None:
         """Forget a stage and what follows from it."""
         self._reopen(name)
-        if name == "train":
-            self._data = dict(self._given)  # images are read anew, by the present reader
+        self._trains_anew = False
         for stage in (name, *STAGES[name].followers):
             STAGES[stage].forget(self)
 
@@ -474,7 +485,7 @@ class Run:
         differing = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key != ignored
+            if before.get(key) != now.get(key) and key != ignored and not key.startswith(INCIDENTAL)
         ]
         remake = invocation.remake(name, self._stages)
         if differing:
@@ -494,6 +505,15 @@ class Run:
                 raise StoreError(
                     f"{path} {state} since {name} made it; restore it from a copy, or make it again: {remake}"
                 )
+
+    @property
+    def _data_moved(self) -> bool:
+        """Whether config.yaml says otherwise than the experiment where the images are."""
+        path = self.directory / "config.yaml"
+        if not path.exists():
+            return False
+        before, now = load_config(path).data.parameters, self.config.data.parameters
+        return any(before.get(key) != now.get(key) for key in INCIDENTAL_KEYS)
 
     def _describe(self) -> None:
         """config.yaml, complete and its paths absolute, and environment.json."""
@@ -519,10 +539,13 @@ class Run:
         return Named.model_validate({**named.model_dump(), "reader": reader})
 
     def _recorded_reading(self) -> dict[str, Any] | None:
-        """How the training that was begun here reads images; None before it."""
+        """How the training that was begun here reads images; None before it, or if it is to be made anew."""
+        if self._trains_anew:
+            return None
         done = self.store.stage("train")
         if done is not None:
-            return {"reader": done["inputs"]["data"].get("reader")}
+            reader, left_out = done["inputs"]["data"].get("reader"), done["outputs"].get("left_out", {})
+            return {"reader": reader, "left_out": left_out}
         path = self.directory / "supernet" / "checkpoint.safetensors"
         if not path.exists():
             return None
@@ -530,13 +553,44 @@ class Run:
 
         return recorded_reading(path)
 
-    def data(self, split: Literal["train", "validation", "test"]) -> Dataset:
-        """One split of the experiment's data."""
-        if split not in self._data:
-            from hwnas.training.data import check_splits, read_dataset
+    def _check_data(self, progress: Progress, again: bool) -> None:
+        """Read all splits, and decode files that are streamed once, before the first step of a training.
 
-            named = self.named_data
-            data = read_dataset(named.name, split, self.config.seed, named.parameters)
+        The only file that this may write is the record of the files that were decoded.
+
+        Args:
+            progress: Called for every part of the files.
+            again: Whether the training is made anew, so that its recorded reader and files do not count.
+
+        Raises:
+            DamagedImagesError: Files cannot be read as images; it lists those of all splits.
+        """
+        from hwnas.training.data import Check, check_files
+        from hwnas.training.data.stored import damaged_images
+
+        if again:
+            self._data = dict(self._given)
+        self._trains_anew = again
+        damaged: dict[str, str] = {}
+        for split in SPLITS:
+            try:
+                data = self.data(split, progress)
+                self._data |= check_files({split: data}, Check(self.directory / CHECKED, progress))
+            except DamagedImagesError as error:
+                damaged |= error.files
+        if damaged:
+            raise damaged_images(damaged)
+
+    def data(self, split: Literal["train", "validation", "test"], progress: Progress = silent) -> Dataset:
+        """One split of the experiment's data; `progress` is told of files that are checked."""
+        if split not in self._data:
+            from hwnas.training.data import Check, check_splits, read_dataset
+
+            named, reading = self.named_data, self._recorded_reading() or {}
+            left_out = {"left_out": reading["left_out"]} if reading.get("left_out") else {}
+            parameters = {**named.parameters, **left_out}
+            check = Check(self.directory / CHECKED, progress)
+            data = read_dataset(named.name, split, self.config.seed, parameters, check)
             check_splits({**self._data, split: data})
             self._data[split] = data
         return self._data[split]
@@ -620,10 +674,11 @@ class Run:
     @property
     def accuracy_source(self) -> str:
         """Of all that an accuracy depends on: shared by all searches that evaluate a supernet in one way."""
+        checksum, trained = self.outputs("train")["checksum"], self.store.stage("train") or {}
         return digest(
             {
-                "supernet": self.outputs("train")["checksum"],
-                "data": data_identity(self),
+                "supernet": checksum,
+                "data": trained["inputs"]["data"],  # the folder may have moved since
                 "images": self.data("validation").checksum,
                 "seed": self.config.seed,
                 "calibration_images": self.config.search.calibration_images,

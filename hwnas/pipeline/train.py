@@ -66,6 +66,8 @@ def check(run: Run, pending: Sequence[str], again: bool) -> None:
 
 
 def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    from hwnas.training.data import SPLITS
+
     net, result = train_supernet(run, progress)
     layout = "channels last" if result.arithmetic.channels_last else "channels first"
     log.info("train: computed in %s, %s", result.arithmetic.precision, layout)
@@ -79,6 +81,9 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
         **facts,
         "reports": [asdict(report) for report in result.reports],
     }
+    left_out = {split: sorted(run.data(split).stored.left_out) for split in SPLITS}
+    if any(left_out.values()):
+        outputs["left_out"] = {split: names for split, names in left_out.items() if names}
     return outputs, ["supernet/model.safetensors", "supernet/supernet.json"]
 
 

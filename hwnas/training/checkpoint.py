@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from hwnas.errors import ChecksumError, TrainingError
+from hwnas.images import OLD_READER
 from hwnas.networks.supernet import Supernet, tensors_digest
 from hwnas.store import digest, read_bytes, write_bytes
 
@@ -63,14 +64,18 @@ class State:
     losses: list[float] = field(default_factory=list)  # of the steps since the last report
 
 
-def save(path: Path, state: State, inputs: Mapping[str, Any], reading: Mapping[str, Any]) -> None:
+def save(
+    path: Path, state: State, inputs: Mapping[str, Any], reading: Mapping[str, Any] | None = None
+) -> None:
     """Write a checkpoint.
 
     Args:
         path: The file.
         state: The training.
         inputs: Plain data that identifies the training.
-        reading: Plain data on how the images are read: `reader`, see `hwnas.images`.
+        reading: Plain data on how the images are read: `reader`, see `hwnas.images`; `left_out`, the names of
+            the files that are left out, by split; `files_read`, which identifies the files that have been
+            read, or None where all of them count as read.
     """
     tensors = {f"net.{name}": tensor for name, tensor in state.net.state_dict().items()}
     for name, parameter in state.net.named_parameters():
@@ -85,7 +90,7 @@ def save(path: Path, state: State, inputs: Mapping[str, Any], reading: Mapping[s
         "schema": SCHEMA,
         "step": state.step,
         "inputs": inputs,
-        "reading": reading,
+        "reading": reading or {},
         "arithmetic": asdict(state.arithmetic),
         "reports": [asdict(report) for report in state.reports],
         "losses": state.losses,
@@ -147,14 +152,37 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, about
 
 
-def load(path: Path, net: Supernet, optimizer: torch.optim.SGD, inputs: Mapping[str, Any]) -> State:
-    """The training of a file, its weights and momentum put in place.
+def load(
+    path: Path,
+    net: Supernet,
+    optimizer: torch.optim.SGD,
+    inputs: Mapping[str, Any],
+    files_read: Callable[[int], str | None] = lambda step: None,
+    reader: str | None = None,
+) -> State:
+    """Load a checkpoint and put its weights and momentum in place.
 
-    One that diverged goes on with a lower learning rate. TrainingError, with what differs, if it is made from
-    something else; ChecksumError if it is damaged.
+    A training that diverged resumes with a lower learning rate. A training resumes with other training images
+    if all files that its steps have read, and the names of all files, are the same, and with other
+    validation images if it has not used any.
+
+    Args:
+        path: The checkpoint.
+        net: The supernet that gets the weights.
+        optimizer: The optimiser that gets the momentum.
+        inputs: Plain data that identifies the training, as `save` gets it.
+        files_read: Identifies the files that this many steps read of the present training images.
+        reader: How the present images are read, see `hwnas.images`.
+
+    Returns:
+        The training.
+
+    Raises:
+        TrainingError: if the checkpoint is of another training; the message says what differs.
+        ChecksumError: if the checkpoint is damaged.
     """
     tensors, about = _read(path)
-    earlier = _resumed(path, about, inputs)
+    earlier = _resumed(path, about, inputs, files_read, reader)
     if len(earlier) > len(about.get("earlier", [])):
         log.warning(
             "train: goes on from step %d, learning_rate was %s, is %s",
@@ -185,26 +213,51 @@ def load(path: Path, net: Supernet, optimizer: torch.optim.SGD, inputs: Mapping[
     )
 
 
-def check(path: Path, inputs: Mapping[str, Any]) -> None:
+def check(
+    path: Path,
+    inputs: Mapping[str, Any],
+    files_read: Callable[[int], str | None] = lambda step: None,
+    reader: str | None = None,
+) -> None:
     """Check that a training with these inputs can resume a checkpoint.
 
     Args:
         path: The checkpoint.
         inputs: What the training is made from, as for `save`.
+        files_read: As for `load`.
+        reader: As for `load`.
 
     Raises:
         TrainingError: The checkpoint is that of another training.
         ChecksumError: The checkpoint is damaged.
     """
-    _resumed(path, _read(path)[1], inputs)
+    _resumed(path, _read(path)[1], inputs, files_read, reader)
 
 
-def _resumed(path: Path, about: Mapping[str, Any], inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _resumed(
+    path: Path,
+    about: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    files_read: Callable[[int], str | None],
+    reader: str | None,
+) -> list[dict[str, Any]]:
     """The learning rates that diverged before; TrainingError for the checkpoint of another training."""
     if about["schema"] != SCHEMA:
         raise TrainingError(f"{path} has schema {about['schema']}, this hwnas reads {SCHEMA}; {REMEDY}")
     before, now = about["inputs"], json.loads(json.dumps(inputs))
     differ = {k: f"{k} was {before.get(k)}, is {v}" for k, v in now.items() if before.get(k) != v}
+    read = about.get("reading", {}).get("files_read")
+    if "data" in differ and read is not None and read == files_read(about["step"]):
+        del differ["data"]
+        log.warning("train: image files that no step has read yet have changed; the training uses them")
+    if not about["reports"]:
+        differ.pop("validation_data", None)
+    remedy = REMEDY
+    if "data" in differ or "validation_data" in differ:
+        before_reader = about.get("reading", {}).get("reader", OLD_READER)
+        remedy = f"restore the images that it has used, or {REMEDY}"
+        if reader not in (None, before_reader):
+            remedy = f"read the images by its reader, {before_reader}, not by {reader}, or {REMEDY}"
     earlier = about.get("earlier", [])
     if (
         "diverged" in about
@@ -213,7 +266,7 @@ def _resumed(path: Path, about: Mapping[str, Any], inputs: Mapping[str, Any]) ->
     ):
         earlier = [*earlier, {"learning_rate": before["learning_rate"], "until_step": about["step"]}]
     elif differ:
-        raise TrainingError(f"{path} is of another training ({'; '.join(differ.values())}); {REMEDY}")
+        raise TrainingError(f"{path} is of another training ({'; '.join(differ.values())}); {remedy}")
     return list(earlier)
 
 

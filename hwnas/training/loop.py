@@ -23,7 +23,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ from hwnas.training import checkpoint
 from hwnas.training.augmentation import augment
 from hwnas.training.channels import sort_channels
 from hwnas.training.checkpoint import CHECKPOINT_FILE, Arithmetic, Report, State
-from hwnas.training.data import Dataset, check_splits, resize
+from hwnas.training.data import Check, Dataset, check_files, check_splits, resize
+from hwnas.training.data.stored import CHECKED_FILE, Streamed
 from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.losses import LOSSES
 from hwnas.training.parallel import all_or_none, connect, local_rank, mean, rank, wait_for_all, world_size
@@ -131,6 +132,12 @@ def train(
     supernet, data, settings and seed (TrainingError says what differs). `progress` is told of every step; a
     KeyboardInterrupt that it raises leaves a checkpoint of that step.
 
+    Files of images that are streamed are decoded once before the first step, and those that are damaged are
+    listed together (DamagedImagesError). Which files were readable is kept in `directory`, so that they are
+    not decoded again for that while they stay the same. In the first epoch the data is the same as that of
+    the checkpoint if the names of all files, and the sizes of the files that its steps have read, are the
+    same: a damaged file that no step has read may be repaired, or left out.
+
     `teacher`, otherwise that of the settings, is another supernet, whose largest subnet teaches, or any
     network that makes logits of images as the data has them; it is left as it was. `strategy` takes the
     place of the one that the settings name; that name is still what a checkpoint is told apart by.
@@ -148,21 +155,35 @@ def train(
     """
     progress = as_progress(progress, "train")
     teacher, device = _prepared(net, train_data, validation_data, settings, teacher)
+    directory = expanded(directory)
+    if rank() == 0:
+        check = Check(directory / CHECKED_FILE, progress)
+        check_files({"train": train_data, "validation": validation_data}, check)
     keep_freed_memory()
     inputs = _inputs(net, train_data, validation_data, settings, seed, teacher)
-    reading = {"reader": train_data.reader}
-    path = expanded(directory) / CHECKPOINT_FILE
+    left_out = {"train": train_data.stored.left_out, "validation": validation_data.stored.left_out}
+    reading = {
+        "reader": train_data.reader,
+        "left_out": {split: sorted(names) for split, names in left_out.items() if names},
+    }
+    path = directory / CHECKPOINT_FILE
     with _threads(settings.threads), _as_it_was(teacher), all_or_none():
         connect(device)
         plan = _plan(net, train_data, settings, seed, teacher, device, strategy)
+
+        def save(state: State) -> None:
+            read = _files_read(train_data, settings, seed, state.step)
+            checkpoint.save(path, state, inputs, {**reading, "files_read": read})
+
         net.to(device).train()
         net.has_statistics = False  # those of imported weights are not those of trained ones
         optimizer = _optimizer(net, settings)
         if rank() == 0 and not path.exists():
             progress(0, settings.steps, "choosing precision and memory layout")
-            checkpoint.save(path, State(net, optimizer, choose_arithmetic(net, plan)), inputs, reading)
+            save(State(net, optimizer, choose_arithmetic(net, plan)))
         wait_for_all()
-        state = checkpoint.load(path, net, optimizer, inputs)
+        files_read = partial(_files_read, train_data, settings, seed)
+        state = checkpoint.load(path, net, optimizer, inputs, files_read, train_data.reader)
         evaluator = AccuracyEvaluator(net, train_data, validation_data, seed=seed)
         model, batches = _data_parallel(net, device), _batches(plan, state.step)
         first, started = state.step, time.perf_counter()
@@ -186,7 +207,7 @@ def train(
                     progress(state.step, settings.steps, text)
                 except KeyboardInterrupt:
                     if rank() == 0:
-                        checkpoint.save(path, state, inputs, reading)
+                        save(state)
                     raise
                 continue
             loss, state.losses = float(np.mean(state.losses)), []
@@ -202,7 +223,7 @@ def train(
                         f"lower training.learning_rate, and the same command goes on from step {kept}"
                     ) from None
                 state.reports.append(Report(state.step, loss, rate, large, small))
-                checkpoint.save(path, state, inputs, reading)
+                save(state)
                 progress(state.step, settings.steps, _text(state.reports[-1]))
             first, started = state.step, time.perf_counter()
         wait_for_all()
@@ -244,7 +265,9 @@ def check_training(
         _plan(net, train_data, settings, seed, teacher, torch.device("cpu"), strategy)
     path = None if directory is None else expanded(directory) / CHECKPOINT_FILE
     if path is not None and path.exists():
-        checkpoint.check(path, _inputs(net, train_data, validation_data, settings, seed, teacher))
+        inputs = _inputs(net, train_data, validation_data, settings, seed, teacher)
+        files_read = partial(_files_read, train_data, settings, seed)
+        checkpoint.check(path, inputs, files_read, train_data.reader)
 
 
 def _prepared(
@@ -545,12 +568,13 @@ def _batches(plan: Plan, step: int) -> Iterator[list[Part]]:
     """
     settings, data = plan.settings, plan.data
     an_epoch, size = len(data) // settings.batch_size, settings.batch_size // plan.of
+    left_out = tuple(data.stored.left_out.values())
 
     def chosen() -> Iterator[NDArray[np.int64]]:
         for epoch, batch in (divmod(i, an_epoch) for i in itertools.count(step)):
             for part in plan.parts:
                 start = batch * settings.batch_size + part * size
-                yield _order(len(data), plan.seed, epoch)[start : start + size]
+                yield _order(len(data), left_out, plan.seed, epoch)[start : start + size]
 
     stream = data.stream(chosen())
     for i in itertools.count(step):
@@ -568,9 +592,29 @@ def _part(images: Tensor, labels: Tensor, plan: Plan, step: int, part: int) -> P
 
 
 @lru_cache(maxsize=2)
-def _order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of n images in an epoch."""
-    return np.random.default_rng([seed, 0, epoch]).permutation(n)
+def _order(n: int, left_out: tuple[int, ...], seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of n images in an epoch.
+
+    It is that of all files, including those at the positions `left_out`: a file that is left out changes
+    nothing before its turn.
+    """
+    order = np.random.default_rng([seed, 0, epoch]).permutation(n + len(left_out))
+    if not left_out:
+        return order
+    numbers = np.full(len(order), -1)  # of the images, by the position of the file
+    numbers[np.delete(np.arange(len(order)), left_out)] = np.arange(n)
+    return numbers[order][numbers[order] >= 0]
+
+
+def _files_read(data: Dataset, settings: Training, seed: int, step: int) -> str | None:
+    """What identifies the files that the first `step` steps read; None unless there are others.
+
+    That is in the first epoch of images that are streamed.
+    """
+    if not isinstance(data.stored, Streamed) or step >= len(data) // settings.batch_size:
+        return None
+    order = _order(len(data), tuple(data.stored.left_out.values()), seed, 0)
+    return data.stored.identity_of(order[: step * settings.batch_size])
 
 
 def _accumulate(

@@ -16,10 +16,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from hwnas.config import Training
-from hwnas.errors import ChecksumError, DataError, TrainingError
+from hwnas.errors import ChecksumError, DamagedImagesError, DataError, TrainingError
 from hwnas.networks.blocks import build_network
 from hwnas.networks.drop import Drop
 from hwnas.networks.supernet import Supernet
+from hwnas.progress import Progress, silent
 from hwnas.spaces import Architecture, NetworkSpace
 from hwnas.training import loop
 from hwnas.training.checkpoint import State
@@ -648,3 +649,111 @@ def test_a_gpu_learns_too(tmp_path: Path) -> None:
     result = train(net, blobs(960), blobs(150, seed=1), settings, tmp_path)
     assert result.reports[-1].largest_accuracy > 90
     assert {parameter.device.type for parameter in net.parameters()} == {"cpu"}
+
+
+# ---- damaged files of streamed images ------------------------------------------------------------
+
+PHOTO_SETTINGS = Training.model_validate({**reporting(100).model_dump(), "steps": 6, "batch_size": 8})
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """80 noisy images to train with and 6 to validate with, as files."""
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 40), ("val", 3), ("test", 3)):
+        for brightness, name in ((0, "dark"), (120, "bright")):
+            folder = tmp_path / "photos" / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 100, (12, 12, 3)) + brightness
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:02}.png")
+    return tmp_path / "photos"
+
+
+def train_photos(photos: Path, folder: Path, progress: Progress = silent, **options: Any) -> str:
+    """Train on streamed images, 10 steps an epoch; the checksum of the supernet."""
+    how = {"path": str(photos), "size": 100, "memory_mb": 1, **options}
+    data, validation = (load_dataset("imagefolder", split, **how) for split in ("train", "validation"))
+    assert isinstance(data.stored, Streamed)
+    net = Supernet(tiny_space(classes=2, channels=3))
+    train(net, data, validation, PHOTO_SETTINGS, folder, seed=3, progress=progress)
+    return net.checksum
+
+
+def file_read_at(photos: Path, step: int) -> Path:
+    """The first file that a step reads."""
+    files = sorted(photos.glob("train/*/*.png"))
+    return files[int(loop._order(len(files), (), 3, 0)[step * PHOTO_SETTINGS.batch_size])]
+
+
+def interrupt_at(step: int) -> Progress:
+    def progress(done: int, total: int, text: str = "") -> None:
+        if done == step and text.startswith("loss"):
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_damaged_files_of_all_splits_are_listed_before_the_first_step(photos: Path, tmp_path: Path) -> None:
+    bad = [photos / name for name in ("train/bright/03.png", "train/dark/39.png")]
+    for file in bad:
+        file.write_bytes(b"damaged")
+    with pytest.raises(
+        DamagedImagesError, match=r"cannot read 2 files as images: \S+03\.png .*39\.png"
+    ) as error:
+        train_photos(photos, tmp_path / "supernet")
+    assert list(error.value.files) == list(map(str, bad))
+    assert not (tmp_path / "supernet" / CHECKPOINT_FILE).exists()
+
+
+def test_a_training_resumes_when_a_file_that_no_step_has_read_is_repaired(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, folder = file_read_at(photos, step=5), tmp_path / "supernet"
+    with pytest.raises(KeyboardInterrupt):
+        train_photos(photos, folder, interrupt_at(3))
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(DamagedImagesError, match=rf"cannot read 1 file as images: {file} "):
+        train_photos(photos, folder)
+    for repaired in (file, photos / "val" / "dark" / "01.png"):  # no report has used validation images yet
+        Image.new("RGB", (30, 20), "white").save(repaired)
+    resumed = train_photos(photos, folder)
+    assert "image files that no step has read yet have changed" in caplog.text
+    assert resumed == train_photos(photos, tmp_path / "whole")
+
+
+def test_a_training_resumes_without_a_file_that_no_step_has_read(photos: Path, tmp_path: Path) -> None:
+    file, folder = file_read_at(photos, step=5), tmp_path / "supernet"
+    with pytest.raises(KeyboardInterrupt):
+        train_photos(photos, folder, interrupt_at(3))
+    file.write_bytes(b"damaged")
+    resumed = train_photos(photos, folder, skip_damaged=True)
+    assert resumed == train_photos(photos, tmp_path / "whole", skip_damaged=True)
+    Image.new("RGB", (30, 20), "white").save(file)  # it stays left out
+    name = file.relative_to(photos / "train").as_posix()
+    assert resumed == train_photos(photos, folder, left_out={"train": [name]})
+
+
+def test_a_training_does_not_resume_when_a_file_that_it_read_has_changed(
+    photos: Path, tmp_path: Path
+) -> None:
+    file, folder = file_read_at(photos, step=1), tmp_path / "supernet"
+    with pytest.raises(KeyboardInterrupt):
+        train_photos(photos, folder, interrupt_at(3))
+    before = file.read_bytes()
+    Image.new("RGB", (30, 20), "white").save(file)
+    with pytest.raises(
+        TrainingError, match=r"is of another training .*; restore the images that it has used"
+    ):
+        train_photos(photos, folder)
+    with pytest.raises(TrainingError, match="; read the images by its reader, full, not by draft"):
+        train_photos(photos, folder, reader="draft")
+    file.write_bytes(before)
+    assert train_photos(photos, folder) == train_photos(photos, tmp_path / "whole")
+
+
+def test_leaving_out_a_file_changes_no_order_before_its_turn() -> None:
+    every = loop._order(50, (), 0, 4)
+    some = loop._order(48, (7, 31), 0, 4)
+    numbers = np.delete(np.arange(50), [7, 31])
+    assert numbers[some].tolist() == [number for number in every if number not in (7, 31)]

@@ -16,24 +16,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from hwnas.config import GIVEN_DATA
 from hwnas.errors import DataError, known_names
 from hwnas.files import expanded
-from hwnas.training.data.base import SPLITS, Dataset, Source, Split, check_splits, resize
+from hwnas.training.data.base import SPLITS, Dataset, Source, Split, check_files, check_splits, resize
 from hwnas.training.data.cifar10 import cifar10
 from hwnas.training.data.digits import cluttered_digits
 from hwnas.training.data.folders import imagefolder
 from hwnas.training.data.loaders import from_loader
-from hwnas.training.data.stored import Held
+from hwnas.training.data.stored import Check, Held
 
 __all__ = [
     "DATASETS",
     "SPLITS",
+    "Check",
     "Dataset",
     "Held",
     "Split",
+    "check_files",
     "check_splits",
     "describe_dataset",
     "from_loader",
@@ -58,12 +61,29 @@ def load_dataset(name: str, split: Split = "train", seed: int = 0, **parameters:
     return read_dataset(name, split, seed, parameters)
 
 
-def read_dataset(name: str, split: Split, seed: int, parameters: Mapping[str, Any]) -> Dataset:
-    """`load_dataset` of parameters in a mapping, where any name may stand: DataError for a wrong one."""
+def read_dataset(
+    name: str, split: Split, seed: int, parameters: Mapping[str, Any], check: Check | None = None
+) -> Dataset:
+    """Read a split like `load_dataset`, with the parameters in a mapping, where any name may stand.
+
+    Args:
+        name: The name of the dataset.
+        split: The split.
+        seed: The seed of what is drawn.
+        parameters: The parameters of the dataset's function.
+        check: How files are checked.
+
+    Returns:
+        The split.
+
+    Raises:
+        DataError: for an unknown name, split or parameter, and for data that is missing or unusable.
+    """
     found = _source(name, split, seed, parameters)
+    stored = found.stored(check or Check())
     return Dataset(
-        found.stored(),
-        torch.from_numpy(found.labels),
+        stored,
+        torch.from_numpy(np.delete(found.labels, list(stored.left_out.values()))),
         found.classes,
         found.mean,
         found.std,

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hwnas.errors import DataError
-from hwnas.training.data.stored import CHUNK, Held, Indices, Stored
+from hwnas.errors import DamagedImagesError, DataError
+from hwnas.training.data.stored import CHUNK, Check, Held, Indices, Stored, damaged_images
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -134,12 +134,12 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Source:
-    """A split before its images are read or made: `stored`, called once, does that.
+    """A split before its images are read or made: `stored`, called once, does that, and checks files.
 
     `labels` are (n,); the rest is as in `Dataset`.
     """
 
-    stored: Callable[[], Stored]
+    stored: Callable[[Check], Stored]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     mean: tuple[float, ...]
@@ -207,6 +207,33 @@ def _check_finite(images: Tensor, source: str) -> None:
         f"the first is image {int(bad[0])} ({int((~first.isfinite()).sum())} of its {first.numel()} values). "
         "Correct the transforms that make them, or leave these images out"
     )
+
+
+def check_files(data: Mapping[str, Dataset], check: Check) -> dict[str, Dataset]:
+    """Decode the files of datasets once, before they are used, unless they are known to be readable.
+
+    Args:
+        data: Datasets by name.
+        check: How their files are checked.
+
+    Returns:
+        The datasets, whose files are not checked again.
+
+    Raises:
+        DamagedImagesError: if files cannot be read as images; it lists those of all datasets.
+    """
+    checked: dict[str, Dataset] = {}
+    damaged: dict[str, str] = {}
+    for name, split in data.items():
+        try:
+            stored = split.stored.checked(check)
+        except DamagedImagesError as error:
+            damaged |= error.files
+            continue
+        checked[name] = split if stored is split.stored else replace(split, stored=stored)
+    if damaged:
+        raise damaged_images(damaged)
+    return checked
 
 
 def check_positive(what: str, value: object, unit: str) -> None:

@@ -71,7 +71,7 @@ def cifar10(
         held = np.sort(_spread(labels, validation, np.random.default_rng(seed)))
         chosen = held if split == "validation" else np.setdiff1d(chosen, held)
     words = "RGB of 32×32 pixels"
-    return Source(lambda: found.images(chosen), labels[chosen], CLASSES, MEAN, STD, words)
+    return Source(lambda _: found.images(chosen), labels[chosen], CLASSES, MEAN, STD, words)
 
 
 @dataclass(frozen=True)

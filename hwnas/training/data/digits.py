@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from hwnas.training.data.base import SPLITS, Source, Split, check_positive
-from hwnas.training.data.stored import Held
+from hwnas.training.data.stored import Check, Held
 
 SCENE = 24  # pixels
 SOURCES = {"train": 1150, "validation": 250, "test": 397}  # of the 1797 bundled digits
@@ -42,7 +42,7 @@ def cluttered_digits(
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     chosen = rng.choice(sources, sizes[split])
 
-    def stored() -> Held:
+    def stored(_: Check) -> Held:
         digits = _placed(bundled.images[chosen].astype(np.float32) / 16, rng)
         scenes = _cluttered(digits, rng)
         scenes += rng.normal(0, NOISE, scenes.shape).astype(np.float32)

@@ -6,19 +6,20 @@ import hashlib
 import itertools
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hwnas.errors import DataError, known_names
+from hwnas.errors import DamagedImagesError, DataError, known_names
 from hwnas.images import OLD_READER, READER, READERS, fitted
 from hwnas.text import listed
 from hwnas.training.data.base import SPLITS, Source, Split, check_positive, is_utf8
-from hwnas.training.data.stored import Files, Stored, held_or_streamed
+from hwnas.training.data.stored import Check, Files, Stored, read_split
 
 HELD_OUT = 0.1  # of each class's training images, for a split that has no folder
 FOLDERS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
@@ -31,7 +32,14 @@ log = logging.getLogger("hwnas.data")
 
 
 def imagefolder(
-    split: Split, seed: int, path: str | Path, size: int, memory_mb: int = 4096, reader: str = READER
+    split: Split,
+    seed: int,
+    path: str | Path,
+    size: int,
+    memory_mb: int = 4096,
+    skip_damaged: bool = False,
+    reader: str = READER,
+    left_out: Mapping[str, Sequence[str]] | None = None,
 ) -> Source:
     """Find the images of a split in a folder that holds one folder a class for each split.
 
@@ -58,9 +66,12 @@ def imagefolder(
         path: The folder that holds `train`.
         size: Pixels of a side of the squares.
         memory_mb: The largest size of a split that is held in memory, in MiB.
+        skip_damaged: Whether files that cannot be read as images are left out.
         reader: How files are read, see `hwnas.images`. A run records it; leave it out in an experiment. The
             old reader, `draft`, also finds files as it did: directly in the class folders, validation in
             `val` only, and no links that lead nowhere.
+        left_out: Names of files that are left out, such as ``{"train": ["cat/03.jpg"]}``, by split. A run
+            records those that `skip_damaged` left out when its training began.
 
     Returns:
         The split; its images are not read yet.
@@ -68,8 +79,11 @@ def imagefolder(
     Raises:
         DataError: for a missing folder, a single, empty or too small class, one whose name is not UTF-8,
             classes that differ between the folders, two folders for validation, or a link that leads
-            nowhere; and, when the images are read, for an image that cannot be read or whose range is
-            unknown, or when less memory is free than `memory_mb` allows to fill.
+            nowhere; and, when the images are read, for files that cannot be opened, for a class without
+            a readable image, or when less memory is free than `memory_mb` allows to fill.
+        DamagedImagesError: when the images are read, for files that cannot be read as images or whose range
+            is unknown; it lists all of them. Images that are streamed are checked by `train` before its
+            first step.
     """
     if not isinstance(path, (str, Path)):
         raise DataError(f"imagefolder: path is {path!r}; give the folder that holds train/")
@@ -77,6 +91,9 @@ def imagefolder(
     check_positive("imagefolder: memory_mb", memory_mb, "MiB")
     if reader not in READERS:
         raise DataError(f"imagefolder: unknown reader {reader!r}; {known_names(reader, READERS)}")
+    if not isinstance(skip_damaged, bool):
+        raise DataError(f"imagefolder: skip_damaged is {skip_damaged!r}; give true or false")
+    gone = _names_by_split(left_out)
     root = Path(path)
     try:
         folders = _split_folders(root, reader)
@@ -99,6 +116,8 @@ def imagefolder(
                 f"{', '.join(differ)} in one only"
             )
     missing = [part for part in SPLITS if part not in folders]
+    for part, names in gone.items():  # also those that are removed: all others keep their places
+        _add(files["train" if part in missing else part], names)
     for part in missing:
         files[part] = {}
     for name in classes:
@@ -111,20 +130,29 @@ def imagefolder(
         held = _held_out(name, found, missing, seed)
         for part in missing:
             files[part][name] = held[part]
-        gone = set(itertools.chain(*held.values()))
-        files["train"][name] = [file for file in found if file not in gone]
+        elsewhere = set(itertools.chain(*held.values()))
+        files["train"][name] = [file for file in found if file not in elsewhere]
     folder = folders["train" if split in missing else split]
     chosen = [os.fsencode(os.path.join(name, file)) for name in classes for file in files[split][name]]
-    counts = [len(files[split][name]) for name in classes]
+    labels = np.repeat(np.arange(len(classes)), [len(files[split][name]) for name in classes])
 
-    def stored() -> Stored:
+    def stored(check: Check) -> Stored:
         if split == "train":
-            _log_summary(root, files, missing, listings, folders)
-        return held_or_streamed(Photos(folder, chosen, size, reader), np.arange(len(chosen)), memory_mb)
+            _log_summary(root, files, missing, listings, folders, gone)
+        photos = Photos(folder, chosen, size, reader)
+        found = read_split(photos, memory_mb, skip_damaged, gone.get(split, ()), check)
+        counts = np.bincount(np.delete(labels, list(found.left_out.values())), minlength=len(classes))
+        if not counts.all():
+            name = classes[int(np.argmin(counts))]
+            raise DataError(
+                f"imagefolder: no image of class {name} of {split} can be read; repair files of "
+                f"{folder / name}"
+            )
+        return found
 
     return Source(
         stored,
-        np.repeat(np.arange(len(classes)), counts),
+        labels,
         classes,
         IMAGENET_MEAN,
         IMAGENET_STD,
@@ -133,6 +161,27 @@ def imagefolder(
         "kept",
         reader,
     )
+
+
+def _names_by_split(left_out: Any) -> dict[Split, set[str]]:
+    """The names of files that are left out; DataError for another form, or a name of no file of a class."""
+    if left_out is None:
+        return {}
+    if not isinstance(left_out, Mapping) or not set(left_out) <= set(SPLITS):
+        raise DataError(f"imagefolder: left_out is {left_out!r:.80}; give lists of names by split")
+    for names in left_out.values():
+        for name in [names] if isinstance(names, str) else names:
+            if not isinstance(name, str) or "/" not in name or isinstance(names, str):
+                raise DataError(f"imagefolder: left_out names {name!r:.80}; give lists such as [cat/03.jpg]")
+    return {split: set(left_out[split]) for split in SPLITS if split in left_out}
+
+
+def _add(files: dict[str, list[str]], names: Iterable[str]) -> None:
+    """Add files, named with their class, to a listing unless they are there."""
+    for name in names:
+        of_class, _, file = name.partition("/")
+        if of_class in files and file not in files[of_class]:
+            files[of_class] = sorted([*files[of_class], file])
 
 
 def _split_folders(root: Path, reader: str) -> dict[Split, Path]:
@@ -247,13 +296,16 @@ def _log_summary(
     missing: Sequence[Split],
     listings: Mapping[Split, Listing],
     folders: Mapping[Split, Path],
+    left_out: Mapping[Split, Collection[str]],
 ) -> None:
     """Say in one line how many images of how many classes each split has, and what is no part of any."""
-    counts = [
-        f"{split} {_count(sum(len(names) for names in files[split].values()), 'image')} of "
-        f"{len(files[split])} classes{' (held out of train)' if split in missing else ''}"
-        for split in SPLITS
-    ]
+    counts = []
+    for split in SPLITS:
+        fewer = len(left_out.get(split, ()))
+        number = sum(map(len, files[split].values())) - fewer
+        notes = ["held out of train"] * (split in missing) + [f"{fewer:,} left out"] * (fewer > 0)
+        of_classes = f"{split} {_count(number, 'image')} of {len(files[split])} classes"
+        counts.append(f"{of_classes} ({', '.join(notes)})" if notes else of_classes)
     others = [
         entry.name
         for entry in sorted(root.iterdir())
@@ -301,27 +353,22 @@ class Photos(Files):
     """Image files as RGB squares of `size` pixels, by names relative to a folder."""
 
     def __init__(self, folder: Path, names: Sequence[bytes], size: int, reader: str = READER) -> None:
-        self._folder = folder
-        self._names = np.array(names)  # one object: a million strings would be copied into each worker
+        self.folder = folder
+        self.names = np.array(names)  # one object: a million strings would be copied into each worker
         self.shape = (3, size, size)
         self.reader = reader
 
     def __getitem__(self, index: int) -> Tensor:
+        file = self.file(index)
         try:
-            image = fitted(self._file(index), self.shape[2], self.shape[1], self.reader)
+            image = fitted(file, self.shape[2], self.shape[1], self.reader)
+        except DamagedImagesError as error:
+            (reason,) = error.files.values()
+            message = (
+                f"imagefolder: cannot read {file} as an image: {reason}; restore it from a copy, or "
+                "repair it if no step of the training has read it; the training then resumes"
+            )
+            raise DamagedImagesError(message, error.files) from None
         except DataError as error:
             raise DataError(f"imagefolder: {error}") from None
         return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-    def identity(self, index: int) -> bytes:
-        """Name and number of bytes."""
-        file = self._file(index)
-        try:
-            return bytes(self._names[index]) + b"/%d/" % file.stat().st_size
-        except OSError as error:
-            raise DataError(
-                f"imagefolder: cannot read {file}: {error.strerror}; repair or remove it"
-            ) from None
-
-    def _file(self, index: int) -> Path:
-        return self._folder / os.fsdecode(self._names[index])

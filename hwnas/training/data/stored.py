@@ -5,14 +5,18 @@ Both give the same images for the same numbers, so that what is trained does not
 
 from __future__ import annotations
 
+import hashlib
+import io
+import logging
 import math
 import os
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,19 +26,43 @@ import torch.utils.data
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hwnas.errors import DataError
+from hwnas.errors import DamagedImagesError, DataError
 from hwnas.images import OLD_READER
-from hwnas.text import one_line
+from hwnas.progress import Progress, silent
+from hwnas.store import write_bytes
+from hwnas.text import listed, one_line
 
 Indices = NDArray[np.int64]  # (k,) numbers of images
 MIB = 2**20
 CHUNK = 256  # images that a thread decodes at a time, and that a checksum takes in at a time
 MEMORY_SHARE = 0.8  # of the free memory that one split may take
 MOST_WORKERS = 16  # processes; each holds two batches ready
+SAVED_EVERY = 20_000  # files between two writes of the record of a check
+CHECKED_FILE = "checked_images.npy"
+
+log = logging.getLogger("hwnas")
+
+
+@dataclass(frozen=True)
+class Check:
+    """How the files of a split are checked.
+
+    `record` is a file that keeps which files were decoded without an error, so that they are not checked
+    again while their name, size and time of last change stay.
+    """
+
+    record: Path | None = None
+    progress: Progress = silent
 
 
 class Stored(ABC):
-    """Images of one size by number: uint8 values 0…255, or float32 that are normalised already."""
+    """Images of one size by number: uint8 values 0…255, or float32 that are normalised already.
+
+    `left_out` has the damaged files of the split that are not among them: by name, the position among all
+    files.
+    """
+
+    left_out: Mapping[str, int]
 
     @property
     @abstractmethod
@@ -53,12 +81,17 @@ class Stored(ABC):
     def contents(self) -> Iterator[bytes]:
         """What a checksum of the images is taken over."""
 
+    def checked(self, check: Check) -> Stored:
+        """Decode every file once that is not known to be readable; DamagedImagesError names the others."""
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class Held(Stored):
     """Images (n, c, h, w) in memory."""
 
     images: Tensor
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -88,27 +121,105 @@ class Items(torch.utils.data.Dataset[Tensor], ABC):
 
 
 class Files(Items, ABC):
-    """Items that can be streamed: without reading them they are told from others."""
+    """Items that are files, and can be streamed: without reading them they are told from others.
+
+    `names` are (n,) paths relative to `folder`, that of the split.
+    """
 
     reader: str  # of `hwnas.images`, by which they are decoded
+    folder: Path
+    names: NDArray[np.bytes_]
+    _status: NDArray[np.int64] | None = None
 
-    @abstractmethod
-    def identity(self, index: int) -> bytes:
-        """What a checksum takes in for an image."""
+    def file(self, index: int) -> Path:
+        """The path of a file."""
+        return self.folder / self.name(index)
+
+    def name(self, index: int) -> str:
+        """The path of a file relative to the folder of the split."""
+        return os.fsdecode(self.names[index])
+
+    def status(self, chosen: Indices) -> NDArray[np.int64]:
+        """Read the size in bytes and the time of the last change of files, once.
+
+        Args:
+            chosen: The numbers of the files, (k,).
+
+        Returns:
+            Bytes and nanoseconds, (k, 2).
+
+        Raises:
+            DataError: if a file cannot be read.
+        """
+        if self._status is None:
+            self._status = np.full((len(self.names), 2), -1)
+        for index in chosen[self._status[chosen, 0] < 0]:
+            try:
+                status = self.file(index).stat()
+            except OSError as error:
+                raise DataError(
+                    f"imagefolder: cannot read {self.file(index)}: {error.strerror}; restore it"
+                ) from None
+            self._status[index] = status.st_size, status.st_mtime_ns
+        return self._status[chosen]
+
+    def fingerprints(self, chosen: Indices) -> NDArray[np.uint64]:
+        """What tells files as they are now from others and from what they were, (k,)."""
+        marks = np.empty(len(chosen), np.uint64)
+        context = os.fsencode(f"{self.folder.name}/{self.reader}/")
+        for place, (index, (size, changed)) in enumerate(zip(chosen, self.status(chosen), strict=True)):
+            text = context + bytes(self.names[index]) + b"/%d/%d" % (size, changed)
+            marks[place] = int.from_bytes(hashlib.blake2b(text, digest_size=8).digest())
+        return marks
 
 
 def decoded(items: Items, chosen: Indices) -> Held:
     """These images in memory, decoded once, by as many threads as there are processors."""
     images = torch.empty((len(chosen), *items.shape), dtype=torch.uint8)
-
-    def fill(start: int) -> None:
-        for place in range(start, min(start + CHUNK, len(chosen))):
-            images[place] = items[int(chosen[place])]
-
-    with ThreadPoolExecutor(processors()) as pool:
-        for _ in pool.map(fill, range(0, len(chosen), CHUNK)):
-            pass  # raises what a thread has raised
+    damaged = _decode(items, chosen, images.__setitem__)
+    if damaged:
+        raise damaged_images(dict(damaged.values()))
     return Held(images)
+
+
+def _decode(
+    items: Items, chosen: Indices, keep: Callable[[int, Tensor], None], progress: Progress = silent
+) -> dict[int, tuple[str, str]]:
+    """Hand each of these images, decoded, to `keep` with its place in `chosen`.
+
+    Path and reason of those that are damaged, by place.
+    """
+    damaged: dict[int, tuple[str, str]] = {}
+
+    def work(start: int) -> None:
+        for place in range(start, min(start + CHUNK, len(chosen))):
+            try:
+                keep(place, items[int(chosen[place])])
+            except DamagedImagesError as error:
+                (damaged[place],) = error.files.items()
+
+    starts = range(0, len(chosen), CHUNK)
+    with ThreadPoolExecutor(processors()) as pool:
+        for start, _ in zip(starts, pool.map(work, starts), strict=True):  # raises what a thread has raised
+            progress(min(start + CHUNK, len(chosen)), len(chosen), "checking image files")
+    return dict(sorted(damaged.items()))
+
+
+def damaged_images(files: Mapping[str, str]) -> DamagedImagesError:
+    """The error that lists damaged image files.
+
+    Args:
+        files: The reason for each file, by its path.
+
+    Returns:
+        The error.
+    """
+    texts = [f"{path} ({reason})" for path, reason in files.items()]
+    return DamagedImagesError(
+        f"imagefolder: cannot read {len(files):,} file{'' if len(files) == 1 else 's'} as images: "
+        f"{listed(texts)}; repair them, or leave them out by data.skip_damaged: true",
+        files,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +232,9 @@ class Streamed(Stored):
     items: Files
     chosen: Indices
     memory_mb: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    record: Path | None = None  # of `Check`
+    is_checked: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -152,22 +266,144 @@ class Streamed(Stored):
     def contents(self) -> Iterator[bytes]:
         if self.items.reader != OLD_READER:  # checksums of older runs have no reader
             yield self.items.reader.encode()
-        for index in self.chosen:
-            yield self.items.identity(int(index))
+        for index, (size, _) in zip(self.chosen, self.items.status(self.chosen), strict=True):
+            yield bytes(self.items.names[index]) + b"/%d/" % size
+
+    def checked(self, check: Check) -> Streamed:
+        """Decode every file once that is not known to be readable.
+
+        Args:
+            check: How; its record is used if the images have none of their own.
+
+        Returns:
+            The images, which are not checked again.
+
+        Raises:
+            DamagedImagesError: if files cannot be decoded.
+        """
+        if not self.is_checked:
+            check = replace(check, record=self.record or check.record)
+            if damaged := _damaged(self.items, self.chosen, check):
+                raise damaged_images(dict(damaged.values()))
+        return replace(self, is_checked=True)
+
+    def identity_of(self, indices: Indices) -> str:
+        """Identify the files by their names, and some of them by their sizes, too.
+
+        Args:
+            indices: Numbers of images, (k,), in the order in which they are used.
+
+        Returns:
+            SHA-256, in hexadecimal digits.
+        """
+        files = self.chosen[indices]
+        found = hashlib.sha256(repr((self.items.shape, self.items.reader)).encode())
+        for part in (self.items.names, files, self.items.status(files)[:, 0]):
+            found.update(np.ascontiguousarray(part).tobytes())
+        return found.hexdigest()
 
 
 def held_or_streamed(items: Files, chosen: Indices, memory_mb: int) -> Stored:
     """These images, decoded into memory if they take at most `memory_mb` MiB; DataError if it is not free."""
-    needed, free = len(chosen) * math.prod(items.shape), psutil.virtual_memory().available
-    if needed > memory_mb * MIB:
+    if not _is_held(items, len(chosen), memory_mb):
         return Streamed(items, chosen, memory_mb)
+    return decoded(items, chosen)
+
+
+def _is_held(items: Files, n: int, memory_mb: int) -> bool:
+    """Whether n images take at most `memory_mb` MiB; DataError if so much memory is not free."""
+    needed, free = n * math.prod(items.shape), psutil.virtual_memory().available
+    if needed > memory_mb * MIB:
+        return False
     if needed > MEMORY_SHARE * free:
         raise DataError(
-            f"{len(chosen)} images of {items.shape[1]}×{items.shape[2]} take {needed / 2**30:.1f} GiB of "
+            f"{n} images of {items.shape[1]}×{items.shape[2]} take {needed / 2**30:.1f} GiB of "
             f"memory, {free / 2**30:.1f} GiB are free; lower data.memory_mb below {needed // MIB}, so that "
             "they are streamed, or use a smaller size"
         )
-    return decoded(items, chosen)
+    return True
+
+
+def read_split(
+    items: Files, memory_mb: int, skip_damaged: bool, left_out: Collection[str], check: Check
+) -> Stored:
+    """Read the images of a split, or prepare to stream them.
+
+    Args:
+        items: All files of the split.
+        memory_mb: The largest size of images that are held in memory, in MiB.
+        skip_damaged: Whether damaged files are left out. Images that are streamed are checked for that;
+            otherwise they are checked before the first step of a training.
+        left_out: Names of files that are left out, whatever they hold.
+        check: How files are checked.
+
+    Returns:
+        The images; `left_out` has all that are not among them.
+
+    Raises:
+        DamagedImagesError: if files are damaged and not left out; it lists all, unless they are streamed.
+        DataError: if memory is missing, or a file cannot be opened.
+    """
+    places = {items.name(index): index for index in range(len(items.names))} if left_out else {}
+    without = {name: places[name] for name in sorted(left_out) if name in places}
+    chosen = np.delete(np.arange(len(items.names)), list(without.values()))
+    if _is_held(items, len(items.names), memory_mb):  # counted with those left out: it is the same each time
+        images = torch.empty((len(chosen), *items.shape), dtype=torch.uint8)
+        damaged = _decode(items, chosen, images.__setitem__)
+    else:
+        images = None
+        damaged = _damaged(items, chosen, check) if skip_damaged else {}
+    if damaged:
+        if not skip_damaged:
+            raise damaged_images(dict(damaged.values()))
+        texts = [f"{path} ({reason})" for path, reason in damaged.values()]
+        log.warning(
+            "imagefolder: left out %s of %s files that cannot be read as images: %s",
+            f"{len(damaged):,}",
+            f"{len(items.names):,}",
+            listed(texts),
+        )
+        good = np.delete(np.arange(len(chosen)), list(damaged))
+        without |= {items.name(int(chosen[place])): int(chosen[place]) for place in damaged}
+        chosen, images = chosen[good], None if images is None else images[torch.from_numpy(good)]
+    if images is not None:
+        return Held(images, without)
+    return Streamed(items, chosen, memory_mb, without, check.record, is_checked=skip_damaged)
+
+
+def _damaged(items: Files, chosen: Indices, check: Check) -> dict[int, tuple[str, str]]:
+    """Path and reason of the damaged files among some, by place in `chosen`; the others are recorded."""
+    marks = items.fingerprints(chosen)
+    known = _recorded(check.record)
+    unknown = np.flatnonzero(~np.isin(marks, known))
+    damaged: dict[int, tuple[str, str]] = {}
+    for start in range(0, len(unknown), SAVED_EVERY):
+        places = unknown[start : start + SAVED_EVERY]
+
+        def progress(done: int, total: int, text: str = "", start: int = start) -> None:
+            check.progress(start + done, len(unknown), text)
+
+        found = _decode(items, chosen[places], lambda place, image: None, progress)
+        damaged |= {int(places[place]): reason for place, reason in found.items()}
+        if check.record is not None:
+            known = np.union1d(known, np.delete(marks[places], list(found)))
+            buffer = io.BytesIO()
+            np.save(buffer, known)
+            write_bytes(check.record, buffer.getvalue())
+    return damaged
+
+
+def _recorded(path: Path | None) -> NDArray[np.uint64]:
+    """The fingerprints in the record of a check, (n,); none where there is no such file."""
+    none = np.empty(0, np.uint64)
+    if path is None or not path.exists():
+        return none
+    try:
+        marks = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        log.warning("%s is no record of checked images; they are checked again", path)
+        return none
+    return marks if isinstance(marks, np.ndarray) and marks.dtype == np.uint64 else none
 
 
 def processors() -> int:

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from hwnas.errors import DataError
-from hwnas.training.data import SPLITS, Dataset, Split, describe_dataset, load_dataset
+from hwnas.errors import DamagedImagesError, DataError
+from hwnas.images import fitted
+from hwnas.training.data import SPLITS, Check, Dataset, Split, describe_dataset, load_dataset
 from hwnas.training.data import digits as digits_module
 from hwnas.training.data import folders as folders_module
 from hwnas.training.data.stored import MOST_WORKERS, Held, Streamed
@@ -94,7 +95,7 @@ def test_grey_of_16_bits_keeps_its_range(tmp_path: Path, kept: str) -> None:
 @pytest.mark.parametrize("dtype", [np.int32, np.float32])
 def test_an_image_of_unknown_range_is_refused(tmp_path: Path, dtype: type) -> None:
     add_test_folders(tmp_path)
-    with pytest.raises(DataError, match=r"deep\.tif as an image: mode [IF] .*convert it to 8 or 16 bits"):
+    with pytest.raises(DataError, match=r"deep\.tif \(mode [IF] .*convert it to 8 or 16 bits\)"):
         read_one(tmp_path, Image.fromarray(np.full((8, 8), 70000, dtype)), "deep.tif")
 
 
@@ -172,7 +173,9 @@ def test_imagefolder_says_what_is_wrong(folder: Path) -> None:
     with pytest.raises(DataError, match="size is 0"):
         load(folder, size=0)
     (folder / "train" / "cat" / "broken.png").write_bytes(b"nonsense")
-    with pytest.raises(DataError, match=r"cannot read .*broken\.png as an image"):
+    with pytest.raises(
+        DataError, match=r"cannot read 1 file as images: \S+broken\.png \(no known image format"
+    ):
         load(folder)
     cut = (folder / "train" / "cat" / "00.png").read_bytes()[:40]
     (folder / "train" / "cat" / "broken.png").write_bytes(cut)
@@ -313,7 +316,7 @@ def test_a_damaged_image_of_a_stream_is_named(photos: Path) -> None:
     stream = data.stream(np.array([i]) for i in range(80))
     assert [int(next(stream)[1]) for _ in range(43)] == [0] * 40 + [1] * 3
     with pytest.raises(
-        DataError, match=r"^imagefolder: cannot read \S+03\.png as an image: .*; repair"
+        DataError, match=r"^imagefolder: cannot read \S+03\.png as an image: .*; restore it"
     ) as raised:
         next(stream)
     assert "\n" not in str(raised.value)
@@ -407,7 +410,7 @@ def names_of(data: Dataset) -> list[str]:
     assert isinstance(data.stored, Streamed)
     items = data.stored.items
     assert isinstance(items, folders_module.Photos)
-    return [os.fsdecode(items._names[i]) for i in data.stored.chosen]
+    return [os.fsdecode(items.names[i]) for i in data.stored.chosen]
 
 
 def test_images_in_folders_below_a_class_folder_belong_to_the_class(folder: Path) -> None:
@@ -494,3 +497,117 @@ def test_one_line_says_how_many_images_each_split_has(folder: Path, caplog: pyte
         in record.message
     )
     assert record.message.endswith("not used: folder Test2, 1 file of train outside class folders")
+
+
+# ---- damaged files -------------------------------------------------------------------------------
+
+
+def damage(photos: Path, *names: str) -> list[Path]:
+    """Cut files short, or write a text where there is none."""
+    files = [photos / name for name in names]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:60] if file.exists() else b"not an image")
+    return files
+
+
+@pytest.mark.parametrize("how", [{"size": 8}, LARGE], ids=["in memory", "streamed"])
+def test_damaged_files_are_listed_together_or_left_out(
+    photos: Path, how: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = load(photos, **how)
+    bad = damage(photos, "train/cat/07.png", "train/cat/notes.txt", "train/dog/00.png", "train/dog/39.png")
+    with pytest.raises(
+        DamagedImagesError, match=r"cannot read 4 files as images: .*; repair them, or leave"
+    ) as error:
+        load(photos, **how).stored.checked(Check())
+    assert [Path(file) for file in error.value.files] == bad
+    assert "notes.txt (no known image format)" in str(error.value)
+    data = load(photos, skip_damaged=True, **how)
+    (message,) = [record.message for record in caplog.records if record.name == "hwnas"]
+    assert "left out 4 of 81 files that cannot be read as images: " in message
+    assert all(str(file) in message for file in bad)
+    assert data.stored.left_out == {"cat/07.png": 7, "cat/notes.txt": 40, "dog/00.png": 41, "dog/39.png": 80}
+    assert (len(data), data.labels.tolist()) == (77, [0] * 39 + [1] * 38)
+    kept = np.delete(np.arange(80), [7, 40, 79])
+    (images, labels), (expected, _) = next(data.stream([np.arange(77)])), next(whole.stream([kept]))
+    assert torch.equal(images, expected)
+    assert torch.equal(labels, data.labels)
+    bad[0].unlink()  # files that were left out once are left out, whatever becomes of them
+    shutil.copy(photos / "train/dog/05.png", bad[2])
+    again = load(photos, left_out={"train": sorted(data.stored.left_out)}, **how)
+    assert again.checksum == data.checksum
+    assert again.stored.left_out == data.stored.left_out
+
+
+def test_a_class_without_a_readable_image_is_refused(photos: Path) -> None:
+    damage(photos, *(f"val/dog/{i:02}.png" for i in range(5)))
+    with pytest.raises(
+        DataError, match=r"no image of class dog of validation can be read; repair files of \S+val/dog"
+    ):
+        load(photos, "validation", skip_damaged=True)
+
+
+def test_files_that_were_checked_are_not_decoded_again_until_they_change(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+
+    def spy(file: Path, *rest: Any) -> Image.Image:
+        decoded.append(file.name)
+        return fitted(file, *rest)
+
+    monkeypatch.setattr(folders_module, "fitted", spy)
+    told: list[tuple[int, int, str]] = []
+    check = Check(tmp_path / "checked.npy", lambda *progress: told.append(progress))
+
+    def checked() -> list[str]:
+        decoded.clear()
+        load(photos, **LARGE).stored.checked(check)
+        return sorted(decoded)
+
+    assert len(checked()) == 80
+    assert told == [(80, 80, "checking image files")]
+    assert checked() == []
+    (photos / "train" / "cat" / "12.png").write_bytes((photos / "train" / "dog" / "03.png").read_bytes())
+    assert checked() == ["12.png"]
+    damage(photos, "train/cat/04.png")
+    for _ in range(2):
+        with pytest.raises(DamagedImagesError, match=r"cannot read 1 file as images: \S+cat/04\.png"):
+            checked()
+        assert decoded == ["04.png"]
+    (photos / "train/cat/04.png").write_bytes((photos / "test/dog/01.png").read_bytes())
+    (photos / "moved").mkdir()
+    for split in ("train", "val", "test"):
+        (photos / split).rename(photos / "moved" / split)
+    decoded.clear()
+    load(photos / "moved", **LARGE).stored.checked(check)
+    assert decoded == ["04.png"]  # a moved folder is the same, and this file is repaired
+    (tmp_path / "checked.npy").write_bytes(b"damaged")
+    decoded.clear()
+    load(photos / "moved", **LARGE).stored.checked(check)
+    assert len(decoded) == 80
+
+
+@pytest.mark.parametrize(
+    "wrong", ["cat/1.png", {"train": "cat/1.png"}, {"training": []}, {"train": ["1.png"]}, {"test": [3]}]
+)
+def test_left_out_has_names_by_split(photos: Path, wrong: object) -> None:
+    with pytest.raises(DataError, match=r"left_out (is|names) .*; give lists"):
+        load(photos, left_out=wrong)
+
+
+def test_skip_damaged_is_true_or_false(photos: Path) -> None:
+    with pytest.raises(DataError, match="skip_damaged is 'yes'; give true or false"):
+        load(photos, skip_damaged="yes")
+
+
+def test_a_file_that_cannot_be_opened_is_not_left_out(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images of a disk that is gone are not damaged."""
+
+    def refuse(file: Any, *rest: Any) -> Image.Image:
+        raise DataError(f"cannot read {file} as an image: Stale file handle")
+
+    monkeypatch.setattr(folders_module, "fitted", refuse)
+    with pytest.raises(DataError, match="Stale file handle") as error:
+        load(photos, skip_damaged=True)
+    assert not isinstance(error.value, DamagedImagesError)
