@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import hwnas
 from hwnas.config import Training
-from hwnas.errors import DataError
+from hwnas.errors import DataError, StoreError
 from hwnas.export.metadata import input_facts
 from hwnas.pipeline import load_run, open_run
 from hwnas.training import checkpoint
@@ -115,7 +116,7 @@ def test_a_split_of_a_registered_dataset_that_differs_in_channels_is_refused(
         channels = 3 if split == "test" else 1
         images = torch.zeros(4, channels, 8, 8, dtype=torch.uint8)
         one = (0.5,) * channels
-        return Source(lambda: Held(images), np.array([0, 1, 0, 1]), ("a", "b"), one, one, "noise")
+        return Source(lambda _: Held(images), np.array([0, 1, 0, 1]), ("a", "b"), one, one, "noise")
 
     monkeypatch.setitem(DATASETS, "odd", odd)
     job = open_run(write_config(tmp_path), run_dir=tmp_path / "run", overrides={"data": {"name": "odd"}})
@@ -208,3 +209,87 @@ def test_training_by_command_says_how_many_images_there_are(tmp_path: Path, hwna
     line = "train 10 images of 2 classes; validation 10 images of 2 classes; test 10 images of 2 classes"
     assert line in err
     assert json.loads(out)["supernet"] == str(tmp_path / "run" / "supernet")
+
+
+@pytest.mark.parametrize("memory_mb", [4096, 1], ids=["in memory", "streamed"])
+def test_damaged_images_of_all_splits_are_listed_before_training_and_can_be_left_out(
+    tmp_path: Path, hwnas_command: Command, memory_mb: int
+) -> None:
+    size = 16 if memory_mb > 1 else 160  # 75 KiB an image
+    photos = jpeg_folder(tmp_path / "photos", n=16)
+    config = photo_config(tmp_path, photos, memory_mb=memory_mb, size=size)
+    bad = [photos / name for name in ("train/cat/03.jpg", "val/dog/11.jpg", "test/cat/00.jpg")]
+    for file in bad:
+        file.write_bytes(file.read_bytes()[:500])
+    command = ("train", config, "--run-dir", tmp_path / "run")
+    code, _, err = hwnas_command(*command)
+    assert code == 1
+    error = err.splitlines()[-1]
+    assert "cannot read 3 files as images" in error
+    assert all(f"{file} (" in error for file in bad)
+    assert not (tmp_path / "run" / "supernet").exists()
+    remedy = "data.skip_damaged: true"
+    assert remedy in error
+    code, _, err = hwnas_command(*command, "--set", remedy.replace(": ", "="))
+    assert code == 0
+    assert all(f"left out 1 of 32 files that cannot be read as images: {file} (" in err for file in bad)
+    trained = load_run(tmp_path / "run")
+    assert trained.outputs("train")["left_out"] == {
+        "train": ["cat/03.jpg"], "validation": ["dog/11.jpg"], "test": ["cat/00.jpg"],
+    }  # fmt: skip
+    assert [len(trained.data(split)) for split in SPLITS] == [31, 31, 31]
+    # What was left out stays left out when it is repaired or removed.
+    Image.new("RGB", (80, 60)).save(bad[0])
+    bad[1].unlink()
+    code, _, err = hwnas_command(*command)
+    assert code == 0
+    assert load_run(tmp_path / "run").outputs("train") == trained.outputs("train")
+    again = load_run(tmp_path / "run", {"data.skip_damaged": True})
+    again.make(("train",), restart="train")
+    assert "validation" not in again.outputs("train")["left_out"]
+    assert len(again.data("train")) == 32
+
+
+def test_a_moved_folder_of_the_same_images_is_the_same_data(tmp_path: Path, hwnas_command: Command) -> None:
+    photos = jpeg_folder(tmp_path / "photos")
+    config = photo_config(tmp_path, photos)
+    before = open_run(config, run_dir=tmp_path / "run")
+    before.make(("train",))
+    source = before.accuracy_source
+    photos.rename(tmp_path / "moved")
+    command = ("train", config, "--run-dir", tmp_path / "run")
+    code, _, err = hwnas_command(*command)
+    assert code == 1
+    assert "there is no folder" in err
+    code, _, err = hwnas_command(*command, "--set", f"data.path={tmp_path / 'moved'}")
+    assert code == 0, err
+    after = load_run(tmp_path / "run")  # its config.yaml names the new folder
+    after.make(("train",))
+    assert after.outputs("train") == before.outputs("train")
+    assert after.accuracy_source == source
+    Image.new("RGB", (80, 60)).save(tmp_path / "moved" / "train" / "cat" / "00.jpg")
+    with pytest.raises(StoreError, match=r"images\.train was "):
+        load_run(tmp_path / "run").make(("train",))
+
+
+def test_an_export_records_its_test_images_and_older_runs_that_do_not_stand(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_run, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    done = run.store.stage("export")
+    assert done is not None
+    assert done["inputs"]["test_images"] == run.data("test").checksum
+    for recorded, message in (
+        ("0" * 64, r"export was made from something else: test_images was '000"),
+        (None, None),
+    ):
+        inputs = {**done["inputs"], "test_images": recorded}
+        if recorded is None:
+            del inputs["test_images"]
+        run.store.finish_stage("export", inputs, done["outputs"])
+        if message is None:
+            load_run(tmp_path / "run").make(("export", "verify"))
+        else:
+            with pytest.raises(StoreError, match=message):
+                load_run(tmp_path / "run").make(("export", "verify"))
