@@ -25,7 +25,7 @@ from hwnas.store import digest, read_bytes, write_bytes
 
 SCHEMA = 1
 CHECKPOINT_FILE = "checkpoint.safetensors"
-REMEDY = "delete it to start the training again"
+REMEDY = "delete it to start the training again, or train in another folder (--run-dir)"
 
 log = logging.getLogger("hwnas")
 

@@ -213,6 +213,9 @@ REMEDIES = (
         "make memory free",
         why_not="a test would have to use up the memory of the machine",
     ),
+    Remedy(
+        "training/checkpoint.py", "delete it", f"{TESTS}a_checkpoint_of_another_training_is_kept_or_deleted"
+    ),
     Remedy("training/loop.py", "use a smaller training.batch_size", SETTING),
     Remedy("training/loop.py", "give at most", SETTING),
     Remedy("training/loop.py", "leave the setting out", f"{TESTS}values_of_given_images_are_stated"),

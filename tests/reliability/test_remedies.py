@@ -315,17 +315,20 @@ def test_a_folder_in_use_is_left_to_the_other_process(
     accepted(hwnas_command, "profile", config, "--run-dir", quick_run, "--restart")
 
 
-def test_a_checkpoint_of_another_training_is_deleted(
+def test_a_checkpoint_of_another_training_is_kept_or_deleted(
     tmp_path: Path, quick: None, hwnas_command: Command
 ) -> None:
-    arguments = ["train", quick_config(tmp_path), "--run-dir", tmp_path / "run"]
+    config, other = quick_config(tmp_path), ["--set", "training.learning_rate=0.05"]
+    arguments = ["train", config, "--run-dir", tmp_path / "run"]
     accepted(hwnas_command, *arguments)
     reopen(tmp_path / "run", "train")
-    message = refused(hwnas_command, *arguments, "--set", "training.learning_rate=0.05")
+    message = refused(hwnas_command, *arguments, *other)
+    assert "or train in another folder (--run-dir)" in message
+    accepted(hwnas_command, "train", config, "--run-dir", tmp_path / "another", *other)
     path = re.search(r"(\S+checkpoint\.safetensors) is of another training .*; delete it to start", message)
     assert path is not None
     Path(path[1]).unlink()
-    accepted(hwnas_command, *arguments, "--set", "training.learning_rate=0.05")
+    accepted(hwnas_command, *arguments, *other)
 
 
 def test_a_folder_that_is_no_run_points_to_the_help(tmp_path: Path, hwnas_command: Command) -> None:
