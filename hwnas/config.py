@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -39,6 +39,32 @@ COSTS = ("macs", "params", "model_bytes", "peak_activation_bytes")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of what becomes part of a path
 MOST_LETTERS = 100  # of such a name; file systems take 255 bytes
 MOST = 10**9  # of any whole number but the seed; none that is larger is meant
+
+
+MAX_CORE = 8191  # Linux supports 8192 cores
+Core = Annotated[int, Field(ge=0, le=MAX_CORE)]  # number of a core
+
+
+def parse_cores(text: str) -> tuple[int, ...]:
+    """Return the cores that a list in the form of taskset's names.
+
+    Args:
+        text: numbers and ranges of numbers, such as ``0-3,6``.
+
+    Returns:
+        The numbers in ascending order, each once.
+
+    Raises:
+        ValueError: if the text is not of that form.
+    """
+    cores: set[int] = set()
+    for part in text.split(","):
+        ends = re.fullmatch(r"\s*([0-9]{1,4})(?:-([0-9]{1,4}))?\s*", part)
+        first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (0, -1)
+        if not first <= last <= MAX_CORE:
+            raise ValueError(f"{text!r} is no list of cores; give numbers and ranges, such as 4-7 or 0,2")
+        cores.update(range(first, last + 1))
+    return tuple(sorted(cores))
 
 
 class Section(BaseModel):
@@ -121,6 +147,7 @@ class Latency(Section):
 
     device: str = "onnxruntime"  # see `hwnas list devices`
     threads: int = Field(1, ge=1, le=1024)  # threads of one inference
+    cores: tuple[Core, ...] | None = Field(None, min_length=1)  # the only ones to time on; none: the fastest
     batch_size: int = Field(1, ge=1)  # images of one inference; a latency is that of the whole batch
     budgets_ms: tuple[float, ...] = ()  # latency budgets; the loosest bounds the search
     source: Literal["table", "predictor", "measured"] = "table"  # operators' table; learnt; each one timed
@@ -133,6 +160,16 @@ class Latency(Section):
     calibration_networks: int = Field(48, ge=3)  # whole networks a resolution that calibrate the table
     held_out_networks: int = Field(12, ge=3)  # further ones that judge it
     verify_rounds: int = Field(48, ge=8)  # over the front's models, in six passes; more if a budget is open
+
+    @field_validator("cores", mode="before")
+    @classmethod
+    def _parsed_cores(cls, cores: Any) -> Any:
+        return parse_cores(str(cores)) if isinstance(cores, (str, int)) else cores
+
+    @field_validator("cores")
+    @classmethod
+    def _sorted_cores(cls, cores: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return None if cores is None else tuple(sorted(set(cores)))
 
     @model_validator(mode="after")
     def _one_source(self) -> Latency:

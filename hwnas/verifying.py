@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hwnas.errors import StoreError
@@ -13,10 +14,13 @@ from hwnas.progress import Progress, silent
 from hwnas.store import read_bytes
 
 
-def device_of(run: Run, name: str) -> tuple[Device, bool]:
-    """A device by name, with as many threads as the run's own, and whether it is the run's own."""
+def device_of(run: Run, name: str, cores: Sequence[int] | None = None) -> tuple[Device, bool]:
+    """A device by name, with as many threads as the run's own, and whether it is the run's own.
+
+    `cores` are those that may be used, by default those of the highest capacity.
+    """
     run.outputs("profile")
-    device = get_device(name, run.latency.runtime["threads"] or 1)
+    device = get_device(name, run.latency.runtime["threads"] or 1, cores)
     return device, same_device(device.identity, run.latency.device, run.latency.runtime)
 
 

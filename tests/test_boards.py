@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hwnas.cli import main
+from hwnas.config import load_config
 from hwnas.latency.profiling import profile
 from hwnas.latency.table import LatencyTable
 from tests.conftest import write_config
@@ -42,16 +43,23 @@ def test_a_board_over_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hwnas
     (tmp_path / "board").mkdir()
     config = write_config(tmp_path, latency=QUICK)
     with running_board(tmp_path / "board", monkeypatch) as board:
-        told = hwnas("profile", config, "--device", f"ssh://{board.address()}")
+        core = max(os.sched_getaffinity(0))
+        told = hwnas("profile", config, "--device", f"ssh://{board.address()}", "--cores", core)
         assert list((board.cache / "pieces").iterdir())
         assert not list((board.cache / "jobs").iterdir())
     assert "unseen networks" in told
     table = LatencyTable.load("runs/tiny/latency_table.json")
     assert table.runtime["name"] == "onnxruntime"
+    assert table.protocol["cores"] == [core]
+    assert f"threads 1 on cores {core}" in told
+    assert load_config("runs/tiny/config.yaml").latency.cores == (core,)
 
 
 def test_a_board_without_a_network(tmp_path: Path, hwnas: Command) -> None:
-    told = hwnas("profile", write_config(tmp_path, latency=QUICK), "--bundle", "board.zip")
+    core = max(os.sched_getaffinity(0))
+    told = hwnas(
+        "profile", write_config(tmp_path, latency=QUICK), "--bundle", "board.zip", "--cores", f"{core}-{core}"
+    )
     assert "python3 board.zip" in told
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-P", "board.zip"]
@@ -60,6 +68,7 @@ def test_a_board_without_a_network(tmp_path: Path, hwnas: Command) -> None:
     assert "unseen networks" in hwnas(*build, "--allow-noisy")
     table = LatencyTable.load(tmp_path / "tables" / "board.json")
     assert table.calibration[0]["held_out"]["networks"] == 3
+    assert table.protocol["cores"] == [core]
 
 
 def test_noisy_results_make_a_table_only_if_that_is_allowed(

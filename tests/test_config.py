@@ -140,3 +140,19 @@ def test_a_training_strategy_is_a_name_or_has_parameters() -> None:
     assert parse_config(MINIMAL).training.strategy.name == "sandwich"
     with pytest.raises(ConfigError, match=r"training\.loss: .*'kd' or 'alpha' \(got 'kl'\)"):
         parse_config({**MINIMAL, "training": {"loss": "kl"}})
+
+
+@pytest.mark.parametrize(
+    ("value", "cores"),
+    [("4-7", (4, 5, 6, 7)), ("0,2-3", (0, 2, 3)), (3, (3,)), ([5, 1, 1], (1, 5)), (None, None)],
+)
+def test_cores_are_numbers_or_a_list_as_that_of_taskset(value: object, cores: tuple[int, ...] | None) -> None:
+    assert parse_config({**MINIMAL, "latency": {"cores": value}}).latency.cores == cores
+
+
+@pytest.mark.parametrize(
+    "value", [True, "x", "7-4", "", "0-99999", "1;2", [], [-1], [9000], ["a"], [[1]], 1.5, {"a": 1}]
+)
+def test_what_names_no_cores_is_refused(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"latency\.cores"):
+        parse_config({**MINIMAL, "latency": {"cores": value}})

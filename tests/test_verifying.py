@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from hwnas.cli import main
 from hwnas.errors import StoreError
 from hwnas.latency.devices import DEVICES
-from hwnas.pipeline import load_run
+from hwnas.pipeline import load_run, own_device
+from hwnas.pipeline.stages import STAGES
 from hwnas.store import read_json
 from hwnas.verifying import device_of, verify_elsewhere
 from tests.latency.devices.board import running_board
@@ -126,3 +128,27 @@ def test_what_is_added_in_part_is_verified_again(copy: Path, monkeypatch: pytest
     monkeypatch.undo()
     run.make(["verify", "report"])
     run.close()
+
+
+def test_models_are_verified_on_the_chosen_cores(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The profile, and the configuration of the run, stay as they are."""
+    core = max(os.sched_getaffinity(0))
+    assert command(monkeypatch, "verify", copy, "--cores", core, "--restart") in (0, 3)
+    run = load_run(copy)
+    assert {tuple(model["verifications"][-1]["cores"]) for model in run.models} == {(core,)}
+    assert run.config.latency.cores is None
+    capsys.readouterr()
+    assert command(monkeypatch, "verify", copy) in (0, 3)
+    assert "Verified before" in capsys.readouterr().err
+    assert command(monkeypatch, "verify", copy, "--cores", 4000, "--device", "onnxruntime") == 1
+    assert "cores are 4000, but this process may use" in capsys.readouterr().err
+
+
+def test_the_cores_of_the_experiment_are_those_of_its_own_device(copy: Path) -> None:
+    core = max(os.sched_getaffinity(0))
+    run = load_run(copy, {"latency.cores": str(core)})
+    assert own_device(run).cores == (core,)
+    assert STAGES["profile"].inputs(run)["cores"] == STAGES["verify"].inputs(run)["cores"] == [core]
+    assert "cores" not in STAGES["profile"].inputs(load_run(copy))

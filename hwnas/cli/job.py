@@ -25,12 +25,14 @@ from hwnas.cli.options import (
     AsJson,
     Budget,
     ConfigFile,
+    Cores,
     Restart,
     Resume,
     RunDir,
     RunFolder,
     Seed,
     Set,
+    cores_of,
     overrides_of,
 )
 from hwnas.cli.render import budget_line, dropped_int8, elsewhere_table, models_table
@@ -72,6 +74,7 @@ def profile(
         Path | None,
         typer.Option("--bundle", help="Measure nothing here: write what a board without a network measures."),
     ] = None,
+    cores: Cores = None,
     time_limit_s: Annotated[
         float | None, typer.Option("--time-limit", metavar="SECONDS", help="Measure no longer than this.")
     ] = None,
@@ -92,6 +95,8 @@ def profile(
     overrides = overrides_of(settings, seed)
     if device is not None:
         overrides["latency.device"] = device
+    if cores is not None:
+        overrides["latency.cores"] = list(cores_of(cores) or ())
     if time_limit_s is not None:
         overrides["latency.time_limit_s"] = time_limit_s
     if allow_noisy:
@@ -103,6 +108,7 @@ def profile(
             job.space,
             bundle,
             latency.threads,
+            cores=latency.cores,
             rounds=latency.rounds,
             calibration_networks=latency.calibration_networks,
             held_out_networks=latency.held_out_networks,
@@ -272,6 +278,7 @@ def verify(
             "--device", help="Measure there, such as openvino or ssh://user@host; by default the run's own."
         ),
     ] = None,
+    cores: Cores = None,
     settings: Set = None,
     seed: Seed = None,
     budgets: Budget = None,
@@ -297,8 +304,9 @@ def verify(
     from hwnas.verifying import device_of, verify_elsewhere
 
     job = load_run(run, overrides_of(settings, seed, budgets))
+    job.cores = cores_of(cores)
     if device is not None:
-        there, own = device_of(job, device)
+        there, own = device_of(job, device, job.cores)
         if not own:
             with interruptible(not_kept(device)) as display:
                 found = verify_elsewhere(job, device, there, display("verify"))

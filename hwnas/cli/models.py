@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hwnas.cli.display import GOES_ON, complain, interruptible, not_kept, out, print_json, say
-from hwnas.cli.options import AsJson, Resume, RunFolder
+from hwnas.cli.options import AsJson, Cores, Resume, RunFolder, cores_of
 from hwnas.cli.render import benchmark_table, dropped_int8, front_table
 from hwnas.errors import ConfigError, HwnasError
 from hwnas.text import command_line
@@ -151,6 +151,7 @@ def benchmark(
         str, typer.Option("--device", help="One of `hwnas list devices`, or ssh://user@host:port.")
     ] = "onnxruntime",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")] = 1,
+    cores: Cores = None,
     inputs: Annotated[
         list[str] | None,
         typer.Option(
@@ -178,8 +179,9 @@ def benchmark(
     from hwnas.latency.devices import get_device
 
     shapes = dict(map(parse_shape, inputs or ()))
+    target = get_device(device, threads, cores_of(cores))
     with interruptible(not_kept(device)) as display:
-        found = time_files(models, get_device(device, threads), shapes, rounds, seed, display("benchmark"))
+        found = time_files(models, target, shapes, rounds, seed, display("benchmark"))
     if as_json:
         print_json(found)
         return

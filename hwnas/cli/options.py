@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hwnas.config import parse_override
+from hwnas.config import parse_cores, parse_override
+from hwnas.errors import ConfigError
 
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="Experiment file, such as configs/digits.yaml.")
@@ -39,10 +40,26 @@ Restart = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on where an earlier run in the folder stopped (the default).")
 ]
+Cores = Annotated[
+    str | None,
+    typer.Option(
+        "--cores",
+        metavar="LIST",
+        help="Time on some of these cores, such as 4-7 or 0,2; by default on the fastest kind.",
+    ),
+]
 AllowNoisy = Annotated[
     bool, typer.Option("--allow-noisy", help="Keep a table that other work disturbed, flagged.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one machine-readable object.")]
+
+
+def cores_of(text: str | None) -> tuple[int, ...] | None:
+    """The cores that `--cores` names; ConfigError if it is no list of cores."""
+    try:
+        return None if text is None else parse_cores(text)
+    except ValueError as error:
+        raise ConfigError(f"--cores: {error}") from None
 
 
 def overrides_of(

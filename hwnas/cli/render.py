@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from hwnas.cli.display import plain
+from hwnas.latency.runner import core_list
 
 
 def models_table(models: Sequence[dict[str, Any]]) -> Table:
@@ -125,6 +126,8 @@ def benchmark_table(found: dict[str, Any]) -> Table:
     about = (
         f"{found['device']['name']}, {runtime['name']} {runtime['version']}, threads: {runtime['threads']}"
     )
+    if found["cores"]:
+        about += f", cores: {core_list(found['cores'])}"
     table = Table(title=plain(about), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")
     for column in ("ms", "95 %", "first call ms", "ratio", "95 %"):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hwnas.latency.measure import Device, Plan, Samples, check_clock, shuffled_rounds, trimmed_mean
+from hwnas.latency.measure import Device, Plan, Samples, check_clock, cores_of, shuffled_rounds, trimmed_mean
 from hwnas.latency.together import PASSES, geometric_mean, student_interval
 from hwnas.progress import Progress, silent
 
@@ -59,7 +59,8 @@ def compare(
     latencies, ratios = [], []  # of each pass: (models,) milliseconds, (pairs,) logarithms
     for number in range(PASSES):
         generator = np.random.default_rng((seed, number))
-        samples = device.measure(models, Plan(shuffled_rounds(len(models), each, generator)), progress)
+        plan = Plan(shuffled_rounds(len(models), each, generator), cores=cores_of(passes))
+        samples = device.measure(models, plan, progress)
         passes.append(samples)
         check_clock(passes)
         # Models of one visit a round, so the visits of each are in the order of the rounds.
@@ -68,6 +69,7 @@ def compare(
         medians = np.ma.median(np.ma.masked_invalid(times), axis=2)  # type: ignore[no-untyped-call]  # (models, rounds)
         visits = np.log(np.ma.filled(medians, np.nan))
         ratios.append(np.nanmedian(visits[::2] - visits[1::2], axis=1))
+    cores_of(passes)
     ms, logs = np.stack(latencies, axis=1), np.stack(ratios, axis=1)
     found = {}
     for i, name in enumerate(pairs):

@@ -1,9 +1,10 @@
 """Exported models measured on a device, what that says of budgets, and whether it is what it was before.
 
 A verification is plain data, one of `verifications` of a model's entry, the newest last: `date`, `device`
-(name, cpu, cores), `runtime` (name, version, threads, …), `latency_ms`, `latency_ci_ms` (95 %), `passes`,
-`noise` (what disturbed it, in words), `dropped_readings` (of the clock, as impossible) and `drift` (since the
-one before on that device, as a share; null where none is certain).
+(name, cpu, cores), `runtime` (name, version, threads, …), `latency_ms`, `latency_ci_ms` (95 %), `cores` (the
+numbers of those that it ran on; null if unknown), `passes`, `noise` (what disturbed it, in words),
+`dropped_readings` (of the clock, as impossible) and `drift` (since the one before on that device, as a share;
+null where none is certain).
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ def measure_models(
             "runtime": dict(identity.runtime),
             "latency_ms": latency.ms,
             "latency_ci_ms": list(latency.ci_ms),
+            "cores": list(found.cores) or None,
             "passes": len(latency.passes_ms),
             "noise": list(found.noise),
             "dropped_readings": latency.dropped_readings,

@@ -34,8 +34,9 @@ def benchmark(
 
     `shapes` are those of inputs by name, where a file leaves them open. A row has `latency_ms` with its 95 %
     interval `latency_ci_ms`, `passes_ms`, `stable` (known to ±5 %), `cold_ms` (the slowest first call),
-    `preempted` (share of runs), `dropped_readings` (of the clock, as impossible), `ratio` to the first file
-    with `ratio_ci`, taken pass by pass, so that what moves all files alike cancels, and `notes`.
+    `preempted` (share of runs), `dropped_readings` (number of impossible clock readings) and `notes`. Its
+    `ratio` to the first file, with `ratio_ci`, is taken pass by pass, so that what moves all files alike
+    cancels. `cores` are the numbers of the cores of all passes; null if they are unknown.
     ConfigError for a file that cannot be timed as it is; DeviceError if the device refuses it.
     """
     read = [read_model(file, shapes or {}) for file in files]
@@ -68,6 +69,7 @@ def benchmark(
         "device": identity.device,
         "runtime": identity.runtime,
         "statistic": identity.statistic,
+        "cores": list(found.cores) or None,
         "noise": list(found.noise),
         "models": rows,
     }

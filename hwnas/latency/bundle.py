@@ -46,6 +46,7 @@ class Study:
     held_out_networks: int
     seed: int
     batch_size: int
+    cores: Sequence[int] | None = None  # cores that it may use; None: those of the highest capacity
 
 
 def write_bundle(
@@ -53,6 +54,7 @@ def write_bundle(
     path: str | Path,
     threads: int = 1,
     *,
+    cores: Sequence[int] | None = None,
     precision: str = "fp32",
     rounds: int | None = None,
     calibration_networks: int = CALIBRATION_NETWORKS,
@@ -66,7 +68,7 @@ def write_bundle(
     """
     rounds = max(SWEEPS, ROUNDS if rounds is None else rounds)
     networks = (calibration_networks, held_out_networks)
-    study = Study(space.definition, precision, threads, rounds, *networks, seed, batch_size)
+    study = Study(space.definition, precision, threads, rounds, *networks, seed, batch_size, cores)
     plan, pieces, _ = _plan(study)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -128,10 +130,13 @@ def _plan(study: Study) -> tuple[dict[str, Any], dict[str, bytes], Subject]:
     for number, rounds in enumerate(_rounds(study, subject)):
         chunk = subject.chunks[number % len(subject.chunks)]
         visits = pass_visits(chunk, rounds, subject.seed, number)
-        job, found = make_job(subject.models.of(chunk.models), Plan(visits), study.threads)
+        job, found = make_job(subject.models.of(chunk.models), Plan(visits), study.threads, study.cores)
         jobs.append(job)
         pieces.update(found)
-    return {"study": asdict(study), "jobs": jobs}, pieces, subject
+    facts = asdict(study)
+    if study.cores is None:
+        del facts["cores"]  # bundles of older versions have none, and are named by the digest of all facts
+    return {"study": facts, "jobs": jobs}, pieces, subject
 
 
 def _rounds(study: Study, subject: Subject) -> list[int]:

@@ -9,6 +9,7 @@ holds without slowing down: more are shared out among chunks, whose passes take 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import math
 import time
@@ -25,7 +26,8 @@ from safetensors.numpy import save
 from hwnas.errors import DeviceError, TimingError
 from hwnas.files import check_regular, expanded
 from hwnas.latency.jobs import Models
-from hwnas.latency.measure import Device, Plan, Samples, Visit, check_clock
+from hwnas.latency.measure import Device, Plan, Samples, Visit, check_clock, cores_of
+from hwnas.latency.runner import core_list
 from hwnas.progress import Progress, silent
 from hwnas.store import digest, write_bytes
 
@@ -95,14 +97,21 @@ def measure_in_passes(
     `half_width` says of all passes so far how uncertain the result is, as a share; it decides after 12
     rounds, until `patience_s` seconds of passes are done. No pass begins or goes on after
     `time_limit_s` seconds of passes. `checkpoint` is a folder of finished passes: those of the same models,
-    device and seed are taken over, others are removed. DeviceError if the limit ends before all models were
-    visited; TimingError if the clock is broken, and then the last pass is not kept.
+    device and seed are taken over, others are removed.
+
+    All passes run on the same cores. If the cores of kept passes are no longer available, these passes are
+    measured again on other cores, with a warning.
+
+    Raises:
+        DeviceError: if the limit ends before all models were visited, or the cores change between passes.
+        TimingError: if the clock is broken; the last pass is then not kept.
     """
     kept = (
         None if checkpoint is None else _Checkpoint(expanded(checkpoint), _key(models, chunks, device, seed))
     )
     passes = [] if kept is None else kept.load(len(models))
     least = max(rounds, 2) if rounds is not None else LEAST_ROUNDS
+    resumed = len(passes)
     start = time.monotonic() - sum(p.seconds for p in passes)
     sweep_rounds, width = FIRST_ROUNDS, math.inf
     while True:
@@ -132,10 +141,23 @@ def measure_in_passes(
         share = (time_limit_s - spent) / (len(chunks) - chunk)
         text = f"pass {number + 1}" + (f", ±{100 * width:.1f} %" if math.isfinite(width) else "")
         visits = pass_visits(chunks[chunk], sweep_rounds, seed, number)
-        found = _pass(
-            models, chunks[chunk], device, Plan(visits, time_limit_s=share), sweep_rounds, text, progress
-        )
+        cores = cores_of([p.samples for p in passes])
+        plan = Plan(visits, time_limit_s=share, cores=cores)
+        found = _pass(models, chunks[chunk], device, plan, sweep_rounds, text, progress)
+        new_cores = found.samples.cores
+        if checkpoint is not None and number == resumed and cores and new_cores and cores != new_cores:
+            log.warning(
+                "%d kept passes ran on cores %s, which are no longer available; they are measured again on "
+                "cores %s",
+                resumed,
+                core_list(cores),
+                core_list(new_cores),
+            )
+            discard_passes(checkpoint)
+            passes, resumed, start = [], 0, time.monotonic()
+            continue
         passes.append(found)
+        cores_of([p.samples for p in passes])
         check_clock([p.samples for p in passes])
         if kept is not None:
             kept.add(number, found)
@@ -294,6 +316,7 @@ class _Checkpoint:
             "rounds": str(found.rounds),
             "seconds": repr(found.seconds),
             "opening_seconds": repr(found.opening_seconds),
+            "cores": json.dumps(found.samples.cores),
             "sha256": _sha256(arrays),
         }
         write_bytes(self._path(number), save(arrays, metadata))
@@ -329,7 +352,8 @@ def _read(path: Path, key: str) -> Pass | None:
     if metadata.get("key") != key or metadata.get("sha256") != _sha256(arrays):
         return None
     times = (float(metadata[name]) for name in ("seconds", "opening_seconds"))
-    return Pass(Samples(**arrays), int(metadata["rounds"]), *times)
+    cores = tuple(json.loads(metadata.get("cores", "[]")))
+    return Pass(Samples(**arrays, cores=cores), int(metadata["rounds"]), *times)
 
 
 def _sha256(arrays: dict[str, NDArray[Any]]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from hwnas.latency.runner import core_list, cpu_quota, max_threads, system_text, usable_cores
+from hwnas.latency.runner import core_kinds, core_list, cpu_quota, max_threads, system_text, usable_cores
 
 PACKAGES = ("hwnas", "torch", "onnxruntime", "onnx", "numpy", "scikit-learn", "pymoo")
 NOISE_RUNS = 400
@@ -58,7 +58,9 @@ def _cores() -> Finding:
     if not hasattr(os, "sched_setaffinity"):
         return Finding("cores", f"{total}", "this system cannot pin a process to a core; expect more noise")
     advice = "" if len(usable) > 1 else "one core serves hwnas and all else; give the process a second one"
-    return Finding("cores", f"{len(usable)} of {total} usable: {core_list(usable)}", advice)
+    kinds = [core_list(kind) for kind in core_kinds(usable)]
+    by_kind = f"; by kind, the fastest first: {' / '.join(kinds)}" if len(kinds) > 1 else ""
+    return Finding("cores", f"{len(usable)} of {total} usable: {core_list(usable)}{by_kind}", advice)
 
 
 def _quota() -> Finding:

@@ -54,10 +54,12 @@ class Models(Sequence[bytes]):
         return sum(map(len, self._parts[index]))
 
 
-def make_job(models: Sequence[bytes], plan: Plan, threads: int) -> tuple[dict[str, Any], dict[str, bytes]]:
+def make_job(
+    models: Sequence[bytes], plan: Plan, threads: int, cores: Sequence[int] | None = None
+) -> tuple[dict[str, Any], dict[str, bytes]]:
     """The job of timing serialised models, and the pieces of the models by SHA-256.
 
-    Weights that several models share are one piece.
+    Weights that several models share are one piece. `cores` are those that may be used, by default all.
     """
     pieces: dict[str, bytes] = {}
     names = []
@@ -73,6 +75,10 @@ def make_job(models: Sequence[bytes], plan: Plan, threads: int) -> tuple[dict[st
         "time_limit_s": plan.time_limit_s if math.isfinite(plan.time_limit_s) else None,
         "threads": threads,
     }
+    if cores is not None:
+        job["cores"] = list(cores)
+    if plan.cores:
+        job["kept_cores"] = list(plan.cores)
     return job, pieces
 
 
@@ -109,10 +115,11 @@ def samples_of(
         rows = [row for record in records[models:] for row in record["rows"]]
         counts = [[[_whole(n) for n in run] for run in row] for row in rows]
         times = np.array(counts, dtype=np.int64).reshape(len(rows), kept_runs, 3)
+        cores = tuple(_count(core) for core in records[0].get("cores", ())) if records else ()
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DeviceError(f"the device answered with wrong records ({error!r}); measure again") from None
     visited = np.array([model for visit in done for model in visit], dtype=np.int64)
-    return Samples(visited, times[..., 0], times[..., 1], times[..., 2].astype(bool), cold_ns)
+    return Samples(visited, times[..., 0], times[..., 1], times[..., 2].astype(bool), cold_ns, cores)
 
 
 def identity_of(data: Mapping[str, Any]) -> Identity:

@@ -35,13 +35,15 @@ class Plan:
 
     A visit names models by index. They are run in turn, `warmup_runs` times discarded and `kept_runs` times
     kept, so a visit to one model times it back to back, and a visit to several times each of them amid the
-    others. After `time_limit_s`, opening included, the visits that are left are dropped.
+    others. After `time_limit_s`, opening included, the visits that are left are dropped. `cores` are those of
+    the earlier passes of the same measurement; the device uses them again while they are available.
     """
 
     visits: tuple[Visit, ...]
     warmup_runs: int = 5
     kept_runs: int = 5
     time_limit_s: float = math.inf
+    cores: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.warmup_runs < 0 or self.kept_runs < 1:
@@ -70,6 +72,7 @@ class Samples:
     wall_ns: NDArray[np.int64]  # (rows, kept_runs)
     preempted: NDArray[np.bool_]  # (rows, kept_runs): interrupted by the system
     cold_ns: NDArray[np.int64]  # (models,): wall time of the very first call
+    cores: tuple[int, ...] = ()  # numbers of the cores that the models ran on; empty if unknown
 
     @property
     def possible(self) -> NDArray[np.bool_]:
@@ -159,8 +162,33 @@ def time_models(
     return timings([device.measure(models, plan, progress)], len(models), generator)
 
 
+def cores_of(passes: Sequence[Samples]) -> tuple[int, ...]:
+    """Return the cores of the passes of a measurement.
+
+    Args:
+        passes: the passes; those of older versions may not know their cores.
+
+    Returns:
+        The numbers of the cores; empty if no pass knows them.
+
+    Raises:
+        DeviceError: if passes ran on different cores.
+    """
+    known = list(dict.fromkeys(samples.cores for samples in passes if samples.cores))
+    if len(known) > 1:
+        first, last = (runner.core_list(cores) for cores in (known[0], known[-1]))
+        raise DeviceError(
+            f"the measurement began on cores {first}, which are no longer available, and continued on cores "
+            f"{last}; their latencies may differ: measure again"
+        )
+    return known[0] if known else ()
+
+
 def check_clock(passes: Sequence[Samples]) -> None:
-    """Check that impossible readings, which are dropped, are few enough for a clock that works.
+    """Check that the clock of a measurement works: impossible readings, which are dropped, must be rare.
+
+    Args:
+        passes: the passes of the measurement.
 
     Raises:
         TimingError: if more than one reading is impossible, and more than one in a thousand, or if most
@@ -238,10 +266,7 @@ def _bootstrap(times: NDArray[np.float64], generator: np.random.Generator) -> ND
 
 
 def trimmed_mean(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the last axis without the 10 % smallest and 10 % largest: (..., n) to (...).
-
-    NaN is left out before.
-    """
+    """Mean over the last axis without NaN, the 10 % smallest and the 10 % largest: (..., n) to (...)."""
     if np.isnan(times).any():
         return np.apply_along_axis(lambda row: trimmed_mean(row[~np.isnan(row)]), -1, times)
     cut = int(TRIM * times.shape[-1])

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwnas.errors import HwnasError, TableError
+from hwnas.errors import DeviceError, HwnasError, TableError
 from hwnas.latency.calibrate import judge, least_squares, linear, repeatability_cv, spread_over
-from hwnas.latency.measure import Device, Identity, Timing, time_models
+from hwnas.latency.measure import Device, Identity, Plan, Timing, shuffled_rounds, timings
+from hwnas.latency.runner import core_list
 from hwnas.latency.table import SCHEMA, Entry, check_schema
 from hwnas.networks.onnx_graph import random_weights
 from hwnas.networks.quantization import timed_model
@@ -183,7 +184,7 @@ def learn_latency(
     rounds = ROUNDS if rounds is None else rounds
     generator = np.random.default_rng(rng)
     archs = _spread(space, networks, generator)
-    found = _time(space, archs, device, rounds, generator, progress, batch_size)
+    found, cores = _time(space, archs, device, rounds, generator, progress, batch_size)
     identity = device.identity
     measured = [
         MeasuredNetwork(arch.values, timing.ms, timing.std_ms, timing.count)
@@ -191,6 +192,7 @@ def learn_latency(
     ]
     protocol = {
         "statistic": identity.statistic,
+        "cores": list(cores) or None,
         "rounds": rounds,
         "preempted": round(float(np.mean([timing.preempted for timing in found])), 4),
         "repeatability_cv": repeatability_cv([timing.halves_ms for timing in found]),
@@ -271,18 +273,24 @@ class MeasuredLatency:
         self.device, self.runtime, self.protocol = facts["device"], facts["runtime"], facts["protocol"]
         self.source = digest({**facts, "space": space.definition})
         self._open_device = open_device
+        self._cores: tuple[int, ...] = ()  # of what was measured so far
 
     @cached_property
     def _opened(self) -> Device:
         return self._open_device()
 
     def latency_ms(self, archs: Any) -> NDArray[np.float64]:
-        """Measured latency of n architectures of the space, timed together, (n,), in milliseconds."""
+        """Measured latency of n architectures of the space, timed together, (n,), in milliseconds.
+
+        All calls measure on the cores of the first one. DeviceError if these are no longer available.
+        """
         if len(archs) == 0:
             return np.zeros(0)
         generator = np.random.default_rng(self.protocol["seed"])
         rounds, batch_size = self.protocol["rounds"], self.runtime["batch_size"]
-        found = _time(self.space, archs, self._opened, rounds, generator, silent, batch_size)
+        found, self._cores = _time(
+            self.space, archs, self._opened, rounds, generator, silent, batch_size, self._cores
+        )
         return np.array([timing.ms for timing in found])
 
     def to_dict(self) -> dict[str, Any]:
@@ -297,10 +305,20 @@ class MeasuredLatency:
         )
 
 
-def measured_on(device: Device, rounds: int | None, seed: int, batch_size: int = 1) -> dict[str, Any]:
-    """Plain data on what measured latencies are true of: device, runtime, protocol."""
+def measured_on(
+    device: Device, rounds: int | None, seed: int, batch_size: int = 1, cores: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """Plain data on what measured latencies are true of: device, runtime, protocol.
+
+    `cores` are those that were chosen to be used, if any were.
+    """
     identity = device.identity
-    protocol = {"statistic": identity.statistic, "rounds": rounds or ROUNDS, "seed": seed}
+    protocol: dict[str, Any] = {
+        "statistic": identity.statistic,
+        "rounds": rounds or ROUNDS,
+        "seed": seed,
+        **({} if cores is None else {"cores": list(cores)}),
+    }
     return {
         "schema": SCHEMA,
         "device": dict(identity.device),
@@ -321,10 +339,20 @@ def _time(
     generator: np.random.Generator,
     progress: Progress,
     batch_size: int,
-) -> list[Timing]:
+    cores: tuple[int, ...] = (),
+) -> tuple[list[Timing], tuple[int, ...]]:
+    """Time architectures on `cores`, if there are any; their latencies and the cores."""
     models = []
     for arch in archs:
         operators = space.operators(arch)
         weights = [random_weights(operator, generator) for operator in operators]
         models.append(timed_model(operators, weights, batch_size))
-    return time_models(models, device, rounds, generator, progress)
+    samples = device.measure(
+        models, Plan(shuffled_rounds(len(models), rounds, generator), cores=cores), progress
+    )
+    if cores and samples.cores != cores:
+        raise DeviceError(
+            f"earlier networks were measured on cores {core_list(cores)}, which are no longer available; "
+            f"give the process these cores again (taskset -c {core_list(cores)})"
+        )
+    return timings([samples], len(models), generator), samples.cores

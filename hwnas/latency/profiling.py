@@ -49,7 +49,7 @@ from hwnas.latency.campaign import (
 )
 from hwnas.latency.devices import get_device
 from hwnas.latency.jobs import Models
-from hwnas.latency.measure import Device, Identity, Plan, Samples, Timing, Visit, timings
+from hwnas.latency.measure import Device, Identity, Plan, Samples, Timing, Visit, cores_of, timings
 from hwnas.latency.noise import noise
 from hwnas.latency.table import Entry, Group, LatencyTable, group_lookup
 from hwnas.networks.onnx_graph import random_weights
@@ -80,6 +80,7 @@ def profile(
     device: str | Device = "onnxruntime",
     threads: int = 1,
     *,
+    cores: Sequence[int] | None = None,
     precision: str = "fp32",
     batch_size: int = 1,
     rounds: int | None = None,
@@ -93,7 +94,8 @@ def profile(
     """Measure every operator of a space on a device, calibrate on whole networks, and judge on others.
 
     `precision` is "fp32" or "int8", of all operators, unless it is a choice of the space (`PrecisionSpace`).
-    `device` is a name of `hwnas list devices`, with `threads`, or a device of your own. `rounds` is how often
+    `device` is a name of `hwnas list devices`, with `threads` and the `cores` that may be used (by default
+    those of the highest capacity), or a device of your own. `rounds` is how often
     each operator and network is visited at least; without it, 12 times, and then until the 95 % interval of
     predicted networks is within ±1.25 %, or for 20 seconds a resolution.
     `calibration_networks` and `held_out_networks` are per resolution. The device is used for `time_limit_s`
@@ -105,7 +107,7 @@ def profile(
     the models, or not within the limit; TableError if what it gave makes no table.
     """
     progress = as_progress(progress, "profile")
-    device = get_device(device, threads) if isinstance(device, str) else device
+    device = get_device(device, threads, cores) if isinstance(device, str) else device
     subject = subject_of(space, precision, calibration_networks, held_out_networks, rng, batch_size)
 
     limit = math.inf if time_limit_s is None else time_limit_s
@@ -176,6 +178,7 @@ def _protocol(
     half_width = _half_width(subject, found)
     return {
         "statistic": statistic,
+        "cores": list(cores_of(passes)) or None,
         "rounds": min(campaign.rounds, *(timing.count for timing in found)),
         "passes": len(passes) // campaign.chunks,  # of each model, with fresh sessions
         "stopped": campaign.stopped,

@@ -4,9 +4,11 @@ It is the core of the devices of this machine, the far end of the device ``ssh``
 a bundle (`run_bundle`). So it imports nothing of hwnas, and no syntax or function newer than Python 3.8.
 
 A job is plain data: ``models`` (of each, the SHA-256 of the pieces that make its bytes), ``visits``,
-``warmup_runs``, ``kept_runs``, ``time_limit_s`` and ``threads``. What is measured is a sequence of records,
+``warmup_runs``, ``kept_runs``, ``time_limit_s`` and ``threads``; ``cores`` if it may only use some;
+``kept_cores`` if earlier passes ran on these. What is measured is a sequence of records,
 first {"seconds", "cold_ns"} of each model, then {"seconds", "rows"} of each visit, in the order of the plan:
-so the number of records says how far a job is, and a job that was interrupted goes on from there.
+so the number of records says how far a job is, and a job that was interrupted goes on from there. The first
+record also has "cores", the numbers of the cores that the job runs on.
 
 On a board, under ~/.cache/hwnas (or $XDG_CACHE_HOME/hwnas; where that cannot be written, under hwnas-<uid> in
 the folder for temporary files):
@@ -59,8 +61,12 @@ KEPT_S = 86400.0  # jobs and pieces unused for so long are deleted
 MAX_LINE = 64 << 20
 MAX_PIECE = 1 << 31  # bytes; a model has fewer, since protobuf ends there
 EXIT_BUSY, EXIT_WRITE = 75, 74
+# Least ratio of capacities and of clocks of one kind: turbo clocks of single cores are up to 6 % higher, and
+# the clocks of the two kinds of cores of some phones are only 9 % apart.
+SAME_KIND = 0.92
 PROC = Path("/proc")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CPUS = Path("/sys/devices/system/cpu")
 
 
 class RunnerError(Exception):
@@ -168,9 +174,14 @@ def timed_visit(runs: Sequence[Run], warmup_runs: int, kept_runs: int, threads: 
 def reading_counts(
     visits: Sequence[Sequence[int]], records: Sequence[dict[str, Any]]
 ) -> list[tuple[int, int]]:
-    """Return (impossible, all) readings of each model that the records of a job visit.
+    """Count the readings of each model in the records of a job.
 
-    A reading is impossible if its time is no positive number.
+    Args:
+        visits: models of each visit of the job.
+        records: records of the job, from the first on.
+
+    Returns:
+        For each visited model its impossible readings, whose time is no positive number, and all readings.
     """
     counts: dict[int, tuple[int, int]] = {}
     rows_of_visits = (record["rows"] for record in records if "rows" in record)
@@ -182,10 +193,16 @@ def reading_counts(
 
 
 def is_clock_broken(counts: Sequence[tuple[int, int]]) -> bool:
-    """Whether a clock is unusable, from the (impossible, all) readings of each model of each pass.
+    """Return whether a clock gives too many impossible readings to be used.
 
-    One impossible reading is dropped, and so is one in a thousand. A clock with more of them is broken. So is
-    one that gives a model of a pass more impossible readings than possible ones.
+    A single impossible reading is tolerated, and one in a thousand. A model with more impossible readings
+    than possible ones in a pass is not: the clock cannot resolve its time.
+
+    Args:
+        counts: impossible readings and all readings of each model of each pass.
+
+    Returns:
+        Whether the clock is broken.
     """
     impossible, readings = (sum(pair[i] for pair in counts) for i in (0, 1))
     unresolved = any(2 * pair[0] > pair[1] for pair in counts)
@@ -235,12 +252,16 @@ def random_input(shape: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def onnxruntime_records(
-    job: dict[str, Any], load: Callable[[int], bytes], done: int = 0, spent_s: float = 0.0
+    job: dict[str, Any],
+    load: Callable[[int], bytes],
+    cores: Sequence[int],
+    done: int = 0,
+    spent_s: float = 0.0,
 ) -> Generator[dict[str, Any], None, None]:
-    """The records of a job by ONNX Runtime on pinned cores; `load` gives the bytes of a model by index."""
+    """The records of a job by ONNX Runtime on these cores; `load` gives the bytes of a model by index."""
     threads, limit_s = job["threads"], job["time_limit_s"]
-    with pinned(threads), without_gc():
-        yield from records(
+    with pinned(cores), without_gc():
+        new = records(
             len(job["models"]),
             job["visits"],
             math.inf if limit_s is None else limit_s,
@@ -250,10 +271,15 @@ def onnxruntime_records(
             done,
             spent_s,
         )
+        for number, record in enumerate(new, start=done):
+            yield {**record, "cores": list(cores)} if number == 0 else record
 
 
-def onnxruntime_identity(threads: int) -> dict[str, Any]:
-    """The machine, the runtime and the statistic, as a table holds them; RunnerError says what is missing."""
+def onnxruntime_identity(threads: int, cores: Sequence[int] | None = None) -> dict[str, Any]:
+    """The machine, the runtime and the statistic, as a table holds them; RunnerError says what is missing.
+
+    `cores` are those that may be used; None: all.
+    """
     for module in ("numpy", "onnxruntime"):
         try:
             __import__(module)
@@ -262,7 +288,7 @@ def onnxruntime_identity(threads: int) -> dict[str, Any]:
                 f"{sys.executable} cannot import {module} ({error}); run there: python3 -m venv ~/hwnas && "
                 "~/hwnas/bin/pip install numpy onnxruntime, and use the Python ~/hwnas/bin/python"
             ) from None
-    check_threads(threads)
+    candidate_cores(threads, cores)
     return {
         "device": machine(),
         "runtime": onnxruntime_runtime(threads),
@@ -313,19 +339,22 @@ def memory_left() -> bool:
 
 
 @contextlib.contextmanager
-def pinned(threads: int) -> Iterator[None]:
-    """Keep the calling thread, and those it starts, on the least loaded cores, where the system allows it.
+def pinned(cores: Sequence[int]) -> Iterator[None]:
+    """Keep the calling thread, and those it starts, on these cores; anywhere if there are none.
 
     Threads that a runtime starts outlive the measurement in its pool; they too are let go at the end.
     """
-    if not hasattr(os, "sched_setaffinity"):
+    if not cores:
         yield
         return
     before, others = os.sched_getaffinity(0), _thread_ids()
-    first = _busy_ticks()
-    time.sleep(0.1)
-    load = {core: ticks - first.get(core, 0) for core, ticks in _busy_ticks().items()}
-    os.sched_setaffinity(0, sorted(before, key=lambda core: load.get(core, 0))[:threads])
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as error:
+        raise RunnerError(
+            f"the system does not let this process run on cores {core_list(cores)} ({error.strerror}); give "
+            "others (--cores, latency.cores)"
+        ) from None
     try:
         yield
     finally:
@@ -410,7 +439,14 @@ def max_threads() -> int:
 
 
 def check_threads(threads: int) -> None:
-    """RunnerError for more threads than this process can run at once, with the limit and the remedy."""
+    """Check that this process can run so many threads at once.
+
+    Args:
+        threads: number of threads of one inference.
+
+    Raises:
+        RunnerError: if it cannot, with the limit and the remedy.
+    """
     usable, total, limit = usable_cores(), os.cpu_count() or 1, max_threads()
     if 1 <= threads <= limit:
         return
@@ -429,6 +465,101 @@ def check_threads(threads: int) -> None:
     )
 
 
+def core_kinds(cores: Sequence[int]) -> list[list[int]]:
+    """Group cores by kind: those of one kind have about the same capacity and maximum frequency.
+
+    See https://docs.kernel.org/scheduler/sched-capacity.html. A value that the system does not tell for all
+    cores is not used.
+
+    Args:
+        cores: numbers of cores.
+
+    Returns:
+        The cores of each kind in ascending order, the kind of the highest capacity first.
+    """
+    rank: dict[int, list[int]] = {core: [] for core in cores}
+    for name in ("cpu_capacity", "cpufreq/cpuinfo_max_freq"):
+        values = {core: system_text(CPUS / f"cpu{core}" / name).strip() for core in cores}
+        if all(map(str.isdigit, values.values())):
+            for core, value in values.items():
+                rank[core].append(int(value))
+    kinds: list[list[int]] = []
+    for core in sorted(cores, key=lambda core: ([-value for value in rank[core]], core)):
+        fastest = rank[kinds[-1][0]] if kinds else []
+        pairs = zip(rank[core], fastest)  # noqa: B905 - Python 3.8 knows no strict
+        if kinds and all(min(pair) >= SAME_KIND * max(pair) for pair in pairs):
+            kinds[-1].append(core)
+        else:
+            kinds.append([core])
+    return [sorted(kind) for kind in kinds]
+
+
+def candidate_cores(threads: int, allowed: Sequence[int] | None = None) -> list[int]:
+    """Return the cores that a measurement may run on: usable, allowed, and of the kind of highest capacity.
+
+    Args:
+        threads: number of threads of one inference.
+        allowed: numbers of the cores that the user chose; None: all.
+
+    Returns:
+        Numbers of cores in ascending order, at least one a thread.
+
+    Raises:
+        RunnerError: if there are fewer than `threads`, with the remedy.
+    """
+    check_threads(threads)
+    usable = usable_cores()
+    if allowed is not None:
+        if not hasattr(os, "sched_setaffinity"):
+            raise RunnerError("this system cannot keep a process on chosen cores; leave out cores")
+        if not set(allowed) <= set(usable):
+            raise RunnerError(
+                f"cores are {core_list(allowed)}, but this process may use {core_list(usable)}; give some of "
+                "these, or start it with more cores (taskset -c, docker run --cpuset-cpus)"
+            )
+        if threads > len(allowed):
+            raise RunnerError(
+                f"threads is {threads}, but cores are {core_list(allowed)}; give {threads} cores, or threads "
+                f"up to {len(allowed)}"
+            )
+        usable = sorted(allowed)
+    kinds = core_kinds(usable)
+    if threads > len(kinds[0]):
+        others = [core_list(kind) for kind in kinds[1:] if len(kind) >= threads]
+        raise RunnerError(
+            f"threads is {threads}, but only {len(kinds[0])} of cores {core_list(usable)} are of the fastest "
+            f"kind ({core_list(kinds[0])}), and a measurement runs on one kind; give threads up to "
+            f"{len(kinds[0])}"
+            + (f", or the slower cores {others[0]} (--cores, latency.cores)" if others else "")
+        )
+    return kinds[0]
+
+
+def choose_cores(threads: int, allowed: Sequence[int] | None = None, kept: Sequence[int] = ()) -> list[int]:
+    """Choose the cores of a measurement: the kept ones while they are available, otherwise the idlest.
+
+    Args:
+        threads: number of threads of one inference.
+        allowed: numbers of the cores that the user chose; None: all.
+        kept: numbers of the cores on which the measurement began.
+
+    Returns:
+        Numbers of cores in ascending order, one a thread; empty where the system cannot pin a process.
+
+    Raises:
+        RunnerError: if there are fewer than `threads`, with the remedy.
+    """
+    candidates = candidate_cores(threads, allowed)
+    if not hasattr(os, "sched_setaffinity"):
+        return []
+    if len(kept) == threads and set(kept) <= set(usable_cores() if allowed is None else allowed):
+        return sorted(kept)
+    first = _busy_ticks()
+    time.sleep(0.1)
+    load = {core: ticks - first.get(core, 0) for core, ticks in _busy_ticks().items()}
+    return sorted(sorted(candidates, key=lambda core: load.get(core, 0))[:threads])
+
+
 def core_list(cores: Sequence[int]) -> str:
     """Return numbers of cores as taskset writes them, such as 0-3,6."""
     parts: list[list[int]] = []
@@ -442,7 +573,7 @@ def core_list(cores: Sequence[int]) -> str:
 
 def _cgroup_folders() -> list[Path]:
     """Return the folders of the cgroups that limit the CPU time of this process, with their ancestors."""
-    paths = {}  # of this process in the hierarchies, by the file system's type
+    paths = {}  # path of the process in each hierarchy, by the file system's type
     for line in system_text(PROC / "self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -457,7 +588,7 @@ def _cgroup_folders() -> list[Path]:
             continue
         root, top = fields[3].rstrip("/"), Path(fields[4].replace("\\040", " "))
         path = paths[kind]
-        # In a container the path may lie outside the mounted part, which then is the container's own cgroup.
+        # A path outside the mounted part is that of the host; the part is then the container's own cgroup.
         inside = path.startswith(f"{root}/") and ".." not in path.split("/")
         parts = path[len(root) :].strip("/").split("/") if inside else []
         folders += [top.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
@@ -479,6 +610,11 @@ def _quotas(folder: Path) -> list[float]:
 def canonical(job: dict[str, Any]) -> bytes:
     """A job as JSON: equal jobs are equal bytes."""
     return json.dumps(job, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def cores_of(records: Sequence[dict[str, Any]]) -> list[int]:
+    """Return the cores that a job's records were measured on; empty if there are none, or no record yet."""
+    return list(records[0].get("cores", ())) if records else []
 
 
 def job_id(job: dict[str, Any]) -> str:
@@ -590,12 +726,15 @@ def measuring(waiting: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def append_records(job: dict[str, Any], load: Callable[[int], bytes], path: Path) -> Iterator[int]:
-    """Measure what is missing of a job and append it to a file of samples; gives the number of records."""
+def append_records(
+    job: dict[str, Any], load: Callable[[int], bytes], path: Path, cores: Sequence[int]
+) -> Iterator[int]:
+    """Measure on these cores what a file of a job's samples lacks, append it, give the number of records."""
     have = go_on(path)
     spent_s = have[-1]["seconds"] if have else 0.0
     done, pending, flushed = len(have), [], time.monotonic()
-    with open(path, "ab") as file, contextlib.closing(onnxruntime_records(job, load, done, spent_s)) as new:
+    measured = contextlib.closing(onnxruntime_records(job, load, cores, done, spent_s))
+    with open(path, "ab") as file, measured as new:
         for record in new:
             pending.append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
             done += 1
@@ -622,7 +761,8 @@ def serve() -> None:
         say({"hwnas": SCHEMA})
         request = json.loads(sys.stdin.buffer.readline(MAX_LINE))
         if request["ask"] == "identity":
-            say({"identity": onnxruntime_identity(request["threads"]), "note": cache_note()})
+            identity = onnxruntime_identity(request["threads"], request.get("cores"))
+            say({"identity": identity, "note": cache_note()})
         else:
             serve_job(request)
     except BrokenPipeError:  # the client is gone
@@ -825,13 +965,22 @@ def work(folder: Path) -> int:
                 if note.exists():
                     note.unlink()
                 job = json.loads((folder / "job.json").read_bytes())
-                onnxruntime_identity(job["threads"])
+                onnxruntime_identity(job["threads"], job.get("cores"))
+                first_cores = cores_of(have)
+                cores = choose_cores(
+                    job["threads"], job.get("cores"), first_cores or job.get("kept_cores", ())
+                )
+                if first_cores and cores != first_cores:
+                    raise RunnerError(
+                        f"the measurement began on cores {core_list(first_cores)}, which are no longer "
+                        "available; start it again"
+                    )
                 pieces = cache() / "pieces"
 
                 def load(i: int) -> bytes:
                     return assemble(job["models"][i], lambda piece: (pieces / piece).read_bytes())
 
-                for _ in append_records(job, load, samples):
+                for _ in append_records(job, load, samples, cores):
                     if not wanted():
                         return 0
                 last: dict[str, Any] = {"done": len(go_on(samples))}
@@ -891,15 +1040,26 @@ def measure_bundle(read: Callable[[str], bytes]) -> None:
         sys.stderr.write(f"{note}\n")
     plan = json.loads(read("job.json"))
     jobs, name = plan["jobs"], job_id(plan)
-    identity = onnxruntime_identity(jobs[0]["threads"])
+    threads, allowed = jobs[0]["threads"], jobs[0].get("cores")
+    identity = onnxruntime_identity(threads, allowed)
     total = sum(len(job["models"]) + len(job["visits"]) for job in jobs)
     parts = [Path(f"results-{name[:12]}-{i}.part") for i in range(len(jobs))]
     before = 0
     counts: list[tuple[int, int]] = []
     with measuring(lambda holder: tell(f"waiting for process {holder}, which measures on this board")):
+        first_cores = next((cores for part in parts if (cores := cores_of(go_on(part)))), [])
+        cores = choose_cores(threads, allowed, first_cores)
+        if first_cores and cores != first_cores:
+            tell(
+                f"cores {core_list(first_cores)}, on which it began, are no longer available; it begins "
+                f"again on cores {core_list(cores)}\n"
+            )
+            for part in parts:
+                if part.exists():
+                    part.unlink()
         for job, part in zip(jobs, parts):  # noqa: B905 - Python 3.8 knows no strict
             models, number = job["models"], 0
-            for number in append_records(job, lambda i: assemble(models[i], piece), part):  # noqa: B023
+            for number in append_records(job, lambda i: assemble(models[i], piece), part, cores):  # noqa: B023
                 tell(f"measured {100 * (before + number) // total} %")
             before += number
             counts += reading_counts(job["visits"], go_on(part))

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from hwnas.errors import DeviceError, TableError
 from hwnas.latency.measure import Identity
+from hwnas.latency.runner import core_list
 from hwnas.spaces import Architecture, Architectures, NetworkSpace, Operator, OperatorSum
 from hwnas.store import check_seal, parse_json, read_bytes, sealed, write_output
 from hwnas.text import command_line
@@ -86,6 +87,7 @@ class _Calibration(_Part):
 
 
 class _Protocol(_Part):
+    cores: list[int] | None = None
     half_width: float | None = None
     preempted: float | None = None
     taken: float = 0.0
@@ -361,9 +363,12 @@ class LatencyTable:
         device, runtime, protocol = self.device, self.runtime, self.protocol
         processor = [device.get("cpu")] if device.get("cpu") != device.get("name") else []
         processor += [f"{device['cores']} cores"] if device.get("cores") else []
+        threads = str(runtime.get("threads") or "not stated")
+        if protocol.get("cores"):
+            threads += f" on cores {core_list(protocol['cores'])}"
         total = [
             f"{self.title}{' ({})'.format(', '.join(map(str, processor))) if processor else ''}, "
-            f"threads {runtime.get('threads') or 'not stated'}, {', '.join(runtime['precisions'])}, "
+            f"threads {threads}, {', '.join(runtime['precisions'])}, "
             f"batch {runtime.get('batch_size')}",
             f"{len(self.operators)} operators, {protocol.get('rounds')} rounds, {protocol.get('statistic')}",
         ]

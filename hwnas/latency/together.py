@@ -16,7 +16,16 @@ import numpy as np
 from scipy import stats
 
 from hwnas.latency.campaign import measure_chosen
-from hwnas.latency.measure import CONFIDENCE, Device, Plan, Samples, shuffled_rounds, timings, trimmed_mean
+from hwnas.latency.measure import (
+    CONFIDENCE,
+    Device,
+    Plan,
+    Samples,
+    cores_of,
+    shuffled_rounds,
+    timings,
+    trimmed_mean,
+)
 from hwnas.latency.noise import disturbance
 from hwnas.progress import Progress, silent
 
@@ -58,6 +67,7 @@ class Together:
 
     latencies: tuple[Latency, ...]
     noise: tuple[str, ...]
+    cores: tuple[int, ...] = ()  # numbers of the cores of all passes; empty if unknown
 
 
 def time_together(
@@ -79,7 +89,8 @@ def time_together(
     left, wanted = list(range(len(models))), PASSES
     while True:
         for number in range(len(passes), wanted):
-            plan = Plan(shuffled_rounds(len(left), each, np.random.default_rng((seed, number))))
+            visits = shuffled_rounds(len(left), each, np.random.default_rng((seed, number)))
+            plan = Plan(visits, cores=cores_of(passes))
             shown = _Shown(progress, number, wanted)
             selected = [models[i] for i in left]
             passes.append(measure_chosen(selected, left, len(models), device, plan, shown))
@@ -94,7 +105,8 @@ def time_together(
             )
         left = [i for i in left if not decided(i, latencies[i])]
         if not left or wanted >= MOST_PASSES:
-            return Together(tuple(latencies), tuple(disturbance(passes, timed, [slice(None)])[1]))
+            noise = tuple(disturbance(passes, timed, [slice(None)])[1])
+            return Together(tuple(latencies), noise, cores_of(passes))
         wanted *= 2
 
 

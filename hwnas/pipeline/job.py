@@ -269,6 +269,7 @@ class Run:
         self.store = Store(directory / "run.db" if exists else None)  # in memory until a stage begins
         self.watch: Watch | None = None  # called while a search is running
         self.device: str | None = None  # where the run's own device is, if not where the experiment says
+        self.cores: Sequence[int] | None = None  # cores to verify on; None: those of the experiment
 
     # ---- stages ---------------------------------------------------------------------------------
 

@@ -64,6 +64,7 @@ def _latency_inputs(run: Run) -> dict[str, Any]:
             "batch_size": latency.batch_size,
             "networks": latency.predictor_networks if latency.source == "predictor" else 0,
             "seed": run.config.seed,
+            **cores_inputs(run),
         }
     if latency.table is not None:
         done = run.store.stage("profile")
@@ -80,7 +81,14 @@ def _latency_inputs(run: Run) -> dict[str, Any]:
         "held_out_networks": latency.held_out_networks,
         "time_limit_s": latency.time_limit_s,
         "seed": run.config.seed,
+        **cores_inputs(run),
     }
+
+
+def cores_inputs(run: Run) -> dict[str, Any]:
+    """The chosen cores as an input of a stage; no input without a choice, as in runs of older versions."""
+    cores = run.config.latency.cores
+    return {} if cores is None else {"cores": list(cores)}
 
 
 def check(run: Run, pending: Sequence[str], again: bool) -> None:
@@ -100,7 +108,7 @@ def check(run: Run, pending: Sequence[str], again: bool) -> None:
             "space.precisions set latency.source: table"
         )
     if given_tables(run) is None:
-        get_device(latency.device, latency.threads).identity  # noqa: B018 (connects to the device)
+        get_device(latency.device, latency.threads, latency.cores).identity  # noqa: B018 (connects to the device)
 
 
 def given_tables(run: Run) -> tuple[LatencyTable, dict[str, LatencyTable]] | None:
@@ -161,7 +169,8 @@ def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[
     latency = run.config.latency
     path = run.directory / run.latency_file
     if latency.source != "table":
-        device, seed = get_device(latency.device, latency.threads), run.config.seed
+        device = get_device(latency.device, latency.threads, latency.cores)
+        seed = run.config.seed
         if latency.source == "predictor":
             networks = latency.predictor_networks
             predictor = learn_latency(
@@ -170,7 +179,8 @@ def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[
             write_json(path, predictor.to_dict())
             log.info("profile: %s", predictor.summary())
         else:
-            write_json(path, measured_on(device, latency.rounds, seed, latency.batch_size))
+            facts = measured_on(device, latency.rounds, seed, latency.batch_size, latency.cores)
+            write_json(path, facts)
         return {"table": file_digest(path)}, [run.latency_file]
     if latency.table is not None:
         table = _given_table(run, latency.table, own=True)
@@ -182,6 +192,7 @@ def _profile_device(run: Run, progress: Progress) -> tuple[dict[str, Any], list[
             run.space,
             device=latency.device,
             threads=latency.threads,
+            cores=latency.cores,
             batch_size=latency.batch_size,
             rounds=latency.rounds,
             calibration_networks=latency.calibration_networks,
@@ -265,7 +276,7 @@ def own_device(run: Run) -> Device:
     runtime, asked, configured = run.latency.runtime, run.latency.device, run.config.latency.device
     here = runtime["name"] in DEVICES and not configured.startswith("ssh://")
     name = run.device or (runtime["name"] if here else configured)
-    device = get_device(name, runtime["threads"] or 1)
+    device = get_device(name, runtime["threads"] or 1, run.cores or run.config.latency.cores)
     if not same_device(device.identity, asked, runtime):
         raise DeviceError(
             f"the latency is of {asked['name']} with {runtime['name']}, but what would be measured on is "

@@ -20,7 +20,7 @@ from hwnas.pipeline.entries import (
     write_entry,
 )
 from hwnas.pipeline.export import export_model
-from hwnas.pipeline.profile import own_device
+from hwnas.pipeline.profile import cores_inputs, own_device
 from hwnas.pipeline.quantized import candidates_of, decide_int8, int8_name
 from hwnas.progress import Progress
 from hwnas.searching.pareto import ParetoFront
@@ -41,6 +41,7 @@ def inputs(run: Run) -> dict[str, Any]:
         "models": run.outputs("export")["files"],
         "budgets_ms": list(latency.budgets_ms),
         "rounds": latency.verify_rounds,
+        **cores_inputs(run),
     }
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from hwnas.export.compare import compare
 from hwnas.networks.onnx_graph import onnx_model, random_weights
-from tests.latency.fakes import CALL_NS, FakeDevice
+from tests.latency.fakes import CALL_NS, FakeDevice, PinnedDevice
 from tests.networks.small_spaces import SPACES
 
 
@@ -83,3 +83,9 @@ def with_zeros(times: np.ndarray, count: int) -> np.ndarray:
     disturbed = times.copy()
     disturbed.flat[:count] = 0
     return disturbed
+
+
+def test_all_passes_run_on_the_same_cores() -> None:
+    pinned = PinnedDevice(2, 3)
+    compare({"a": (model(0), model(1))}, pinned, rounds=8)
+    assert [plan.cores for plan in pinned.plans] == [(), *[(2,)] * 5]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -89,3 +90,21 @@ class ComputedRuntime(OnnxRuntimeDevice):
     def _cost_ns(self, model: onnx.ModelProto) -> int:
         operators, _, batch_size = parts(model)
         return CALL_NS + (batch_size or 1) * sum(operator.macs for operator in operators) // 10
+
+
+class PinnedDevice(FakeDevice):
+    """A device that may use some cores: a measurement runs on its earlier core while it may, else on another.
+
+    Each new measurement begins on the next core.
+    """
+
+    def __init__(self, *cores: int) -> None:
+        super().__init__()
+        self.available = list(cores)
+
+    def measure(self, models, plan: Plan, progress: Progress = silent) -> Samples:
+        samples = super().measure(models, plan, progress)
+        if plan.cores and set(plan.cores) <= set(self.available):
+            return replace(samples, cores=plan.cores)
+        self.available.append(self.available.pop(0))
+        return replace(samples, cores=(self.available[-1],))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -242,5 +243,14 @@ def test_the_command(
     code, out, _ = command(small)
     assert code == 0
     assert "batch 'n' is taken as 1" in out
+    core = max(os.sched_getaffinity(0))
+    code, out, err = command(small, "--cores", core, "--json")
+    assert code == 0, err
+    assert json.loads(out)["cores"] == [core]
+    code, _, err = command(small, "--cores", "4-")
+    assert (code, err) == (
+        1,
+        "error: --cores: '4-' is no list of cores; give numbers and ranges, such as 4-7 or 0,2\n",
+    )
     code, _, err = command(small, "--input", "image")
     assert (code, err) == (1, "error: --input takes name:1x3x224x224, got 'image'\n")

@@ -136,8 +136,48 @@ def test_a_part_of_a_broken_clock_is_not_kept(bundle, results, tmp_path):
     assert "timed runs took a time that is no positive number" in done.stderr
     assert "start it again" in done.stderr
     assert [path.name for path in tmp_path.glob("results*")] == [part.name]
-    assert run(bundle, tmp_path).returncode == 0
-    assert build_table(tmp_path / "results.json").operators
+
+
+def test_results_name_the_cores_of_all_passes(results):
+    data = json.loads(results.read_text())
+    assert "cores" not in data["study"]  # bundles of older versions keep their digests
+    (cores,) = {tuple(records[0]["cores"]) for records in data["records"]}
+    assert build_table(results).protocol["cores"] == list(cores)
+
+
+def test_results_of_older_versions_name_no_cores(results, tmp_path):
+    data = json.loads(results.read_text())
+    for records in data["records"]:
+        del records[0]["cores"]
+    (tmp_path / "results.json").write_text(json.dumps(data))
+    assert build_table(tmp_path / "results.json").protocol["cores"] is None
+
+
+def test_a_bundle_measures_on_the_chosen_cores(tmp_path):
+    core = max(os.sched_getaffinity(0))
+    write_bundle(SPACE, tmp_path / "chosen.zip", cores=(core,), **SETTINGS)
+    assert run(tmp_path / "chosen.zip", tmp_path).returncode == 0
+    assert build_table(tmp_path / "results.json").protocol["cores"] == [core]
+    with zipfile.ZipFile(tmp_path / "chosen.zip") as archive:
+        archive.extractall(tmp_path / "other")
+    job = tmp_path / "other" / "job.json"
+    job.write_text(job.read_text().replace(f'"cores":[{core}]', '"cores":[4000]'))
+    done = run(tmp_path / "other", tmp_path)
+    assert done.returncode == 1
+    assert "error: cores are 4000, but this process may use" in done.stderr
+
+
+def test_a_bundle_begins_again_if_its_cores_may_not_be_used_any_more(bundle, results, tmp_path):
+    data = json.loads(results.read_text())
+    records = [{**data["records"][0][0], "cores": [4000]}, *data["records"][0][1:]]
+    part = tmp_path / f"results-{data['bundle'][:12]}-0.part"
+    part.write_text("".join(json.dumps(record) + "\n" for record in records))
+    done = run(bundle, tmp_path)
+    assert done.returncode == 0
+    assert "cores 4000, on which it began, are no longer available; it begins again on cores" in done.stderr
+    again = json.loads((tmp_path / "results.json").read_text())["records"]
+    (cores,) = {tuple(records[0]["cores"]) for records in again}
+    assert cores != (4000,)
 
 
 def test_results_are_checked(results, tmp_path):

@@ -22,7 +22,7 @@ from hwnas.latency.measure import Plan
 from hwnas.latency.profiling import _chunks, profile, subject_of, table_of
 from hwnas.latency.table import LatencyTable
 from hwnas.progress import silent
-from tests.latency.fakes import FakeDevice, small_space, weight_cost
+from tests.latency.fakes import FakeDevice, PinnedDevice, small_space, weight_cost
 
 SPACE = small_space()
 NETWORKS = {"calibration_networks": 3, "held_out_networks": 2}
@@ -172,6 +172,63 @@ def test_a_damaged_pass_is_measured_again(tmp_path, place):
     table = profile(SPACE, device, rounds=12, checkpoint=tmp_path, **NETWORKS)
     assert len(device.plans) == 2 * table.protocol["passes"]
     assert without_seconds(table) == without_seconds(whole)
+
+
+# ---- cores --------------------------------------------------------------------------------------
+
+
+def test_all_passes_run_on_the_same_cores_and_the_table_names_them(tmp_path):
+    device = PinnedDevice(4, 5, 6)
+    table = profile(SPACE, device, rounds=12, **NETWORKS)
+    assert [plan.cores for plan in device.plans] == [(), *[(4,)] * (len(device.plans) - 1)]
+    assert table.protocol["cores"] == [4]
+    assert "threads 1 on cores 4, fp32" in table.summary()
+    table.save(tmp_path / "table.json")
+    assert LatencyTable.load(tmp_path / "table.json").protocol["cores"] == [4]
+    assert profile(SPACE, FakeDevice(), rounds=4, **NETWORKS).protocol["cores"] is None
+
+
+def test_a_resumed_profile_runs_on_the_cores_of_its_kept_passes(tmp_path):
+    interrupted(tmp_path, PinnedDevice(5), 1)
+    device = PinnedDevice(4, 5, 6)
+    table = profile(SPACE, device, rounds=12, checkpoint=tmp_path, **NETWORKS)
+    assert [plan.cores for plan in device.plans] == [(5,)] * (2 * table.protocol["passes"] - 1)
+    assert table.protocol["cores"] == [5]
+
+
+def test_kept_passes_are_measured_again_if_their_cores_may_not_be_used_any_more(tmp_path, caplog):
+    interrupted(tmp_path, PinnedDevice(5), 2)
+    device = PinnedDevice(6)
+    table = profile(SPACE, device, rounds=12, checkpoint=tmp_path, **NETWORKS)
+    assert "2 kept passes ran on cores 5, which are no longer available" in caplog.text
+    assert "measured again on cores 6" in caplog.text
+    assert [plan.cores for plan in device.plans[:3]] == [(5,), (), (6,)]
+    assert len(device.plans) == 1 + 2 * table.protocol["passes"]
+    assert table.protocol["cores"] == [6]
+
+
+def test_kept_passes_without_cores_are_taken_over(tmp_path):
+    """Older versions did not keep the cores."""
+    interrupted(tmp_path, FakeDevice(), 1)
+    device = PinnedDevice(4, 5, 6)
+    table = profile(SPACE, device, rounds=12, checkpoint=tmp_path, **NETWORKS)
+    assert [plan.cores for plan in device.plans[:3]] == [(), (4,), (4,)]
+    assert table.protocol["cores"] == [4]
+
+
+def test_cores_that_change_on_the_way_end_a_profile_that_can_be_repeated(tmp_path):
+    device = PinnedDevice(5)
+
+    def taken_away(done, total, text=""):
+        if len(device.plans) == 2:
+            device.available = [6]
+
+    with pytest.raises(
+        DeviceError, match=r"began on cores 5, which are no longer available.*on cores 6.*measure again"
+    ):
+        profile(SPACE, device, rounds=12, checkpoint=tmp_path, progress=taken_away, **NETWORKS)
+    table = profile(SPACE, device, rounds=12, checkpoint=tmp_path, **NETWORKS)
+    assert table.protocol["cores"] == [6]
 
 
 # ---- clocks -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,6 +115,24 @@ def test_records_become_samples():
 def test_wrong_records_are_refused(records):
     with pytest.raises(DeviceError, match="wrong records"):
         samples_of(records, 2, VISITS, 2)
+
+
+def test_a_job_has_the_cores_that_were_chosen():
+    plan = Plan(((0,),))
+    assert (
+        not {"cores", "kept_cores"} & make_job([b"a"], plan, 1)[0].keys()
+    )  # jobs of older versions have neither
+    assert make_job([b"a"], plan, 1, (4, 5))[0]["cores"] == [4, 5]
+    assert make_job([b"a"], replace(plan, cores=(3,)), 1)[0]["kept_cores"] == [3]
+
+
+def test_samples_have_the_cores_of_the_records():
+    assert samples_of(RECORDS, 2, VISITS, 2).cores == ()
+    records = [{**RECORDS[0], "cores": [4, 5]}, *RECORDS[1:]]
+    assert samples_of(records, 2, VISITS, 2).cores == (4, 5)
+    for wrong in (3, ["a"], [-1], None):
+        with pytest.raises(DeviceError, match="wrong records"):
+            samples_of([{**RECORDS[0], "cores": wrong}, *RECORDS[1:]], 2, VISITS, 2)
 
 
 def test_readings_of_a_clock_that_ran_backwards_are_dropped_later():

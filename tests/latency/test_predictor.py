@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hwnas.errors import ChecksumError, TableError
+from hwnas.errors import ChecksumError, DeviceError, TableError
 from hwnas.latency.predictor import (
     LatencyPredictor,
     MeasuredLatency,
@@ -19,7 +19,7 @@ from hwnas.latency.predictor import (
 )
 from hwnas.spaces import Architectures
 from hwnas.store import read_json, write_json
-from tests.latency.fakes import CALL_NS, FakeDevice, small_space
+from tests.latency.fakes import CALL_NS, FakeDevice, PinnedDevice, small_space
 
 SPACE = small_space()
 
@@ -118,6 +118,18 @@ def test_measured_is_what_the_device_says() -> None:
     assert opened == [1]
 
 
+def test_networks_are_measured_on_the_cores_of_the_first_ones() -> None:
+    device = PinnedDevice(3, 4)
+    latency = MeasuredLatency(SPACE, measured_on(device, 2, 0), lambda: device)
+    latency.latency_ms(SPACE.sample(2, 0))
+    latency.latency_ms(SPACE.sample(2, 1))
+    assert [plan.cores for plan in device.plans] == [(), (3,)]
+    device.available = [4]
+    with pytest.raises(DeviceError, match=r"on cores 3, which are no longer available.*taskset -c 3"):
+        latency.latency_ms(SPACE.sample(2, 2))
+    assert learn_latency(SPACE, PinnedDevice(3), 12, 2).protocol["cores"] == [3]
+
+
 def test_the_source_tells_devices_and_settings_apart() -> None:
     def source(rounds: int = 2, seed: int = 0, cores: int = 1) -> str:
         facts = measured_on(FakeDevice(), rounds, seed)
@@ -125,3 +137,5 @@ def test_the_source_tells_devices_and_settings_apart() -> None:
 
     assert source() == source()
     assert len({source(), source(rounds=3), source(seed=1), source(cores=2)}) == 4
+    chosen = MeasuredLatency(SPACE, measured_on(FakeDevice(), 2, 0, cores=(4,)), FakeDevice)
+    assert chosen.source != MeasuredLatency(SPACE, measured_on(FakeDevice(), 2, 0), FakeDevice).source

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hwnas.errors import DeviceError
 from hwnas.latency.together import MOST_PASSES, PASSES, STABLE, Latency, student_interval, time_together
 from hwnas.networks.onnx_graph import onnx_model, random_weights
 from hwnas.spaces import Operator
-from tests.latency.fakes import CALL_NS, FakeDevice
+from tests.latency.fakes import CALL_NS, FakeDevice, PinnedDevice
 
 
 def model(channels: int) -> bytes:
@@ -140,3 +141,15 @@ def test_one_impossible_reading_is_dropped_and_counted() -> None:
     for latency, ms in zip(found.latencies, (0.008, 0.016, 0.024), strict=True):
         assert latency.passes_ms == pytest.approx([ms] * PASSES)
     assert found.noise == ()
+
+
+def test_all_passes_run_on_the_same_cores() -> None:
+    device = PinnedDevice(2, 3)
+    assert time_together(MODELS, device, rounds=12, decided=lambda *_: False).cores == (2,)
+    assert {plan.cores for plan in device.plans[1:]} == {(2,)}
+    assert time_together(MODELS, FakeDevice(cost), rounds=12).cores == ()
+    device = PinnedDevice(2)
+    with pytest.raises(DeviceError, match=r"began on cores 1, which.*on cores 2.*measure again"):
+        time_together(
+            MODELS, device, rounds=12, progress=lambda *_: device.available.__setitem__(0, len(device.plans))
+        )

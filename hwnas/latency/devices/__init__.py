@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from hwnas.errors import DeviceError, known_names
 from hwnas.latency.devices.onnxruntime import OnnxRuntimeDevice
@@ -20,17 +21,27 @@ DEVICES: dict[str, Callable[..., Device]] = {
 }
 
 
-def get_device(name: str, threads: int = 1) -> Device:
-    """The device of this name; that of another machine has its address in it, ``ssh://user@host:port``.
+def get_device(name: str, threads: int = 1, cores: Sequence[int] | None = None) -> Device:
+    """Return the device of a name; that of another machine has its address in it, ``ssh://user@host:port``.
 
-    DeviceError for an unknown one or a number of threads it does not have, MissingExtraError if what it
-    needs is not installed.
+    Args:
+        name: one of `DEVICES`, or the address of a board.
+        threads: number of threads of one inference.
+        cores: numbers of the cores that may be used, by default those of the highest capacity.
+
+    Returns:
+        The device. One over ssh is not connected to yet.
+
+    Raises:
+        DeviceError: if the name is unknown, or the threads have no core each.
+        MissingExtraError: if the device needs a package that is not installed.
     """
-    kind, address = name, {}
+    kind = name
+    options: dict[str, Any] = {} if cores is None else {"cores": tuple(cores)}
     if name.startswith("ssh://"):
-        kind, address = "ssh", {"address": name.removeprefix("ssh://")}
+        kind, options["address"] = "ssh", name.removeprefix("ssh://")
     elif name == "ssh":
         raise DeviceError("device 'ssh' needs an address: ssh://user@host:port")
     if kind not in DEVICES:
         raise DeviceError(f"unknown device {name!r}; {known_names(kind, DEVICES)}")
-    return DEVICES[kind](**address, threads=threads)
+    return DEVICES[kind](**options, threads=threads)

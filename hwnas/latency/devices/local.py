@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from hwnas.errors import DeviceError
@@ -22,16 +23,24 @@ class LocalDevice(ABC):
 
     With one thread, in which the runtime must run the model, the statistic is CPU time of the thread, which
     other processes disturb least; with more it is wall time. The calling thread is pinned to as many cores
-    as there are threads while it measures.
+    of one kind as there are threads while it measures.
     """
 
-    def __init__(self, threads: int = 1) -> None:
-        """`threads` of the runtime; DeviceError for more than this process can run at once."""
+    def __init__(self, threads: int = 1, cores: Sequence[int] | None = None) -> None:
+        """Check threads and cores.
+
+        Args:
+            threads: number of threads of the runtime.
+            cores: numbers of the cores that may be used, by default those of the highest capacity.
+
+        Raises:
+            DeviceError: if the threads have no core each that this process may use.
+        """
         try:
-            runner.check_threads(threads)
+            runner.candidate_cores(threads, cores)
         except runner.RunnerError as error:
             raise DeviceError(str(error)) from None
-        self.threads = threads
+        self.threads, self.cores = threads, cores
 
     @property
     @abstractmethod
@@ -63,8 +72,18 @@ class LocalDevice(ABC):
         return Identity(runner.machine(), self.runtime, self.statistic)
 
     def measure(self, models: Sequence[bytes], plan: Plan, progress: Progress = silent) -> Samples:
+        try:
+            cores = runner.choose_cores(self.threads, self.cores, plan.cores)
+            samples = self._measure(models, plan, cores, progress)
+        except runner.RunnerError as error:
+            raise DeviceError(str(error)) from None
+        return replace(samples, cores=tuple(cores))
+
+    def _measure(
+        self, models: Sequence[bytes], plan: Plan, cores: Sequence[int], progress: Progress
+    ) -> Samples:
         found: list[dict[str, Any]] = []
-        with runner.pinned(self.threads), runner.without_gc(), self.settings():
+        with runner.pinned(cores), runner.without_gc(), self.settings():
             records = runner.records(
                 len(models),
                 plan.visits,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from hwnas.errors import DeviceError, MissingExtraError
@@ -19,9 +20,9 @@ class OpenVinoDevice(LocalDevice):
     OpenVINO reports that to its makers; its command ``opt_in_out --opt_out`` puts an end to it.
     """
 
-    def __init__(self, threads: int = 1) -> None:
-        """`threads` of inference; MissingExtraError without OpenVINO, DeviceError for too many threads."""
-        super().__init__(threads)
+    def __init__(self, threads: int = 1, cores: Sequence[int] | None = None) -> None:
+        """Check threads and cores as `LocalDevice` does. MissingExtraError without OpenVINO."""
+        super().__init__(threads, cores)
         try:
             import openvino
         except ImportError:

@@ -67,11 +67,13 @@ class LostError(Exception):
 class SshDevice:
     """Times models with ONNX Runtime on another machine; see the module."""
 
-    def __init__(self, address: str, threads: int = 1) -> None:
+    def __init__(self, address: str, threads: int = 1, cores: Sequence[int] | None = None) -> None:
         """`address` is ``[user@]host[:port][/python]``, where python is a path on the board.
 
         The path is absolute, or from the home folder as in ``pi@board/~/venv/bin/python``; without one it is
-        the board's ``python3``. Nothing is connected before it is needed. DeviceError for a wrong address.
+        the board's ``python3``. Nothing is connected before it is needed. `cores` are numbers of the
+        board's cores that may be used, by default those of the highest capacity. DeviceError for a wrong
+        address.
         """
         found = ADDRESS.fullmatch(address)
         if found is None or int(found["port"] or 1) > 65535:
@@ -82,7 +84,7 @@ class SshDevice:
             )
         if threads < 1:
             raise DeviceError(f"threads is {threads}; give at least 1")
-        self.address, self.threads = address, threads
+        self.address, self.threads, self.cores = address, threads, cores
         python = found["python"] or "python3"
         if found["python"] and not python.startswith("~/"):
             python = f"/{python}"
@@ -98,7 +100,7 @@ class SshDevice:
         """The board and its runtime. DeviceError if it cannot be reached or lacks something."""
         try:
             with self._connect() as connection:
-                connection.send({"ask": "identity", "threads": self.threads})
+                connection.send({"ask": "identity", "threads": self.threads, "cores": self.cores})
                 return identity_of(connection.answer("identity"))
         except LostError as error:
             hint = self._hint(str(error))
@@ -106,7 +108,7 @@ class SshDevice:
 
     def measure(self, models: Sequence[bytes], plan: Plan, progress: Progress = silent) -> Samples:
         """As every device does. What was interrupted, even by killing hwnas, is gone on with."""
-        job, pieces = make_job(models, plan, self.threads)
+        job, pieces = make_job(models, plan, self.threads, self.cores)
         job["on"] = self.identity.__dict__
         records: list[dict[str, Any]] = []
         attempts = 0

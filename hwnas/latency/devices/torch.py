@@ -69,11 +69,11 @@ class TorchCudaDevice(LocalDevice):
     pause included, shared evenly. TF32 is off and cuDNN's heuristics choose the algorithms of convolutions.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self, threads: int = 1, cores: Sequence[int] | None = None) -> None:
         """DeviceError without a GPU that torch can use, and for more than the one thread that launches."""
         if threads != 1:
             raise DeviceError(f"threads is {threads}; torch-cuda launches from one, give 1")
-        super().__init__(threads)
+        super().__init__(threads, cores)
         import torch
 
         if not torch.cuda.is_available():

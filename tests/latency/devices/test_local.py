@@ -6,8 +6,10 @@ import threading
 import pytest
 
 from hwnas.errors import DeviceError
+from hwnas.latency.devices import get_device
 from hwnas.latency.devices.local import LocalDevice
 from hwnas.latency.measure import Plan
+from tests.conformance.test_devices import conv
 
 
 class Starting(LocalDevice):
@@ -59,3 +61,24 @@ def test_threads_that_a_runtime_starts_are_let_go():
     finally:
         device.end.set()
         device.worker.join()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin")
+def test_a_device_runs_on_the_chosen_cores_and_says_so():
+    core = max(os.sched_getaffinity(0))
+    for chosen, kept in (((core,), ()), (None, (core,))):
+        samples = get_device("onnxruntime", cores=chosen).measure([conv(4, 4)], Plan(((0,),), cores=kept))
+        assert samples.cores == (core,)
+    assert len(get_device("onnxruntime").measure([conv(4, 4)], Plan(((0,),))).cores) == 1
+
+
+def test_cores_that_the_system_refuses_are_named(monkeypatch):
+    def refused(process, cores):
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refused, raising=False)
+    core = min(os.sched_getaffinity(0))
+    with pytest.raises(
+        DeviceError, match=rf"run on cores {core} \(Invalid argument\); give others \(--cores"
+    ):
+        get_device("onnxruntime", cores=(core,)).measure([conv(4, 4)], Plan(((0,),)))

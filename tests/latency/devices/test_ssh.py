@@ -20,6 +20,7 @@ from hwnas.errors import DeviceError
 from hwnas.latency import runner
 from hwnas.latency.devices import get_device
 from hwnas.latency.devices.ssh import Connection, LostError, SshDevice, _split_reason
+from hwnas.latency.jobs import make_job
 from hwnas.latency.measure import Plan
 from tests.conformance.test_devices import conv
 from tests.latency.devices.board import Board, running_board
@@ -27,6 +28,7 @@ from tests.latency.devices.board import Board, running_board
 SMALL = conv(4, 4)
 LARGE = conv(64, 64)
 PLAN = Plan(((0,), (1, 0, 1), (0,), (1,)) * 40, warmup_runs=3, kept_runs=7)
+PLAN_OF_ONE = Plan(((0,), (0,)))
 
 
 @pytest.fixture(scope="module")
@@ -497,3 +499,31 @@ def test_what_is_old_is_deleted(board, device):
     device.measure([SMALL], Plan(((0,),)))
     assert not piece.exists()
     assert not jobs(board)
+
+
+# ---- cores --------------------------------------------------------------------------------------
+
+
+def test_a_board_measures_on_the_chosen_cores_and_on_those_of_earlier_passes(board):
+    core = max(os.sched_getaffinity(0))
+    chosen = SshDevice(board.address(), cores=(core,))
+    assert chosen.measure([SMALL], Plan(((0,),))).cores == (core,)
+    assert SshDevice(board.address()).measure([SMALL], Plan(((0,),), cores=(core,))).cores == (core,)
+    with pytest.raises(DeviceError, match=r"cores are 4000, but this process may use"):
+        SshDevice(board.address(), cores=(4000,)).identity  # noqa: B018
+
+
+def test_a_measurement_whose_cores_are_gone_says_to_start_again(board, device):
+    """The measurement began on a core that the board does not have any more."""
+    job, _ = make_job([SMALL], PLAN_OF_ONE, 1)
+    job["on"] = device.identity.__dict__
+    folder = board.cache / "jobs" / runner.job_id(job)
+    folder.mkdir(parents=True)
+    (folder / "samples.jsonl").write_text('{"seconds":0.1,"cold_ns":30,"cores":[4000]}\n')
+    (folder / "lease").touch()
+    with pytest.raises(
+        DeviceError, match=r"began on cores 4000, which are no longer available; start it again"
+    ):
+        device.measure([SMALL], PLAN_OF_ONE)
+    samples = device.measure([SMALL], PLAN_OF_ONE)
+    assert samples.cores in [(core,) for core in os.sched_getaffinity(0)]
