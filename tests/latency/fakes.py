@@ -85,7 +85,8 @@ class ComputedRuntime(OnnxRuntimeDevice):
         samples = super().measure(models, plan, progress)
         costs = np.array([self._cost_ns(onnx.load_from_string(model)) for model in models])
         times = np.repeat(costs[samples.model][:, None], plan.kept_runs, axis=1)
-        return Samples(samples.model, times, times + 100, np.zeros(times.shape, dtype=bool), 3 * costs)
+        preempted = np.zeros(times.shape, dtype=bool)
+        return replace(samples, time_ns=times, wall_ns=times + 100, preempted=preempted, cold_ns=3 * costs)
 
     def _cost_ns(self, model: onnx.ModelProto) -> int:
         operators, _, batch_size = parts(model)
