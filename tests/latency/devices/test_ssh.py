@@ -42,8 +42,9 @@ def running(tmp_path_factory):
 
 @pytest.fixture
 def board(running: Board) -> Board:
-    """The board, without jobs of other tests."""
-    shutil.rmtree(running.cache / "jobs", ignore_errors=True)
+    """The board, without jobs and pieces of other tests."""
+    for name in ("jobs", "pieces"):
+        shutil.rmtree(running.cache / name, ignore_errors=True)
     return running
 
 
@@ -476,7 +477,6 @@ def test_an_error_is_not_kept(board, device):
 
 def test_a_finished_measurement_is_forgotten_and_its_weights_are_kept(board, device):
     models, pieces = [conv(64, 4)], board.cache / "pieces"
-    shutil.rmtree(pieces, ignore_errors=True)  # those of other tests
     one = device.measure(models, Plan(((0,),) * 20))
     an_hour_ago, kept = time.time() - 3600, sorted(pieces.iterdir())
     for piece in kept:
