@@ -18,6 +18,7 @@ import hwnas
 from hwnas.config import Training
 from hwnas.errors import DataError, StoreError
 from hwnas.export.metadata import input_facts
+from hwnas.export.predict import Predictor
 from hwnas.pipeline import load_run, open_run
 from hwnas.training import checkpoint
 from hwnas.training.data import DATASETS, SPLITS, Dataset
@@ -77,6 +78,10 @@ def test_a_run_on_streamed_images(tmp_path: Path) -> None:
     assert isinstance(run.data("test").stored, Streamed)
     assert not isinstance(run.data("validation").stored, Streamed)
     assert max(model["test_accuracy"] for model in run.models) > 60
+    folder = run.directory / "models" / run.models[0]["id"]
+    assert Predictor(folder).preparation.reader == "full"
+    assert "JPEG decoded at full size" in (folder / "README.md").read_text()
+    assert json.loads((folder / "model.json").read_text())["input"]["reader"] == "full"
 
 
 def loader_of(data: Dataset) -> DataLoader[Any]:
@@ -166,7 +171,7 @@ def test_a_finished_run_that_records_no_reader_keeps_the_old_one(tmp_path: Path)
     old.make(("train",))
     stage = old.store.stage("train")
     assert stage is not None
-    assert "reader" not in stage["inputs"]["data"]  # as an older hwnas wrote it
+    assert "reader" not in stage["inputs"]["data"]  # an older hwnas wrote none
     before = old.outputs("train")
     old.close()
     job = open_run(config, run_dir=tmp_path / "run")
@@ -195,7 +200,7 @@ def test_a_checkpoint_that_records_no_reader_goes_on_with_the_old_one(tmp_path: 
     path = tmp_path / "run" / "supernet" / "checkpoint.safetensors"
     tensors, description = checkpoint._read(path)
     del description["reading"]
-    checkpoint._write(path, tensors, description)  # as an older hwnas wrote it
+    checkpoint._write(path, tensors, description)  # an older hwnas wrote none
     job = open_run(config, run_dir=tmp_path / "run")
     job.make(("train",))
     assert job.data("train").reader == "draft"
@@ -238,7 +243,7 @@ def test_damaged_images_of_all_splits_are_listed_before_training_and_can_be_left
         "train": ["cat/03.jpg"], "validation": ["dog/11.jpg"], "test": ["cat/00.jpg"],
     }  # fmt: skip
     assert [len(trained.data(split)) for split in SPLITS] == [31, 31, 31]
-    # What was left out stays left out when it is repaired or removed.
+    # A file that was left out stays left out when it is repaired or removed.
     Image.new("RGB", (80, 60)).save(bad[0])
     bad[1].unlink()
     code, _, err = hwnas_command(*command)

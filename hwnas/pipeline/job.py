@@ -62,11 +62,9 @@ if TYPE_CHECKING:  # torch is loaded by the stages that need it
 log = logging.getLogger("hwnas")
 
 SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
-# Inputs of a stage that say where images are and how damaged ones are treated; the checksums of the images
-# say whether they are the same.
+# Parameters that may change after training: the checksums of the images identify the data.
 INCIDENTAL_KEYS = ("path", "hub", "skip_damaged", "left_out")
 INCIDENTAL = tuple(f"data.{key}" for key in INCIDENTAL_KEYS)
-CHECKED = "checked_images.npy"  # which files of images that are streamed were decoded without an error
 FOLDS = 5  # of the cross-validation behind predicted accuracies
 LEARNT = 2000  # evaluations that it learns from at most; some predictors need their square in memory
 PREDICTOR = "gp"  # behind predicted accuracies where the search names none
@@ -260,7 +258,7 @@ class Run:
         self.directory = directory
         self.config = config
         self._given = dict(data or {})
-        self._trains_anew = False  # whether a training that was begun here is about to be made anew
+        self._trains_anew = False  # a restart is about to replace the training in this folder
         self._data = dict(self._given)
         self.invocation = Invocation(directory) if invocation is None else invocation
         self._stages: tuple[str, ...] = ()  # that the user asked for
@@ -509,7 +507,7 @@ class Run:
 
     @property
     def _data_moved(self) -> bool:
-        """Whether config.yaml says otherwise than the experiment where the images are."""
+        """Whether config.yaml names another location of the images than the experiment."""
         path = self.directory / "config.yaml"
         if not path.exists():
             return False
@@ -529,8 +527,8 @@ class Run:
     def named_data(self) -> Named:
         """The dataset that the experiment names, with the reader of its image files.
 
-        The reader is the experiment's, otherwise that of the training that was begun here, otherwise the
-        present one.
+        The experiment's own reader comes first, then the reader of the training that began in this folder,
+        then the current one.
         """
         named = self.config.data
         if named.name != "imagefolder" or "reader" in named.parameters:
@@ -540,7 +538,7 @@ class Run:
         return Named.model_validate({**named.model_dump(), "reader": reader})
 
     def _recorded_reading(self) -> dict[str, Any] | None:
-        """How the training that was begun here reads images; None before it, or if it is to be made anew."""
+        """How the training that began in this folder reads images; None if none began or it restarts."""
         if self._trains_anew:
             return None
         done = self.store.stage("train")
@@ -555,7 +553,7 @@ class Run:
         return recorded_reading(path)
 
     def _check_data(self, progress: Progress, again: bool) -> None:
-        """Read all splits, and decode files that are streamed once, before the first step of a training.
+        """Read all splits and decode each streamed file once before the first step of a training.
 
         The only file that this may write is the record of the files that were decoded.
 
@@ -567,7 +565,7 @@ class Run:
             DamagedImagesError: Files cannot be read as images; it lists those of all splits.
         """
         from hwnas.training.data import Check, check_files
-        from hwnas.training.data.stored import damaged_images
+        from hwnas.training.data.stored import CHECKED_FILE, damaged_images
 
         if again:
             self._data = dict(self._given)
@@ -576,21 +574,22 @@ class Run:
         for split in SPLITS:
             try:
                 data = self.data(split, progress)
-                self._data |= check_files({split: data}, Check(self.directory / CHECKED, progress))
+                self._data |= check_files({split: data}, Check(self.directory / CHECKED_FILE, progress))
             except DamagedImagesError as error:
                 damaged |= error.files
         if damaged:
             raise damaged_images(damaged)
 
     def data(self, split: Literal["train", "validation", "test"], progress: Progress = silent) -> Dataset:
-        """One split of the experiment's data; `progress` is told of files that are checked."""
+        """One split of the experiment's data; `progress` reports files that are checked."""
         if split not in self._data:
             from hwnas.training.data import Check, check_splits, read_dataset
+            from hwnas.training.data.stored import CHECKED_FILE
 
             named, reading = self.named_data, self._recorded_reading() or {}
             left_out = {"left_out": reading["left_out"]} if reading.get("left_out") else {}
             parameters = {**named.parameters, **left_out}
-            check = Check(self.directory / CHECKED, progress)
+            check = Check(self.directory / CHECKED_FILE, progress)
             data = read_dataset(named.name, split, self.config.seed, parameters, check)
             check_splits({**self._data, split: data})
             self._data[split] = data

@@ -162,9 +162,9 @@ def load(
 ) -> State:
     """Load a checkpoint and put its weights and momentum in place.
 
-    A training that diverged resumes with a lower learning rate. A training resumes with other training images
-    if all files that its steps have read, and the names of all files, are the same, and with other
-    validation images if it has not used any.
+    A training that diverged resumes with a lower learning rate. Training files that no step has read may
+    have changed, unless one was added, removed or renamed. Validation images may have changed if no report
+    has used them.
 
     Args:
         path: The checkpoint.

@@ -593,10 +593,10 @@ def _part(images: Tensor, labels: Tensor, plan: Plan, step: int, part: int) -> P
 
 @lru_cache(maxsize=2)
 def _order(n: int, left_out: tuple[int, ...], seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of n images in an epoch.
+    """Draw the order of n images in an epoch.
 
-    It is that of all files, including those at the positions `left_out`: a file that is left out changes
-    nothing before its turn.
+    The order of all files is drawn, and those at the positions `left_out` are removed from it. Leaving out
+    a file thus does not change the order of the files before it.
     """
     order = np.random.default_rng([seed, 0, epoch]).permutation(n + len(left_out))
     if not left_out:
@@ -607,9 +607,9 @@ def _order(n: int, left_out: tuple[int, ...], seed: int, epoch: int) -> NDArray[
 
 
 def _files_read(data: Dataset, settings: Training, seed: int, step: int) -> str | None:
-    """What identifies the files that the first `step` steps read; None unless there are others.
+    """Identify the files that the first `step` steps read.
 
-    That is in the first epoch of images that are streamed.
+    Returns None for images in memory, and after the first epoch, when every file was read.
     """
     if not isinstance(data.stored, Streamed) or step >= len(data) // settings.batch_size:
         return None

@@ -729,7 +729,7 @@ def test_a_training_resumes_without_a_file_that_no_step_has_read(photos: Path, t
     file.write_bytes(b"damaged")
     resumed = train_photos(photos, folder, skip_damaged=True)
     assert resumed == train_photos(photos, tmp_path / "whole", skip_damaged=True)
-    Image.new("RGB", (30, 20), "white").save(file)  # it stays left out
+    Image.new("RGB", (30, 20), "white").save(file)  # the file stays left out
     name = file.relative_to(photos / "train").as_posix()
     assert resumed == train_photos(photos, folder, left_out={"train": [name]})
 

@@ -210,14 +210,14 @@ def _check_finite(images: Tensor, source: str) -> None:
 
 
 def check_files(data: Mapping[str, Dataset], check: Check) -> dict[str, Dataset]:
-    """Decode the files of datasets once, before they are used, unless they are known to be readable.
+    """Decode each file of datasets once before its first use, unless it was checked before.
 
     Args:
         data: Datasets by name.
         check: How their files are checked.
 
     Returns:
-        The datasets, whose files are not checked again.
+        The datasets, marked as checked.
 
     Raises:
         DamagedImagesError: if files cannot be read as images; it lists those of all datasets.

@@ -68,8 +68,8 @@ def imagefolder(
         memory_mb: The largest size of a split that is held in memory, in MiB.
         skip_damaged: Whether files that cannot be read as images are left out.
         reader: How files are read, see `hwnas.images`. A run records it; leave it out in an experiment. The
-            old reader, `draft`, also finds files as it did: directly in the class folders, validation in
-            `val` only, and no links that lead nowhere.
+            old reader, `draft`, also lists folders in the old way: files directly in the class folders,
+            validation in `val` only, broken links ignored.
         left_out: Names of files that are left out, such as ``{"train": ["cat/03.jpg"]}``, by split. A run
             records those that `skip_damaged` left out when its training began.
 
@@ -77,13 +77,12 @@ def imagefolder(
         The split; its images are not read yet.
 
     Raises:
-        DataError: for a missing folder, a single, empty or too small class, one whose name is not UTF-8,
-            classes that differ between the folders, two folders for validation, or a link that leads
-            nowhere; and, when the images are read, for files that cannot be opened, for a class without
-            a readable image, or when less memory is free than `memory_mb` allows to fill.
+        DataError: for a missing folder, fewer than two classes, an empty or too small class, a class name
+            that is not UTF-8, classes that differ between the folders, two folders for validation, or a
+            broken link. When the images are read: for files that cannot be opened, a class without a readable
+            image, or too little free memory.
         DamagedImagesError: when the images are read, for files that cannot be read as images or whose range
-            is unknown; it lists all of them. Images that are streamed are checked by `train` before its
-            first step.
+            is unknown. It lists all of them. `train` checks images that are streamed before its first step.
     """
     if not isinstance(path, (str, Path)):
         raise DataError(f"imagefolder: path is {path!r}; give the folder that holds train/")
@@ -93,7 +92,7 @@ def imagefolder(
         raise DataError(f"imagefolder: unknown reader {reader!r}; {known_names(reader, READERS)}")
     if not isinstance(skip_damaged, bool):
         raise DataError(f"imagefolder: skip_damaged is {skip_damaged!r}; give true or false")
-    gone = _names_by_split(left_out)
+    names_left_out = _names_by_split(left_out)
     root = Path(path)
     try:
         folders = _split_folders(root, reader)
@@ -116,7 +115,7 @@ def imagefolder(
                 f"{', '.join(differ)} in one only"
             )
     missing = [part for part in SPLITS if part not in folders]
-    for part, names in gone.items():  # also those that are removed: all others keep their places
+    for part, names in names_left_out.items():  # a removed file, too, so that the others keep their positions
         _add(files["train" if part in missing else part], names)
     for part in missing:
         files[part] = {}
@@ -138,17 +137,17 @@ def imagefolder(
 
     def stored(check: Check) -> Stored:
         if split == "train":
-            _log_summary(root, files, missing, listings, folders, gone)
+            _log_summary(root, files, missing, listings, folders, names_left_out)
         photos = Photos(folder, chosen, size, reader)
-        found = read_split(photos, memory_mb, skip_damaged, gone.get(split, ()), check)
-        counts = np.bincount(np.delete(labels, list(found.left_out.values())), minlength=len(classes))
+        images = read_split(photos, memory_mb, skip_damaged, names_left_out.get(split, ()), check)
+        counts = np.bincount(np.delete(labels, list(images.left_out.values())), minlength=len(classes))
         if not counts.all():
             name = classes[int(np.argmin(counts))]
             raise DataError(
                 f"imagefolder: no image of class {name} of {split} can be read; repair files of "
                 f"{folder / name}"
             )
-        return found
+        return images
 
     return Source(
         stored,
@@ -164,7 +163,7 @@ def imagefolder(
 
 
 def _names_by_split(left_out: Any) -> dict[Split, set[str]]:
-    """The names of files that are left out; DataError for another form, or a name of no file of a class."""
+    """Check the parameter `left_out`; DataError unless it has lists of file names by split."""
     if left_out is None:
         return {}
     if not isinstance(left_out, Mapping) or not set(left_out) <= set(SPLITS):
@@ -177,7 +176,7 @@ def _names_by_split(left_out: Any) -> dict[Split, set[str]]:
 
 
 def _add(files: dict[str, list[str]], names: Iterable[str]) -> None:
-    """Add files, named with their class, to a listing unless they are there."""
+    """Add file names that begin with their class to the listing of the classes."""
     for name in names:
         of_class, _, file = name.partition("/")
         if of_class in files and file not in files[of_class]:
@@ -185,20 +184,17 @@ def _add(files: dict[str, list[str]], names: Iterable[str]) -> None:
 
 
 def _split_folders(root: Path, reader: str) -> dict[Split, Path]:
-    """The folder of each split that has one; DataError without `train`, and for two of one split."""
+    """Find the folder of each split; DataError if there is none for train, or two for one split."""
     folders: dict[Split, Path] = {}
     for split in SPLITS:
         names = FOLDERS[split][:1] if reader == OLD_READER else FOLDERS[split]
         if reader != OLD_READER:
             _check_links([root / name for name in names])
-        found = [root / name for name in names if (root / name).is_dir()]
-        if len(found) > 1:
-            raise DataError(
-                f"imagefolder: {root} has {' and '.join(folder.name for folder in found)}, all for {split}; "
-                "keep one"
-            )
-        if found:
-            folders[split] = found[0]
+        present = [name for name in names if (root / name).is_dir()]
+        if len(present) > 1:
+            raise DataError(f"imagefolder: {root} has {' and '.join(present)}, all for {split}; keep one")
+        if present:
+            folders[split] = root / present[0]
     if "train" not in folders:
         raise DataError(f"imagefolder: there is no folder {root / 'train'}; it holds one folder a class")
     return folders
@@ -206,20 +202,23 @@ def _split_folders(root: Path, reader: str) -> dict[Split, Path]:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a split's folder holds: the names of the files of each class, sorted, and files in no class."""
+    """The contents of a split's folder.
+
+    `files` has the sorted file names of each class, `outside` the number of files outside class folders.
+    """
 
     files: dict[str, list[str]]
     outside: int
 
 
 def _listing(folder: Path, reader: str) -> Listing:
-    """What the folder of a split holds."""
-    found, outside, links = {}, 0, []
+    """List the folder of a split; DataError for a broken link, an empty class or one that is not UTF-8."""
+    files, outside, links = {}, 0, []
     for sub in sorted(folder.iterdir()):
         if sub.name.startswith(".") or (reader != OLD_READER and _is_clutter(sub.name, sub.is_dir())):
             continue
         if not sub.is_dir():
-            links += [sub] if sub.is_symlink() and not sub.exists() else []
+            links.append(sub)
             outside += 1
             continue
         if not is_utf8(sub.name):
@@ -229,21 +228,21 @@ def _listing(folder: Path, reader: str) -> Listing:
                 names = [e.name for e in entries if e.is_file() and not e.name.startswith(".")]
         else:
             names = list(_files_below(sub, "", (_inode(sub),), links))
-        found[sub.name] = sorted(names)
+        files[sub.name] = sorted(names)
     if reader != OLD_READER:
         _check_links(links)
-    for name, names in found.items():
+    for name, names in files.items():
         if not names:
             raise DataError(f"imagefolder: {folder / name} is empty; give it images or remove it")
-    return Listing(found, outside)
+    return Listing(files, outside)
 
 
 def _files_below(
     folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...], links: list[Path]
 ) -> Iterator[str]:
-    """Names, relative to a class folder, of the files in one of its folders and those below it.
+    """Walk a folder inside a class folder and give the names of its files relative to the class folder.
 
-    Links that lead nowhere are added to `links`; `ancestors` are the folders around this one.
+    Broken links are appended to `links`. `ancestors` identify this folder and those that contain it.
     """
     with os.scandir(folder) as entries:  # one system call for many files, of which there may be millions
         for entry in entries:
@@ -266,7 +265,7 @@ def _files_below(
 
 
 def _inode(path: str | Path) -> tuple[int, int]:
-    """What tells a folder from any other."""
+    """Device and inode of a folder, which identify it."""
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
@@ -277,7 +276,7 @@ def _is_clutter(name: str, is_folder: bool) -> bool:
 
 
 def _check_links(paths: Iterable[Path]) -> None:
-    """DataError that names the links among paths that lead nowhere."""
+    """Raise a DataError that names the broken links among paths."""
     broken = sorted(str(path) for path in paths if path.is_symlink() and not path.exists())
     if broken:
         raise DataError(
@@ -287,6 +286,7 @@ def _check_links(paths: Iterable[Path]) -> None:
 
 
 def _count(number: int, noun: str) -> str:
+    """A number and its noun."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
@@ -298,7 +298,7 @@ def _log_summary(
     folders: Mapping[Split, Path],
     left_out: Mapping[Split, Collection[str]],
 ) -> None:
-    """Say in one line how many images of how many classes each split has, and what is no part of any."""
+    """Log in one line the images and classes of each split, and the folders and files that are not used."""
     counts = []
     for split in SPLITS:
         fewer = len(left_out.get(split, ()))

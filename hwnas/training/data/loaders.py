@@ -15,7 +15,7 @@ from hwnas.errors import DataError
 from hwnas.training.data.base import Dataset, check_positive
 from hwnas.training.data.stored import MIB, Held
 
-CHANNELS = (1, 3, 4)  # of common images: grey, RGB, RGB with alpha
+CHANNELS = (1, 3, 4)  # channel counts of common images: grey, RGB, RGB with alpha
 
 log = logging.getLogger("hwnas")
 
@@ -101,7 +101,7 @@ def from_loader(
 
 
 def _by_channel(values: float | Sequence[float] | None, default: float, channels: int) -> tuple[float, ...]:
-    """One number for each channel, of one number for all channels or of a sequence."""
+    """Expand one number to all channels, or convert a sequence."""
     if values is None or np.ndim(values) == 0:
         return (default if values is None else float(values),) * channels  # type: ignore[arg-type]
     return tuple(float(x) for x in values)  # type: ignore[union-attr]
@@ -120,7 +120,7 @@ def _check_channels_first(images: Tensor, mean: float | Sequence[float] | None) 
 
 
 def _squared(images: Tensor, preparation: str, crop: bool) -> tuple[Tensor, str]:
-    """Images cropped to their central square where `crop` says so, and how they were prepared."""
+    """Crop images to their central square if `crop` is set; return them and their preparation."""
     height, width = images.shape[2:]
     side = min(height, width)
     if height == width:

@@ -47,8 +47,8 @@ log = logging.getLogger("hwnas")
 class Check:
     """How the files of a split are checked.
 
-    `record` is a file that keeps which files were decoded without an error, so that they are not checked
-    again while their name, size and time of last change stay.
+    `record` is a file that lists the files that were decoded without an error. They are not checked again
+    while their name, size and time of last change stay the same.
     """
 
     record: Path | None = None
@@ -58,8 +58,7 @@ class Check:
 class Stored(ABC):
     """Images of one size by number: uint8 values 0…255, or float32 that are normalised already.
 
-    `left_out` has the damaged files of the split that are not among them: by name, the position among all
-    files.
+    `left_out` maps the name of each file that is left out to its position among all files of the split.
     """
 
     left_out: Mapping[str, int]
@@ -82,7 +81,7 @@ class Stored(ABC):
         """What a checksum of the images is taken over."""
 
     def checked(self, check: Check) -> Stored:
-        """Decode every file once that is not known to be readable; DamagedImagesError names the others."""
+        """Decode each file once unless the record lists it; DamagedImagesError names the damaged files."""
         return self
 
 
@@ -121,9 +120,9 @@ class Items(torch.utils.data.Dataset[Tensor], ABC):
 
 
 class Files(Items, ABC):
-    """Items that are files, and can be streamed: without reading them they are told from others.
+    """Image files, which can be streamed; name and size identify a file.
 
-    `names` are (n,) paths relative to `folder`, that of the split.
+    `names` are (n,) paths relative to `folder`, the folder of the split.
     """
 
     reader: str  # of `hwnas.images`, by which they are decoded
@@ -164,7 +163,7 @@ class Files(Items, ABC):
         return self._status[chosen]
 
     def fingerprints(self, chosen: Indices) -> NDArray[np.uint64]:
-        """What tells files as they are now from others and from what they were, (k,)."""
+        """Hash the name, size and time of last change of each file, (k,)."""
         marks = np.empty(len(chosen), np.uint64)
         context = os.fsencode(f"{self.folder.name}/{self.reader}/")
         for place, (index, (size, changed)) in enumerate(zip(chosen, self.status(chosen), strict=True)):
@@ -185,9 +184,9 @@ def decoded(items: Items, chosen: Indices) -> Held:
 def _decode(
     items: Items, chosen: Indices, keep: Callable[[int, Tensor], None], progress: Progress = silent
 ) -> dict[int, tuple[str, str]]:
-    """Hand each of these images, decoded, to `keep` with its place in `chosen`.
+    """Decode images in threads and pass each to `keep` with its position in `chosen`.
 
-    Path and reason of those that are damaged, by place.
+    Returns the path of each damaged file and the reason, by position in `chosen`.
     """
     damaged: dict[int, tuple[str, str]] = {}
 
@@ -200,13 +199,19 @@ def _decode(
 
     starts = range(0, len(chosen), CHUNK)
     with ThreadPoolExecutor(processors()) as pool:
-        for start, _ in zip(starts, pool.map(work, starts), strict=True):  # raises what a thread has raised
-            progress(min(start + CHUNK, len(chosen)), len(chosen), "checking image files")
+        try:
+            for start, _ in zip(
+                starts, pool.map(work, starts), strict=True
+            ):  # raises what a thread has raised
+                progress(min(start + CHUNK, len(chosen)), len(chosen), "checking image files")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return dict(sorted(damaged.items()))
 
 
 def damaged_images(files: Mapping[str, str]) -> DamagedImagesError:
-    """The error that lists damaged image files.
+    """Make the error that lists damaged image files.
 
     Args:
         files: The reason for each file, by its path.
@@ -270,13 +275,13 @@ class Streamed(Stored):
             yield bytes(self.items.names[index]) + b"/%d/" % size
 
     def checked(self, check: Check) -> Streamed:
-        """Decode every file once that is not known to be readable.
+        """Decode each file once unless it was checked before.
 
         Args:
-            check: How; its record is used if the images have none of their own.
+            check: How files are checked. Its record is used if the images have none of their own.
 
         Returns:
-            The images, which are not checked again.
+            The images, marked as checked.
 
         Raises:
             DamagedImagesError: if files cannot be decoded.
@@ -347,7 +352,7 @@ def read_split(
     places = {items.name(index): index for index in range(len(items.names))} if left_out else {}
     without = {name: places[name] for name in sorted(left_out) if name in places}
     chosen = np.delete(np.arange(len(items.names)), list(without.values()))
-    if _is_held(items, len(items.names), memory_mb):  # counted with those left out: it is the same each time
+    if _is_held(items, len(items.names), memory_mb):  # all files count, so that the choice never changes
         images = torch.empty((len(chosen), *items.shape), dtype=torch.uint8)
         damaged = _decode(items, chosen, images.__setitem__)
     else:
@@ -372,7 +377,10 @@ def read_split(
 
 
 def _damaged(items: Files, chosen: Indices, check: Check) -> dict[int, tuple[str, str]]:
-    """Path and reason of the damaged files among some, by place in `chosen`; the others are recorded."""
+    """Decode files that the record does not list, and record the readable ones.
+
+    Returns the path of each damaged file and the reason, by position in `chosen`.
+    """
     marks = items.fingerprints(chosen)
     known = _recorded(check.record)
     unknown = np.flatnonzero(~np.isin(marks, known))
@@ -394,7 +402,7 @@ def _damaged(items: Files, chosen: Indices, check: Check) -> dict[int, tuple[str
 
 
 def _recorded(path: Path | None) -> NDArray[np.uint64]:
-    """The fingerprints in the record of a check, (n,); none where there is no such file."""
+    """Read the fingerprints of checked files, (n,), from their record; empty if there is none."""
     none = np.empty(0, np.uint64)
     if path is None or not path.exists():
         return none
