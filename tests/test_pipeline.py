@@ -85,7 +85,14 @@ def test_the_folder_of_a_run(tiny_run: Path) -> None:
             "int8",
             "status",
             "verifications",
+            "class_accuracy",
         }
+        for split in ("validation", "test"):
+            classes = model["class_accuracy"][split]
+            assert list(classes) == list("0123456789")
+            assert sum(counts["images"] for counts in classes.values()) == 200
+            correct = sum(counts["correct"] for counts in classes.values())
+            assert abs(correct / 2 - model[f"{split}_accuracy"]) <= (0 if split == "test" else 0.5)
         assert model["checks"]["images"] == 64
         assert 0 <= model["checks"]["difference"] <= 1e-4
         assert abs(model["checks"]["torch_test_accuracy"] - model["test_accuracy"]) <= 0.5  # one of 200

@@ -19,6 +19,9 @@ from scipy import stats
 
 from hwnas.text import printable
 
+SHOWN_CLASSES = 20  # number of classes up to which all are listed
+WORST_CLASSES = 10  # number of classes that are listed otherwise
+
 USE = """import json
 import numpy as np
 import onnxruntime
@@ -129,7 +132,7 @@ and no worse in the rest.
 
 Latency is warm and back to back, and intervals are of 95 %: those of accuracies over the images, Wilson's.
 The test split was not used in training or search.
-
+{_by_class(entry)}
 ## Input
 
 The input is float32 of shape ({batch_size}, {channels}, {size}, {size}): images, channels, rows, columns.
@@ -209,6 +212,55 @@ def _metadata(entry: Mapping[str, Any], origin: Origin) -> str:
         "model-index": [{"name": f"{origin.experiment}-{entry['id']}", "results": results}],
     }
     return str(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True))
+
+
+def class_table(entry: Mapping[str, Any]) -> tuple[str, list[tuple[str, str, str]]] | None:
+    """Return the accuracy of a model by class, as text.
+
+    Args:
+        entry: An entry of pareto.json.
+
+    Returns:
+        A sentence on which classes are listed, and rows of class, test accuracy and validation accuracy,
+        the lowest test accuracy first. None if the entry, of an older hwnas, does not know them.
+    """
+    if "class_accuracy" not in entry:
+        return None
+    test, validation = (entry["class_accuracy"][split] for split in ("test", "validation"))
+
+    def share(name: str) -> float:
+        counts = test[name]
+        return counts["correct"] / counts["images"] if counts["images"] else math.inf
+
+    def text(counts: Mapping[str, int]) -> str:
+        if not counts["images"]:
+            return "no images"
+        return f"{100 * counts['correct'] / counts['images']:.1f} % of {counts['images']:,}"
+
+    names = sorted(test, key=share)
+    listed = names if len(names) <= SHOWN_CLASSES else names[:WORST_CLASSES]
+    sentence = "All classes, the lowest test accuracy first."
+    if len(listed) < len(names):
+        sentence = f"The {len(listed)} of {len(names):,} classes with the lowest test accuracy."
+    return sentence, [(name, text(test[name]), text(validation[name])) for name in listed]
+
+
+def _by_class(entry: Mapping[str, Any]) -> str:
+    """Return the section on the accuracy by class; empty if it is not known."""
+    table = class_table(entry)
+    if table is None:
+        return ""
+    sentence, rows = table
+    lines = "\n".join(f"| {_text(name)} | {tested} | {validated} |" for name, tested, validated in rows)
+    return f"""
+## Accuracy by class
+
+{sentence} Each accuracy is the share of the images of the class that are classified as it.
+
+| class | test | validation |
+|---|---|---|
+{lines}
+"""
 
 
 def _recipe(origin: Origin, size: int) -> str:

@@ -157,13 +157,16 @@ def candidate_of(
     def on(data: Dataset, model: bytes) -> Top1Result:
         return onnx_top1(model, data.batches(EVALUATION_BATCH, resolution), f"the model on {data.title}")
 
+    validated: dict[bytes, Top1Result] = {}
+
     def accuracy(model: bytes) -> float:
-        return on(validation, model).accuracy
+        validated[model] = on(validation, model)
+        return validated[model].accuracy
 
     images = _images(train.subset(CALIBRATION_IMAGES, seed), resolution)
     before = accuracy(data)
     found = quantize(data, images, accuracy, before - allowed)
-    tested = [on(test, model).accuracy for model in (data, found.data)]
+    tested = on(test, found.data)
     return {
         "status": "candidate",
         "reason": "not measured yet",
@@ -172,7 +175,11 @@ def candidate_of(
         "attempts": found.attempts,
         "max_accuracy_loss": allowed,
         "validation_accuracy": {"fp32": before, "int8": found.accuracy},
-        "test_accuracy": {"fp32": tested[0], "int8": tested[1]},
+        "test_accuracy": {"fp32": on(test, data).accuracy, "int8": tested.accuracy},
+        "class_accuracy": {
+            "validation": validated[found.data].by_class(validation.classes),
+            "test": tested.by_class(test.classes),
+        },
         "latency_ms": None,
         "latency_ci_ms": None,
         "speedup": None,

@@ -101,9 +101,14 @@ def export_model(
         assert isinstance(run.judge, PrecisionEvaluator)
         data = run.judge.quantized(data, resolution)
     batches = test.batches(EVALUATION_BATCH, resolution)
-    accuracy = onnx_top1(data, batches, f"model {name} by ONNX Runtime on {test.title}").accuracy
+    tested = onnx_top1(data, batches, f"model {name} by ONNX Runtime on {test.title}")
+    validation = run.data("validation")
     if precision == "fp32":
-        check_accuracy(accuracy, expected, len(test), f"ONNX Runtime, model {name},")
+        check_accuracy(tested.accuracy, expected, len(test), f"ONNX Runtime, model {name},")
+        validated = top1_of(network, validation, f"model {name}")
+    else:
+        batches = validation.batches(EVALUATION_BATCH, resolution)
+        validated = onnx_top1(data, batches, f"model {name} by ONNX Runtime on {validation.title}")
     metrics = next(e.metrics for e in run.searched.evaluations if e.architecture == arch)
     predicted = run.predicted_accuracy[arch.id]
     checks: dict[str, Any] = {
@@ -116,7 +121,11 @@ def export_model(
         "architecture": arch.values,
         "precision": precision,
         "validation_accuracy": metrics["accuracy"],
-        "test_accuracy": accuracy,
+        "test_accuracy": tested.accuracy,
+        "class_accuracy": {
+            "validation": validated.by_class(test.classes),
+            "test": tested.by_class(test.classes),
+        },
         "predicted": {
             "accuracy": None if np.isnan(predicted) else predicted,
             "latency_ms": metrics["latency_ms"],

@@ -113,6 +113,7 @@ def _entry(
         "precision": "int8",
         "validation_accuracy": int8["validation_accuracy"]["int8"],
         "test_accuracy": int8["test_accuracy"]["int8"],
+        **({"class_accuracy": int8["class_accuracy"]} if "class_accuracy" in int8 else {}),
         "predicted": {"accuracy": None, "latency_ms": None},  # the search knew nothing of it
         "measured": {**before.get("measured", {}), **latency},
         **costs,

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hwnas import text
+from hwnas.export.card import class_table
 from hwnas.report.data import (
     OperatorTime,
     ReportData,
@@ -41,7 +42,7 @@ SHOWN_CLASSES = 30
 # Of an entry of pareto.json, what has a place of its own on the page.
 PLACED = {
     "id", "architecture", "validation_accuracy", "test_accuracy", "predicted", "measured", "macs", "params",
-    "budget_ms", "status", "precision", "quantized", "finetuned", "verifications",
+    "budget_ms", "status", "precision", "quantized", "finetuned", "verifications", "class_accuracy",
 }  # fmt: skip
 
 
@@ -134,6 +135,9 @@ def _model(data: ReportData, row: Mapping[str, Any]) -> dict[str, Any]:
         grid.setdefault(stage, {})[trait] = values
     whole = grid.pop("", {})
     predicted = entry["predicted"]
+    more = {name: value for name, value in entry.items() if name not in PLACED}
+    if entry.get("int8"):
+        more["int8"] = {name: value for name, value in entry["int8"].items() if name != "class_accuracy"}
     return {
         **row,
         "link": f"#model-{quote(key)}",
@@ -159,7 +163,8 @@ def _model(data: ReportData, row: Mapping[str, Any]) -> dict[str, Any]:
             for o in operators
         ],
         "drawing": Markup(draw_network(operators)) if operators else "",
-        "more": _flat(_without_none({name: v for name, v in entry.items() if name not in PLACED})),
+        "by_class": class_table(entry),
+        "more": _flat(_without_none(more)),
         "files": data.files[key],
     }
 

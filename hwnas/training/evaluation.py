@@ -30,14 +30,34 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Top1Result:
-    """The images that a network classifies correctly: `correct`, bool (n,), in the order of the images."""
+    """The images that a network classifies correctly.
+
+    `correct`, bool (n,), and `labels`, int64 (n,), are in the order of the images.
+    """
 
     correct: NDArray[np.bool_]
+    labels: NDArray[np.int64]
 
     @property
     def accuracy(self) -> float:
         """Top-1 accuracy in percent."""
         return 100.0 * int(self.correct.sum()) / len(self.correct)
+
+    def by_class(self, classes: Sequence[str]) -> dict[str, dict[str, int]]:
+        """Count the images of each class.
+
+        Args:
+            classes: The names of the classes, in the order of the labels.
+
+        Returns:
+            For each class, by name, `images`, and how many of them are `correct`.
+        """
+        images = np.bincount(self.labels, minlength=len(classes)).tolist()
+        correct = np.bincount(self.labels[self.correct], minlength=len(classes)).tolist()
+        return {
+            name: {"correct": right, "images": total}
+            for name, right, total in zip(classes, correct, images, strict=True)
+        }
 
 
 class AccuracyEvaluator:
@@ -160,13 +180,14 @@ def top1(logits: Callable[[Tensor], Tensor], batches: Batches, name: str = "the 
     Raises:
         EvaluationError: if a logit is NaN or infinite: the largest of such logits says nothing.
     """
-    correct, finite = [], []
+    correct, finite, every_label = [], [], []
     for images, labels in batches:
         outputs = logits(images)
         finite.append(outputs.isfinite().all(1))
         correct.append(outputs.argmax(1) == labels)
+        every_label.append(labels)
     check_finite(torch.cat(finite).cpu().numpy(), name)
-    return Top1Result(torch.cat(correct).cpu().numpy())
+    return Top1Result(torch.cat(correct).cpu().numpy(), torch.cat(every_label).cpu().numpy())
 
 
 def check_finite(finite: ArrayLike, name: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from scipy.stats import binomtest
 
-from hwnas.export.card import accuracy_interval
+from hwnas.export.card import accuracy_interval, class_table
 from hwnas.store import read_json
 
 
@@ -83,6 +83,50 @@ def test_hugging_faces_own_reader_understands_it(tiny_run: Path) -> None:
         assert found["test"].metric_value == pytest.approx(entry["test_accuracy"] / 100, abs=1e-6)
         assert (found["test"].task_type, found["test"].metric_type) == ("image-classification", "accuracy")
         assert card.data.to_dict()["license"] == "apache-2.0"
+
+
+def counts(*correct: int) -> dict[str, dict[str, int]]:
+    """Classes of 50 images each, by name."""
+    return {f"class|{i}": {"correct": right, "images": 50} for i, right in enumerate(correct)}
+
+
+def test_accuracies_by_class_begin_with_the_lowest() -> None:
+    entry = {"class_accuracy": {"test": counts(40, 10, 50), "validation": counts(30, 20, 41)}}
+    entry["class_accuracy"]["test"]["rare"] = {"correct": 0, "images": 0}
+    entry["class_accuracy"]["validation"]["rare"] = {"correct": 1, "images": 1}
+    assert class_table(entry) == (
+        "All classes, the lowest test accuracy first.",
+        [
+            ("class|1", "20.0 % of 50", "40.0 % of 50"),
+            ("class|0", "80.0 % of 50", "60.0 % of 50"),
+            ("class|2", "100.0 % of 50", "82.0 % of 50"),
+            ("rare", "no images", "100.0 % of 1"),
+        ],
+    )
+    assert class_table({}) is None  # an entry of an older hwnas
+
+
+def test_of_many_classes_the_worst_are_listed() -> None:
+    correct = [50 - i % 50 for i in range(1000)]
+    entry = {"class_accuracy": {"test": counts(*correct), "validation": counts(*correct)}}
+    table = class_table(entry)
+    assert table is not None
+    assert table[0] == "The 10 of 1,000 classes with the lowest test accuracy."
+    assert [row[0] for row in table[1]] == [f"class|{49 + 50 * i}" for i in range(10)]
+
+
+def test_the_card_lists_the_accuracy_of_each_class(tiny_run: Path) -> None:
+    entry = read_json(tiny_run / "pareto.json")["models"][-1]
+    card = (tiny_run / "models" / entry["id"] / "README.md").read_text()
+    section = card[card.index("## Accuracy by class") : card.index("## Input")]
+    rows = re.findall(r"^\| (\d) \| ([\d.]+) % of (\d+) \| ([\d.]+) % of (\d+) \|$", section, re.M)
+    assert sorted(row[0] for row in rows) == list("0123456789")
+    shares = [float(row[1]) for row in rows]
+    assert shares == sorted(shares)
+    for name, share, images, *_ in rows:
+        known = entry["class_accuracy"]["test"][name]
+        assert int(images) == known["images"]
+        assert float(share) == pytest.approx(100 * known["correct"] / known["images"], abs=0.05)
 
 
 @pytest.mark.parametrize(("right", "images"), [(0, 50), (45, 50), (1999, 2000), (360, 360)])

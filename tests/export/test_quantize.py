@@ -388,6 +388,9 @@ def test_what_is_faster_is_a_model_of_its_own(
         assert float(said["test_accuracy"]) == model["test_accuracy"]
         assert float(said["latency_ms"]) == model["measured"]["latency_ms"]
         assert "predicted_latency_ms" not in said
+        for split in ("validation", "test"):
+            classes = model["class_accuracy"][split].values()
+            assert sum(counts["correct"] for counts in classes) / 2 == model[f"{split}_accuracy"]
         predictors = [Predictor(path) for path in (folder, copy / "models" / parent["id"])]
         assert predictors[0].preparation == predictors[1].preparation
         assert predictors[0].classes == predictors[1].classes
@@ -489,7 +492,9 @@ def test_a_real_decision_in_a_real_run(space: str, request: pytest.FixtureReques
 
 def test_what_loses_too_much_is_measured_and_dropped(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([90.0, *[50.0] * 100])  # the first is that of the model in single precision
-    monkeypatch.setattr(module, "onnx_top1", lambda *_: Top1Result(np.arange(100) < next(accuracies)))
+    monkeypatch.setattr(
+        module, "onnx_top1", lambda *_: Top1Result(np.arange(100) < next(accuracies), np.zeros(100, int))
+    )
     job = load_run(copy, {"export.int8": True})
     name = job.outputs("search")["front"][0]
     pipeline.export_model(job, next(e.architecture for e in job.searched.front))

@@ -31,10 +31,10 @@ from tests.networks.small_spaces import lively
 from tests.training.data.test_cifar10 import drawn, write_binary
 
 Values = NDArray[np.float32]  # (n, c, h, w)
-Recipe = Callable[[NDArray[Any]], Values]  # from prepared images, as the dataset has them, to inputs
+Recipe = Callable[[NDArray[Any]], Values]  # a function from prepared images to inputs
 
-SIZE = 12  # of the networks' input, in pixels
-PIXELS = 16  # of the prepared images
+SIZE = 12  # height and width of the networks' input, in pixels
+PIXELS = 16  # height and width of the prepared images
 CLASSES = ("cat", "dog", "owl")
 LABELS = torch.arange(40) % len(CLASSES)
 
@@ -254,7 +254,7 @@ def test_a_card_claims_no_normalisation_of_floats() -> None:
 
 @pytest.mark.parametrize("declares", [True, False, None])
 def test_a_model_of_a_run_is_as_good_as_stated(declares: bool | None, tiny_run: Path, tmp_path: Path) -> None:
-    """Of digits by name (None), and of the same images as floats of a loader that declares how, or not."""
+    """The digits by name (None), or as floats of a loader that does or does not declare its normalisation."""
     folder = tiny_run
     job = load_run(folder)
     arch = next(iter(job.searched.front)).architecture
@@ -266,7 +266,7 @@ def test_a_model_of_a_run_is_as_good_as_stated(declares: bool | None, tiny_run: 
             data = job.data(split)
             normalisation = {"mean": data.mean, "std": data.std} if declares else {}
             given[split] = from_loader(list(data.batches(100)), data.classes, split=split, **normalisation)
-        assert job.predicted_accuracy  # of the search, which is of the data by name
+        assert job.predicted_accuracy  # cached: the search knows the data by name only
         job._data = given
         pipeline.export_model(job, arch)
     test = job.data("test")

@@ -209,6 +209,20 @@ def test_every_model_has_a_card(data: ReportData, html: str) -> None:
         assert {str(width), ", ".join(map(str, kernels))} <= set(cells)
 
 
+def test_accuracies_by_class_are_listed(data: ReportData) -> None:
+    names = [f"class {i}" for i in range(40)]
+    counts = {name: {"correct": 40 - i, "images": 50} for i, name in enumerate(names)}
+    known = {"class_accuracy": {"test": counts, "validation": counts}, "int8": None}
+    known["int8"] = {"status": "candidate", "reason": "not measured yet", **known}
+    first, *others = data.models
+    shown = text(replace(data, models=[{**first, **known}, *others]))
+    assert shown.count("Accuracy by class") == 1  # the other models do not know it
+    assert "The 10 of 40 classes with the lowest test accuracy." in shown
+    assert "class 39 2.0 % of 50 2.0 % of 50 class 38" in shown
+    assert "class 29" not in shown
+    assert "class_accuracy" not in shown
+
+
 def test_what_else_an_entry_says_is_shown(data: ReportData, html: str) -> None:
     assert "What else is known" not in words(html)
     int8 = {"status": "kept", "reason": "1.8 times as fast", "latency_ms": {"fp32": 1.0, "int8": 0.55555555}}

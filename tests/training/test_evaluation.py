@@ -82,6 +82,19 @@ def test_one_logit_that_is_not_finite_is_no_answer(value: float) -> None:
     ]
 
 
+def test_images_are_counted_by_class() -> None:
+    logits = torch.eye(4)[[0, 1, 1, 0, 0]]
+    labels = torch.tensor([0, 1, 1, 1, 3])
+    result = top1(lambda images: images, [(logits[:3], labels[:3]), (logits[3:], labels[3:])])
+    assert result.accuracy == 60.0
+    assert result.by_class(("a", "b", "c", "d")) == {
+        "a": {"correct": 1, "images": 1},
+        "b": {"correct": 2, "images": 3},
+        "c": {"correct": 0, "images": 0},
+        "d": {"correct": 0, "images": 1},
+    }
+
+
 def test_batches_too_many_to_keep_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     net = Supernet(tiny_space(classes=3))
     archs = net.space.sample(4, rng=0)
