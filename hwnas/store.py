@@ -365,7 +365,7 @@ _REMEDIES = {
 def _line(error: Exception) -> str:
     """What SQLite says, in one line (of a damaged schema it gives an excerpt), and what to do about it."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    if isinstance(error, sqlite3.ProgrammingError):  # of the sqlite3 module, such as a closed database
+    if isinstance(error, sqlite3.ProgrammingError):  # the file is not damaged: the connection was closed
         return f"{one_line(error)} Open the store again after Store.close()"
     if code == sqlite3.SQLITE_BUSY:
         return f"another process has been writing it for {BUSY_S} s; wait for it, or stop it"

@@ -19,9 +19,9 @@ from hwnas.spaces.base import Genotypes, Rng
 from hwnas.spaces.sampling import ENUMERATION_LIMIT
 
 SMALL = 2**13  # a space of up to so many combinations is always enumerated, a larger one only if need be
-MAX_CHECKED = 2**22  # architectures that are checked, once a search, to find feasible ones that are far apart
-BLOCK_SIZE = 2**14  # of these, how many at once
-DESCENTS = 16  # that look for the first of them
+MAX_CHECKED = 2**22  # architectures whose constraints are evaluated for `Candidates.hidden`
+BLOCK_SIZE = 2**14  # architectures that are checked at once
+DESCENTS = 16  # descents that look for the first feasible architectures of `Candidates.hidden`
 
 
 def row_keys(genotypes: Genotypes) -> list[bytes]:
