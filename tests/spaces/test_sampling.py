@@ -176,7 +176,7 @@ def test_each_method_keeps_to_the_allowed_values() -> None:
 def test_what_walks_cannot_find_is_an_error_with_the_share() -> None:
     space = product_space(12, 10, lambda g: (g @ 10 ** np.arange(12)) == 123456789012)
     message = (
-        r"none of 262,144 random architectures is valid, which is a share below 0\.001 %.*loosen the valid"
+        r"refuses all of 262,144 random architectures: the valid share is below 0\.001 %.*loosen the valid"
     )
     with pytest.raises(SpaceError, match=message):
         space.sample(1, 0)
