@@ -72,6 +72,12 @@ def test_the_whole_job_then_works_in_its_folder(first: Path, tmp_path: Path) -> 
     assert again.accuracies == counts
 
 
+def test_the_cores_chosen_on_one_device_are_not_those_of_another(first: Path, tmp_path: Path) -> None:
+    run = load_run(first, {"latency.cores": "0"})
+    job = run_for_device(run, scaled_table(first, tmp_path / "other.json"), tmp_path / "second")
+    assert job.config.latency.cores is None
+
+
 def test_another_device_s_table_is_not_verified_here(first: Path, tmp_path: Path) -> None:
     job = searched(first, tmp_path, device="Far Board")
     job.make(["export"])

@@ -186,6 +186,7 @@ def run_for_device(run: Run, table: str | Path, run_dir: str | Path) -> Run:
         "table": str(table.resolve()),
         "device": runtime["name"] if runtime["name"] in DEVICES else run.config.latency.device,
         "threads": runtime.get("threads") or run.config.latency.threads,
+        "cores": None,  # those of the first device say nothing of another
     }
     latency = run.config.latency.model_copy(update=of_table)
     invocation = replace(run.invocation, directory=directory, source=(run.directory, Path(table)))
