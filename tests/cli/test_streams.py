@@ -104,7 +104,7 @@ def test_tables_are_not_cut_off(tmp_path: Path, encoded_command: Encoded) -> Non
 def test_a_benchmark_is_not_lost(
     as_json: bool, tmp_path: Path, encoded_command: Encoded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hwnas.latency.devices.get_device", lambda name, threads: Shifting(1.0))
+    monkeypatch.setattr("hwnas.latency.devices.get_device", lambda *_: Shifting(1.0))
     files = [tmp_path / f"{name}.onnx" for name in ("grün", "网络")]
     for file in files:
         file.write_bytes(MODELS[0])
