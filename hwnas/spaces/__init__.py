@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from hwnas.errors import SpaceError, known_names
@@ -33,8 +34,15 @@ def get_space(name: str, precisions: Sequence[str] | None = None, **parameters: 
 
     With `precisions`, such as ("fp32", "int8"), the precision of a network is one more choice.
     """
-    if name not in SPACES:
+    if not isinstance(name, str) or name not in SPACES:
         raise SpaceError(f"unknown space {name!r}; {known_names(name, SPACES)}")
+    known = signature(SPACES[name]).parameters
+    for parameter in parameters:
+        if parameter not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            raise SpaceError(
+                f"space {name!r} has no parameter {parameter!r}; "
+                f"{known_names(parameter, [*known, 'precisions'])}"
+            )
     try:
         space = SPACES[name](**parameters)
     except TypeError as error:

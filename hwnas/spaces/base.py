@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
@@ -43,8 +43,9 @@ class Choice:
     """One searchable decision.
 
     `requires` holds (name of another choice, values of it) pairs: the choice is active only while every
-    one of those choices is active itself and has one of the values. Choices of one `group` are alike
-    (the kernels of one stage, say): features also count each value over the group.
+    one of those choices is active itself and has one of the values. A dict, and a single value instead of a
+    list, mean the same. Choices of one `group` are alike (the kernels of one stage, say): features also count
+    each value over the group.
     """
 
     name: str
@@ -53,15 +54,48 @@ class Choice:
     group: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(self.values))
-        object.__setattr__(self, "requires", tuple((name, tuple(values)) for name, values in self.requires))
+        if not isinstance(self.name, str) or not self.name:
+            raise SpaceError(f"a choice's name is a text that is not empty, got {self.name!r}")
+        where = f"choice {self.name!r}"
+        if not isinstance(self.group, str | None):
+            raise SpaceError(f"{where}: group is a text or None, got {self.group!r}")
+        object.__setattr__(self, "values", _values(f"{where}: values", self.values))
+        object.__setattr__(self, "requires", _requirements(where, self.requires))
         if not self.values:
-            raise SpaceError(f"choice {self.name!r} has no values; give at least one")
+            raise SpaceError(f"{where} has no values; give at least one")
         for value in self.values:
-            if not isinstance(value, (str, int, float, bool)):
-                raise SpaceError(f"choice {self.name!r}: value {value!r} is not a string, number or boolean")
+            if not isinstance(value, (str, int, float, bool)) or value != value:
+                raise SpaceError(f"{where}: value {value!r} is not a string, number or boolean")
         if len(set(self.values)) != len(self.values):
             raise SpaceError(f"choice {self.name!r} has a value twice: {self.values}")
+
+
+def _values(where: str, values: Any) -> tuple[Any, ...]:
+    """Return values as a tuple, a set sorted, NumPy scalars as Python's; SpaceError if they are no list."""
+    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+        raise SpaceError(f"{where} is a list, such as (3, 5), got {values!r:.80}")
+    if isinstance(values, Set):  # the order of a set of strings changes from process to process
+        numbers = sorted(value for value in values if isinstance(value, int | float))
+        values = [*numbers, *sorted((v for v in values if not isinstance(v, int | float)), key=str)]
+    return tuple(value.item() if isinstance(value, np.generic) else value for value in values)
+
+
+def _requirements(where: str, requires: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+    """Return the (name, values) pairs of a choice's conditions; SpaceError for anything else."""
+    pairs = list(requires.items()) if isinstance(requires, Mapping) else requires
+    if isinstance(pairs, str) or not isinstance(pairs, Iterable):
+        pairs = [()]
+    pairs = list(pairs)
+    if not all(isinstance(p, list | tuple) and len(p) == 2 and isinstance(p[0], str) for p in pairs):
+        raise SpaceError(
+            f"{where}: requires is a list of (choice name, values) pairs, such as [('depth', (3, 4))], or a "
+            f"dict, such as {{'depth': (3, 4)}}, got {requires!r:.80}"
+        )
+    single = (str, int, float, bool, np.generic)
+    return tuple(
+        (name, _values(f"{where}: requires {name}", (values,) if isinstance(values, single) else values))
+        for name, values in pairs
+    )
 
 
 @dataclass(frozen=True)
@@ -156,8 +190,21 @@ class SearchSpace:
         canonical: Hook | None = None,
         valid: Hook | None = None,
     ) -> None:
+        if not isinstance(name, str):
+            raise SpaceError(f"a space's name is a text, got {name!r}")
+        listed = list(choices) if isinstance(choices, Iterable) else [None]
+        if not all(isinstance(choice, Choice) for choice in listed):
+            raise SpaceError(
+                f"space {name!r}: choices is a list of hwnas.Choice, such as [Choice('depth', (2, 3))], "
+                f"got {choices!r:.80}"
+            )
+        for hook, function in (("canonical", canonical), ("valid", valid)):
+            if function is not None and not callable(function):
+                raise SpaceError(
+                    f"space {name!r}: {hook} is a function of genotypes (n, g), got {function!r:.80}"
+                )
         self.name = name
-        self.choices: tuple[Choice, ...] = tuple(choices)
+        self.choices: tuple[Choice, ...] = tuple(listed)
         self._canonical_hook = canonical
         self._valid_hook = valid
         if not self.choices:

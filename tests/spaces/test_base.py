@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwnas.errors import SpaceError
-from hwnas.spaces import Architecture, Choice, SearchSpace
+from hwnas.spaces import Architecture, Choice, SearchSpace, get_space
 
 
 def depth_space() -> SearchSpace:
@@ -190,10 +192,84 @@ def test_wrong_spaces_are_refused(choices: list[Choice], message: str) -> None:
         SearchSpace("wrong", choices)
 
 
-@pytest.mark.parametrize("values", [(), (1, 1), ([1],)])
-def test_wrong_choices_are_refused(values: tuple[object, ...]) -> None:
+@pytest.mark.parametrize("values", [(), (1, 1), ([1],), (1, float("nan")), "ab", 5, None, {3: "x"}])
+def test_wrong_choices_are_refused(values: Any) -> None:
     with pytest.raises(SpaceError, match="choice 'a'"):
         Choice("a", values)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([3, 5]), (3, 5)),
+        (np.array([False, True]), (False, True)),
+        (range(2, 5), (2, 3, 4)),
+        ({"b", "c", "a"}, ("a", "b", "c")),
+        ({16, 8, 2.5}, (2.5, 8, 16)),
+    ],
+)
+def test_values_are_any_list_of_numbers_or_texts(values: Any, expected: tuple[object, ...]) -> None:
+    choice = Choice("a", values)
+    assert choice.values == expected
+    assert {type(value) for value in choice.values} <= {int, float, bool, str}
+    assert SearchSpace("s", [choice]) == SearchSpace("s", [Choice("a", expected)])
+
+
+@pytest.mark.parametrize(
+    "requires",
+    [
+        [("arch", ("cnn",))],
+        [("arch", "cnn")],
+        (["arch", ["cnn"]],),
+        {"arch": ("cnn",)},
+        {"arch": "cnn"},
+        [("arch", {"cnn"})],
+    ],
+)
+def test_a_condition_is_written_as_pairs_or_a_dict(requires: Any) -> None:
+    space = SearchSpace("s", [Choice("arch", ("cnn", "vit")), Choice("kernel", (3, 5), requires)])
+    assert space.choices[1].requires == (("arch", ("cnn",)),)
+    assert space.size == 3
+    assert space.architecture({"arch": "vit"}).values == {"arch": "vit"}
+
+
+@pytest.mark.parametrize(
+    "requires", ["arch", ("arch", ("cnn",)), ["ab"], [("arch",)], [(5, ("cnn",))], 5, None, {5: 3}]
+)
+def test_a_wrong_condition_is_refused_with_an_example(requires: Any) -> None:
+    with pytest.raises(SpaceError, match=r"choice 'kernel': requires is .*\[\('depth', \(3, 4\)\)\].*got"):
+        Choice("kernel", (3, 5), requires)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Choice(5, (1, 2)), "a choice's name is a text that is not empty, got 5"),
+        (lambda: Choice("a", (1, 2), group=3), "choice 'a': group is a text or None, got 3"),
+        (lambda: SearchSpace("s", Choice("a", (1, 2))), r"choices is a list of hwnas\.Choice.*got Choice"),
+        (lambda: SearchSpace("s", {"a": (1, 2)}), r"choices is a list of hwnas\.Choice.*got \{'a'"),
+        (lambda: SearchSpace(5, [Choice("a", (1, 2))]), "a space's name is a text, got 5"),
+        (
+            lambda: SearchSpace("s", [Choice("a", (1, 2))], valid=True),
+            r"valid is a function of genotypes \(n, g\), got True",
+        ),
+    ],
+)
+def test_wrong_arguments_of_choices_and_spaces_are_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        make()
+
+
+def test_an_unknown_parameter_of_a_space_is_named_with_the_known_ones() -> None:
+    message = (
+        r"space 'mobilenetv3' has no parameter 'resolution'; known: width, resolutions, .*'resolutions'\?"
+    )
+    with pytest.raises(SpaceError, match=message):
+        get_space("mobilenetv3", resolution=[32])
+    with pytest.raises(SpaceError, match="has no parameter 'self'"):
+        get_space("resnet50", self=3)
+    with pytest.raises(SpaceError, match=r"unknown space \['resnet50'\]; known: mobilenetv3"):
+        get_space(["resnet50"])  # type: ignore[arg-type]
 
 
 def test_sequence_behaviour() -> None:
