@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from pathlib import Path
 from typing import Any
@@ -60,5 +61,9 @@ def quick_run(finished_quick_run: Path, tmp_path: Path, quick: None) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """The content of every file in and below a folder, by its path in it."""
+    """The content of every file in and below a folder, by its path in it.
+
+    Runs of earlier commands in this process are closed first, which ends the log beside run.db.
+    """
+    gc.collect()
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}

@@ -228,6 +228,66 @@ REMEDIES = (
         "tests/reliability/test_failures.py::test_a_run_whose_training_diverges_says_so_and_goes_on",
     ),
     Remedy("training/strategies.py", "give more", SETTING),
+    Remedy(
+        "cli/about.py",
+        "--features",
+        why_not="an example in the help of the command",
+    ),
+    Remedy(
+        "export/predict.py",
+        "keep such an input when you convert the model",
+        why_not="the remedy is an option of the converter",
+    ),
+    Remedy(
+        "latency/runner.py",
+        "the model loads, but fails when it runs",
+        "tests/latency/test_benchmark.py::test_a_model_that_fails_when_it_runs_is_named",
+    ),
+    Remedy(
+        "latency/runner.py",
+        "the system does not let this process run on cores",
+        why_not="depends on the cores that the system allows",
+    ),
+    Remedy(
+        "latency/runner.py",
+        "its cgroup quota is the time of",
+        why_not="a test cannot raise the quota of its own cgroup",
+    ),
+    Remedy(
+        "latency/runner.py",
+        "its CPU affinity is",
+        "tests/latency/test_runner.py::test_the_command_refuses_more_threads_than_its_affinity_allows",
+    ),
+    Remedy(
+        "latency/runner.py",
+        "give some of these, or start it with more cores",
+        why_not="depends on the cores that the system allows",
+    ),
+    Remedy(
+        "latency/runner.py",
+        ", or the slower cores",
+        why_not="needs a machine with cores of two kinds",
+    ),
+    Remedy(
+        "predictors/bench.py",
+        "leave them out: --drop-miss",
+        "tests/predictors/test_bench.py::test_rows_without_a_target_are_named_and_can_be_left_out",
+    ),
+    Remedy(
+        "store.py",
+        "Open the store again after Store.close()",
+        "tests/test_store.py::test_a_closed_store_and_one_in_memory_are_named",
+    ),
+    Remedy(
+        "training/data/base.py",
+        "wrap a torch DataLoader: hwnas.from_loader",
+        "tests/test_own_data.py::test_a_loader_in_place_of_a_dataset_is_refused_by_run_and_train",
+    ),
+    Remedy(
+        "training/data/stored.py",
+        "leave them out by data.skip_dam",
+        "tests/test_own_data.py::test_damaged_images_of_all_splits_are_listed_before_training_and_can_be_left_out",
+    ),
     Remedy("verifying.py", "has no exported models yet", f"{TESTS}stages_that_are_missing_are_made"),
 )
 

@@ -260,7 +260,7 @@ def _files_below(
                 )
             elif entry.is_symlink() and not os.path.exists(entry.path):
                 links.append(Path(entry.path))
-            else:
+            elif entry.is_file():  # pipes, sockets and devices are no images
                 yield prefix + entry.name
 
 
