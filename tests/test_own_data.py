@@ -286,7 +286,7 @@ def test_an_export_records_its_test_images_and_older_runs_that_do_not_stand(
     assert done is not None
     assert done["inputs"]["test_images"] == run.data("test").checksum
     for recorded, message in (
-        ("0" * 64, r"export was made from something else: test_images was '000"),
+        ("0" * 64, r"export was made with other inputs: test_images was '000"),
         (None, None),
     ):
         inputs = {**done["inputs"], "test_images": recorded}
