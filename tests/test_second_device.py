@@ -114,7 +114,7 @@ def test_folders_that_cannot_be_are_refused(first: Path, tmp_path: Path) -> None
     stage = job.store.stage("train")
     assert stage is not None
     job.store.finish_stage("train", stage["inputs"], {**stage["outputs"], "checksum": "another"})
-    with pytest.raises(StoreError, match="is of another supernet"):
+    with pytest.raises(StoreError, match="refers to another supernet than that of"):
         run_for_device(load_run(first), table, tmp_path / "second")
     load_run(first).store.reopen_stages(["train"])
     with pytest.raises(StoreError, match="has no supernet yet; run: hwnas train"):

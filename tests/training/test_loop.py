@@ -206,7 +206,7 @@ def spoiled(data: Dataset, image: int = 50) -> Dataset:
 
 def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path: Path) -> None:
     net, recorder = tiny_net(), Recorder()
-    data = spoiled(blobs(), int(_order(96, 0, 0)[-1]))  # an image of the last batch of the first epoch
+    data = spoiled(blobs(), int(_order(96, (), 0, 0)[-1]))  # an image of the last batch of the first epoch
     message = r"step 5: loss nan .* learning rate 0\.\d+ on images with values from -\d.* to 3e\+38; lower"
     with pytest.raises(TrainingError, match=message):
         train(net, data, blobs(60), SETTINGS, tmp_path, progress=recorder)
@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path: 
 def test_a_loss_that_is_not_finite_at_the_first_step_does_not_advise_a_lower_learning_rate(
     tmp_path: Path,
 ) -> None:
-    data = spoiled(blobs(), int(_order(96, 0, 0)[0]))
+    data = spoiled(blobs(), int(_order(96, (), 0, 0)[0]))
     message = r"step 0: loss nan .* so a lower learning rate does not help: correct the images or the initial"
     with pytest.raises(TrainingError, match=message):
         train(tiny_net(), data, blobs(60), SETTINGS, tmp_path)
