@@ -300,6 +300,11 @@ def _loaded(path: Path, space: NetworkSpace | None, referring: tuple[Path, ...])
         net = Supernet(made, kernel_transform=bool(data.get("kernel_transform")))
     except SpaceError as error:
         raise StoreError(f"{folder / DEFINITION_FILE} describes no space: {error}; {remedy}") from None
+    except (RuntimeError, MemoryError) as error:  # torch raises a RuntimeError where memory is short
+        raise StoreError(
+            f"{folder / DEFINITION_FILE} describes a network that does not fit in memory; {remedy} "
+            f"({one_line(error)})"
+        ) from None
     if space is not None:
         remedy += f", or make {type(space).__name__} what it was when this was saved"
     weights = folder / WEIGHTS_FILE
