@@ -24,8 +24,8 @@ from hwnas.export.quantize import CALIBRATION_IMAGES
 from hwnas.latency.devices import get_device
 from hwnas.latency.measure import Device, time_models
 from hwnas.latency.together import geometric_mean
-from hwnas.networks.onnx_graph import onnx_model, random_weights
 from hwnas.networks.quantization import quantized
+from hwnas.ops.onnx import onnx_model, random_weights
 from hwnas.pipeline import Run, load_run
 from hwnas.spaces import get_space
 

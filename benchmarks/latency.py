@@ -36,7 +36,7 @@ from hwnas.latency.profiling import (
     table_of,
 )
 from hwnas.latency.table import Group, LatencyTable
-from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.ops.onnx import onnx_model, random_weights
 from hwnas.spaces import Architectures, NetworkSpace, get_space
 
 

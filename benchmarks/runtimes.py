@@ -16,7 +16,7 @@ import numpy as np
 from hwnas.errors import MissingExtraError
 from hwnas.latency.devices import get_device
 from hwnas.latency.measure import Device, time_models
-from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.ops.onnx import onnx_model, random_weights
 from hwnas.spaces import get_space
 
 REFERENCE = "onnxruntime"

@@ -1,23 +1,42 @@
-"""A space of your own with a kind of operator of its own, searched for accuracy and latency on this machine.
+"""A space of your own with a primitive of its own, searched for accuracy and latency on this machine.
 
-From a kind's layers follow its static and its elastic block, its ONNX graph, its MACs and parameters.
+Static and elastic modules, ONNX graphs, MACs and parameters follow from the op and the block.
 """
+
+from dataclasses import dataclass
 
 import hwnas
 from hwnas.config import Training
+from hwnas.ops import Conv, Graph, Op, WeightSpec
 from hwnas.spaces import NetworkSpace, Slot
-from hwnas.spaces.operators import KINDS, Body, Conv
 from hwnas.training.loop import train
 
 
+@dataclass(frozen=True)
+class Scale(Op):
+    """Multiply each channel by a weight, https://arxiv.org/abs/2103.17239."""
+
+    name: str
+    channels: int
+
+    def output(self, x):
+        return x
+
+    def weights(self):
+        return {"scale": WeightSpec((self.channels, 1, 1), ("through", "", ""), initial=0.1)}
+
+    def forward(self, weights, x, momentum=0.0):
+        return x * weights["scale"]
+
+    def to_onnx(self, graph, name, x):
+        return graph.node("Mul", name, x, f"{name}.scale")
+
+
 def residual(op):
-    """Two convolutions, to which the input is added. Attribute k."""
+    """Two convolutions and a scale, to which the input is added. Attribute k."""
     channels, k = op.in_shape[0], op.integer("k")
-    first = Conv("first", channels, channels, k, activation="relu")
-    return Body((first, Conv("second", channels, channels, k)), shortcut=(), activation="relu")
-
-
-KINDS["residual"] = residual
+    convs = [Conv("first", channels, channels, k, activation="relu"), Conv("second", channels, channels, k)]
+    return Graph.residual(op.in_shape, [*convs, Scale("scale", channels)], activation="relu")
 
 
 class PlainSpace(NetworkSpace):
@@ -42,7 +61,7 @@ class PlainSpace(NetworkSpace):
             return hwnas.Operator("conv", larger, shape, (("k", 3), ("s", 2), ("act", "relu")), precision)
         if part == "block2" and values[f"{stage}.depth"] == 1:
             return None
-        return hwnas.Operator("residual", shape, shape, (("k", values[f"{slot}.kernel"]),), precision)
+        return hwnas.Operator(residual, shape, shape, (("k", values[f"{slot}.kernel"]),), precision)
 
 
 def main(steps=1500, evaluations=60, device="onnxruntime", folder="runs/own_space"):

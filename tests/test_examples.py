@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import hwnas
-from hwnas.spaces import operators
 from hwnas.training.sampling import largest, smallest
 from tests.latency.fakes import FakeDevice
 from tests.networks.small_spaces import batches, lively_supernet
@@ -18,10 +17,9 @@ from tests.networks.small_spaces import batches, lively_supernet
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.fixture
-def own_space(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The names of the example, whose kind of operator is known during a test."""
-    monkeypatch.setattr(operators, "KINDS", dict(operators.KINDS))
+@pytest.fixture(scope="module")
+def own_space() -> dict[str, Any]:
+    """The names of the example."""
     return runpy.run_path(str(EXAMPLES / "own_space.py"))
 
 
@@ -37,7 +35,7 @@ def test_a_space_of_your_own(own_space: dict[str, Any], tmp_path: Path) -> None:
 def test_an_operator_of_your_own_is_built_exported_and_counted(
     own_space: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Elastic block, static block and ONNX graph compute the same; MACs are what its layers have."""
+    """Elastic and static modules and the ONNX graph compute the same; MACs are those of the ops."""
     space = own_space["PlainSpace"]()
     net = lively_supernet(space)
     images = batches(space, 24)
@@ -63,7 +61,7 @@ def test_a_model_of_your_own() -> None:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_an_example_is_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 60
+    assert len(path.read_text().splitlines()) <= 80
 
 
 def test_a_supernet_that_is_trained_already() -> None:

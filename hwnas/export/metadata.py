@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from hwnas.images import READER
-from hwnas.networks.onnx_graph import OPSET
+from hwnas.ops.onnx import OPSET
 from hwnas.training.data import Dataset, Held
 
 CHANNEL_ORDERS = {1: "grey", 3: "RGB"}

@@ -15,7 +15,7 @@ from hwnas.errors import ExportError
 from hwnas.export.checks import Images, Logits, check_outputs, in_batches, top1_by
 from hwnas.files import expanded
 from hwnas.networks.blocks import StaticNetwork, folded_weights
-from hwnas.networks.onnx_graph import INPUT, OPSET, OUTPUT, onnx_model
+from hwnas.ops.onnx import INPUT, OPSET, OUTPUT, onnx_model
 from hwnas.store import write_output
 from hwnas.training.evaluation import Batches, Top1Result
 

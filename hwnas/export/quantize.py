@@ -23,8 +23,8 @@ from hwnas.errors import EvaluationError
 from hwnas.export.compare import Comparison
 from hwnas.export.onnx import onnx_logits, onnx_top1
 from hwnas.networks.blocks import folded_weights
-from hwnas.networks.onnx_graph import onnx_model, parts
 from hwnas.networks.quantization import METHODS, Images, quantized
+from hwnas.ops.onnx import onnx_model, parts
 from hwnas.spaces import Architecture
 from hwnas.training.data import Dataset
 from hwnas.training.evaluation import EVALUATION_BATCH, AccuracyEvaluator, Top1Result, check_finite

@@ -32,8 +32,8 @@ import yaml
 from hwnas.errors import SpaceError, TableError, known_names
 from hwnas.files import expanded
 from hwnas.latency.table import Entry, LatencyTable
+from hwnas.ops import make_divisible
 from hwnas.spaces import Operator, get_space
-from hwnas.spaces.operators import make_divisible
 from hwnas.store import read_bytes, unpacked, write_output
 from hwnas.tabular import parse_csv
 from hwnas.text import one_line

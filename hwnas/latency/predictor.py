@@ -26,13 +26,13 @@ from hwnas.latency.calibrate import judge, least_squares, linear, repeatability_
 from hwnas.latency.measure import Device, Identity, Plan, Timing, shuffled_rounds, timings
 from hwnas.latency.runner import core_list
 from hwnas.latency.table import SCHEMA, Entry, check_schema
-from hwnas.networks.onnx_graph import random_weights
 from hwnas.networks.quantization import timed_model
+from hwnas.ops.base import Op, TensorSpec
+from hwnas.ops.onnx import random_weights
 from hwnas.predictors.ridge import Ridge
 from hwnas.progress import Progress, as_progress, silent
 from hwnas.spaces import Architectures, NetworkSpace, Operator, OperatorSum, space_of
 from hwnas.spaces.base import Rng
-from hwnas.spaces.operators import Conv, Layer, SqueezeExcite
 from hwnas.store import digest, read_json, sealed_json, write_output
 
 ROUNDS = 24
@@ -41,8 +41,7 @@ FOLDS = 5  # of the cross-validation that judges a predictor
 LOWEST = 0.1  # no prediction is below this share of the fastest network that was measured
 MIN_NETWORKS = 10
 
-Shape = tuple[int, ...]
-Cost = Callable[[Layer, Shape, Shape], float]  # of a layer with its input's and output's shape
+Cost = Callable[..., float]  # function of an op and of the specifications of its inputs
 
 
 # ---- learnt --------------------------------------------------------------------------------------
@@ -213,41 +212,37 @@ def _spread(space: NetworkSpace, n: int, generator: np.random.Generator) -> Arch
 def costs(space: NetworkSpace) -> Callable[[Any], NDArray[np.float64]]:
     """The function from n architectures of a space to their eight costs, (n, 8); see the module."""
 
-    def is_depthwise(layer: Layer) -> bool:
-        return isinstance(layer, Conv) and layer.depthwise
+    def macs(op: Op, *inputs: TensorSpec) -> float:
+        return op.macs(*inputs)
 
-    def is_squeeze(layer: Layer) -> bool:
-        return isinstance(layer, SqueezeExcite)
+    def elements(op: Op, *inputs: TensorSpec) -> float:
+        return op.output(*inputs).size
 
-    def is_dense(layer: Layer) -> bool:
-        return not is_depthwise(layer) and not is_squeeze(layer)
-
-    def macs(layer: Layer, before: Shape, after: Shape) -> float:
-        return layer.macs(before)
-
-    def elements(layer: Layer, before: Shape, after: Shape) -> float:
-        return float(np.prod(after))
-
-    def one(layer: Layer, before: Shape, after: Shape) -> float:
+    def one(op: Op, *inputs: TensorSpec) -> float:
         return 1.0
 
-    wanted = [
-        (is_depthwise, macs),
-        (is_dense, macs),
-        (is_depthwise, elements),
-        (is_dense, elements),
-        (is_squeeze, one),
-        (is_squeeze, elements),
+    summands = [
+        ("depthwise", macs),
+        ("dense", macs),
+        ("depthwise", elements),
+        ("dense", elements),
+        ("attention", one),
+        ("attention", elements),
     ]
-    sums = [OperatorSum(space, _sum_of_layers(counts, cost)) for counts, cost in wanted]
+    sums = [OperatorSum(space, _sum_of_ops(latency_class, cost)) for latency_class, cost in summands]
     sums += [OperatorSum(space, lambda op: op.params), OperatorSum(space, lambda op: 1.0)]
     return lambda archs: np.stack([total(archs) for total in sums], axis=1)
 
 
-def _sum_of_layers(counts: Callable[[Layer], bool], cost: Cost) -> Callable[[Operator], float]:
+def _sum_of_ops(latency_class: str, cost: Cost) -> Callable[[Operator], float]:
+    """Return the function from an operator to the cost of its ops of a class that are not fused."""
+
     def total(operator: Operator) -> float:
-        shapes = operator.shapes()
-        return sum(cost(layer, before, after) for layer, before, after in shapes if counts(layer))
+        return sum(
+            cost(node.op, *operator.graph.inputs_of(node))
+            for node in operator.graph.nodes
+            if node.op.latency_class == latency_class and not node.op.fused
+        )
 
     return total
 

@@ -52,12 +52,12 @@ from hwnas.latency.jobs import Models
 from hwnas.latency.measure import Device, Identity, Plan, Samples, Timing, Visit, cores_of, timings
 from hwnas.latency.noise import noise
 from hwnas.latency.table import Entry, Group, LatencyTable, group_lookup
-from hwnas.networks.onnx_graph import random_weights
 from hwnas.networks.quantization import timed_model
+from hwnas.ops import PRECISIONS
+from hwnas.ops.onnx import random_weights
 from hwnas.progress import Progress, as_progress, silent
 from hwnas.spaces import Architecture, Architectures, NetworkSpace, Operator
 from hwnas.spaces.base import Rng
-from hwnas.spaces.operators import PRECISIONS
 
 CALIBRATION_NETWORKS = 48
 CANDIDATES = 2000  # architectures that networks are chosen from

@@ -1,181 +1,100 @@
-"""The static block of every kind of operator, and networks made of them.
+"""Plain networks: the static module of each op and operator, and networks made of them.
 
-An operator is a list of layers; `LAYERS` says which module each type of layer becomes. Blocks are plain
-modules with fixed shapes: what `Supernet.extract` fills, what users deploy, and what the ONNX graphs are
-checked against.
+Modules have fixed shapes. `Supernet.extract` fills them, users deploy them, and ONNX graphs are checked
+against them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hwnas.spaces import Architecture, NetworkSpace, Operator
+from hwnas.ops.base import RUNNING_VAR, STATISTICS, Op, WeightSpec
+from hwnas.ops.operator import Operator
+from hwnas.spaces import Architecture, NetworkSpace
 from hwnas.spaces.base import Rng
-from hwnas.spaces.operators import AveragePool, Conv, GlobalPool, Layer, Linear, MaxPool, Pool, SqueezeExcite
 
-ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "identity": lambda x: x,
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "hswish": F.hardswish,
-}
+MOMENTUM = 0.1  # share by which running statistics move in training, as in torch's batch norm
+BATCHES_TRACKED = "norm.num_batches_tracked"  # torch's batch norm stores a count, which has no use here
 
 
-class ConvBlock(nn.Module):
-    """Convolution, batch norm where the layer has one, activation. (n, c, h, w) to (n, out, h', w')."""
+def register_weight(module: nn.Module, name: str, tensor: Tensor, trained: bool = True) -> None:
+    """Register a parameter or a buffer of a dotted name, with empty modules on the way to it."""
+    *parents, last = name.split(".")
+    for parent in parents:
+        if parent not in module._modules:
+            module.add_module(parent, nn.Module())
+        module = module.get_submodule(parent)
+    if trained:
+        module.register_parameter(last, nn.Parameter(tensor))
+    else:
+        module.register_buffer(last, tensor)
 
-    def __init__(self, layer: Conv) -> None:
+
+class OpModule(nn.Module):
+    """A static op: its weights, and its torch function applied to them.
+
+    In training mode batch norm uses the statistics of the batch and moves the running ones.
+    """
+
+    def __init__(self, op: Op) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel,
-            layer.stride,
-            layer.kernel // 2,
-            groups=layer.in_channels if layer.depthwise else 1,
-            bias=layer.bias,
-        )
-        self.norm = nn.BatchNorm2d(layer.out_channels, eps=layer.eps) if layer.norm else None
-        self.activation = layer.activation
+        self.op = op
+        self.set_weights({name: empty_weight(spec) for name, spec in op.weights().items()})
+        if any(name == RUNNING_VAR for name, _, _ in self._places):
+            register_weight(self, BATCHES_TRACKED, torch.tensor(0), trained=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
-        if self.norm is not None:
-            x = self.norm(x)
-        return ACTIVATION_FUNCTIONS[self.activation](x)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.op.forward(self.weights(), *inputs, momentum=MOMENTUM if self.training else 0.0)
 
-    def folded(self) -> dict[str, Tensor]:
-        """The weight and bias of the one convolution that equals convolution and batch norm in eval mode."""
-        weight = self.conv.weight.double()
-        zero = torch.zeros(len(weight), dtype=torch.float64, device=weight.device)
-        bias = zero if self.conv.bias is None else self.conv.bias.double()
-        if self.norm is not None:
-            mean, var = cast(Tensor, self.norm.running_mean), cast(Tensor, self.norm.running_var)
-            scale = self.norm.weight.double() / torch.sqrt(var.double() + self.norm.eps)
-            weight = weight * scale[:, None, None, None]
-            bias = (bias - mean.double()) * scale + self.norm.bias.double()
-        return {"weight": weight, "bias": bias}
+    def weights(self) -> dict[str, Tensor]:
+        """Return parameters and batch-norm statistics by the names of `Op.weights`."""
+        return {name: getattr(module, last) for name, module, last in self._places}
 
-    @torch.no_grad()
-    def unfold(self, weights: Mapping[str, Tensor]) -> None:
-        """Take a folded weight and bias; batch norm, where the layer has one, only adds the bias."""
-        self.conv.weight.copy_(weights["weight"])
-        if self.norm is None:
-            self.conv.bias = nn.Parameter(weights["bias"])
-            return
-        if self.conv.bias is not None:
-            self.conv.bias.zero_()
-        self.norm.weight.fill_(1.0)
-        self.norm.bias.copy_(weights["bias"])
-        cast(Tensor, self.norm.running_mean).zero_()
-        cast(Tensor, self.norm.running_var).fill_(1.0 - self.norm.eps)
+    def set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Take tensors as the weights, by the names of `Op.weights`."""
+        self._places: list[tuple[str, nn.Module, str]] = []
+        for name, tensor in weights.items():
+            register_weight(self, name, tensor, trained=name not in STATISTICS)
+            parent, _, last = name.rpartition(".")
+            self._places.append((name, self.get_submodule(parent), last))
 
 
-class SqueezeExciteBlock(nn.Module):
-    """Channel attention, (n, c, h, w) to the same shape; hard-sigmoid is relu6(x + 3) / 6."""
-
-    def __init__(self, layer: SqueezeExcite) -> None:
-        super().__init__()
-        self.reduce = nn.Conv2d(layer.channels, layer.reduced, 1)
-        self.expand = nn.Conv2d(layer.reduced, layer.channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = x.mean((2, 3), keepdim=True)
-        return x * F.hardsigmoid(self.expand(F.relu(self.reduce(pooled))))
-
-    def folded(self) -> dict[str, Tensor]:
-        """Weights and biases as they are."""
-        return self.state_dict()
+def empty_weight(spec: WeightSpec) -> Tensor:
+    """Return a tensor of a specification: its constant first value, or zeros."""
+    return torch.full(spec.shape, spec.initial or 0.0)
 
 
-def pooled(layer: Pool, x: Tensor) -> Tensor:
-    """Pooling, (n, c, h, w) to (n, c, h', w')."""
-    match layer:
-        case GlobalPool():
-            return x.mean((2, 3), keepdim=True)
-        case MaxPool():
-            return F.max_pool2d(x, layer.window, layer.stride, layer.window // 2)
-        case AveragePool():
-            return F.avg_pool2d(x, layer.window, ceil_mode=True)
-
-
-class PoolBlock(nn.Module):
-    """Pooling, (n, c, h, w) to (n, c, h', w')."""
-
-    def __init__(self, layer: Pool) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return pooled(self.layer, x)
-
-    def folded(self) -> dict[str, Tensor]:
-        """Nothing."""
-        return {}
-
-
-class LinearBlock(nn.Linear):
-    """Fully connected layer, (n, c, 1, 1) to (n, out)."""
-
-    def __init__(self, layer: Linear) -> None:
-        super().__init__(layer.in_features, layer.out_features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.flatten(1))
-
-    def folded(self) -> dict[str, Tensor]:
-        """Weight and bias as they are."""
-        return self.state_dict()
-
-
-Block = ConvBlock | SqueezeExciteBlock | PoolBlock | LinearBlock
-
-LAYERS: dict[type, Callable[[Any], Block]] = {
-    Conv: ConvBlock,
-    SqueezeExcite: SqueezeExciteBlock,
-    GlobalPool: PoolBlock,
-    MaxPool: PoolBlock,
-    AveragePool: PoolBlock,
-    Linear: LinearBlock,
-}
-
-
-class OperatorBlock(nn.Module):
-    """The layers of an operator, each a submodule of the layer's name, joined as its body says."""
+class OperatorModule(nn.Module):
+    """The ops of an operator, each a submodule of the op's name, connected as its graph says."""
 
     def __init__(self, operator: Operator) -> None:
         super().__init__()
-        self.body = operator.body
-        for layer in self.body.layers:
-            self.add_module(layer.name, LAYERS[type(layer)](layer))
+        self.graph = operator.graph
+        for op in self.graph.ops:
+            self.add_module(op.name, OpModule(op))
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = self._chain(self.body.path, x)
-        if self.body.shortcut is not None:
-            out = out + self._chain(self.body.shortcut, x)
-        return ACTIVATION_FUNCTIONS[self.body.activation](out)
+    def op_modules(self) -> Iterator[tuple[str, OpModule]]:
+        """Yield the name and the module of each op, in the order in which they run."""
+        for name, module in self.named_children():
+            yield name, cast(OpModule, module)
 
-    def _chain(self, layers: Sequence[Layer], x: Tensor) -> Tensor:
-        for layer in layers:
-            x = self.get_submodule(layer.name)(x)
-        return x
-
-
-def build_operator(operator: Operator) -> OperatorBlock:
-    """The static block of an operator, with torch's initial weights."""
-    return OperatorBlock(operator)
+    def forward(self, *inputs: Tensor) -> Tensor:
+        values = dict(zip(self.graph.inputs, inputs, strict=True))
+        for node in self.graph.nodes:
+            module = self.get_submodule(node.op.name)
+            values[node.op.name] = module(*(values[name] for name in node.inputs))
+        return values[self.graph.nodes[-1].op.name]
 
 
 class StaticNetwork(nn.Module):
-    """One architecture as a plain network in single precision: a chain of operators' blocks.
+    """One architecture as a plain network in single precision: a chain of operators' modules.
 
     `operators` says what it is made of, `blocks` holds one module for each.
     """
@@ -183,8 +102,8 @@ class StaticNetwork(nn.Module):
     def __init__(self, operators: Iterable[Operator]) -> None:
         super().__init__()
         self.operators = tuple(replace(operator, precision="fp32") for operator in operators)
-        with torch.random.fork_rng(devices=[]):  # torch draws weights by its global generator
-            self.blocks = nn.ModuleList(build_operator(operator) for operator in self.operators)
+        blocks = [OperatorModule(operator) for operator in self.operators]
+        self.blocks = nn.ModuleList(blocks)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -198,6 +117,11 @@ class StaticNetwork(nn.Module):
         return x
 
 
+def operator_modules(network: StaticNetwork) -> list[OperatorModule]:
+    """Return the module of each operator of a network, in order."""
+    return [cast(OperatorModule, block) for block in network.blocks]
+
+
 def build_network(space: NetworkSpace, arch: Architecture, rng: Rng = 0) -> StaticNetwork:
     """An architecture as a plain network in eval mode, untrained, with He-scale weights drawn by `rng`.
 
@@ -205,9 +129,9 @@ def build_network(space: NetworkSpace, arch: Architecture, rng: Rng = 0) -> Stat
     """
     network = StaticNetwork(space.operators(arch))
     generator = torch_generator(rng)
-    for block in network.blocks:
-        for module in block.children():
-            initialise(module, generator)
+    for block in operator_modules(network):
+        for _, module in block.op_modules():
+            initialise(module.weights(), module.op, generator)
     return network.eval()
 
 
@@ -221,10 +145,10 @@ def folded_weights(network: StaticNetwork) -> list[dict[str, NDArray[np.float32]
     return [
         {
             f"{layer}.{name}": tensor.detach().to("cpu", torch.float32).contiguous().numpy().copy()
-            for layer, module in block.named_children()
-            for name, tensor in cast(Block, module).folded().items()
+            for layer, module in block.op_modules()
+            for name, tensor in module.op.fold(module.weights()).items()
         }
-        for block in network.blocks
+        for block in operator_modules(network)
     ]
 
 
@@ -236,17 +160,14 @@ def unfolded_network(
     Batch norms are there, as in any static network, and change nothing but by their bias.
     """
     network = StaticNetwork(operators).eval()
-    for block, given in zip(network.blocks, weights, strict=True):
-        for layer, module in block.named_children():
+    for block, given in zip(operator_modules(network), weights, strict=True):
+        for layer, module in block.op_modules():
             own = {
                 name.removeprefix(f"{layer}."): torch.from_numpy(array.copy())
                 for name, array in given.items()
                 if name.startswith(f"{layer}.")
             }
-            if isinstance(module, ConvBlock):
-                module.unfold(own)
-            else:
-                module.load_state_dict(own)
+            module.set_weights(module.op.unfold(own))
     return network
 
 
@@ -259,14 +180,22 @@ def torch_generator(rng: Rng) -> torch.Generator:
 
 
 @torch.no_grad()
-def initialise(layer: nn.Module, generator: torch.Generator) -> None:
-    """Normal weights of a layer that keep the variance of its input, and zero biases, in place.
+def initialise(weights: Mapping[str, Tensor], op: Op, generator: torch.Generator) -> None:
+    """Set the first values of an op's weights in place, as their specifications say.
 
-    Source: https://arxiv.org/abs/1502.01852. Batch norm is left as it is made, changing nothing.
+    Weights without a constant first value are normal such that they keep the variance of the op's input
+    (https://arxiv.org/abs/1502.01852); biases are zero.
+
+    Args:
+        weights: Tensors by the names of `Op.weights`, of any sizes.
+        op: The op, or one version of it.
+        generator: Source of the random numbers.
     """
-    gain = 1.0 if getattr(layer, "activation", "identity") == "identity" else 2.0
-    for name, parameter in layer.named_parameters():
-        if name.endswith("weight") and parameter.dim() > 1:
-            parameter.normal_(0.0, (gain / parameter[0].numel()) ** 0.5, generator=generator)
-        elif name.endswith("bias"):
-            parameter.zero_()
+    for name, spec in op.weights().items():
+        tensor = weights[name]
+        if spec.initial is not None:
+            tensor.fill_(spec.initial)
+        elif tensor.dim() > 1:
+            tensor.normal_(0.0, (op.gain / tensor[0].numel()) ** 0.5, generator=generator)
+        else:
+            tensor.zero_()

@@ -22,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from hwnas.networks.onnx_graph import INPUT, OPERATORS, Weights, onnx_model
+from hwnas.ops.onnx import INPUT, OPERATORS, Weights, onnx_model
 from hwnas.spaces import Operator
 from hwnas.store import temporary_folder
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -25,22 +25,22 @@ from torch import Tensor, nn
 
 from hwnas.errors import ChecksumError, DataError, SpaceError, StoreError
 from hwnas.files import expanded
-from hwnas.networks.blocks import ACTIVATION_FUNCTIONS, StaticNetwork, initialise, torch_generator
+from hwnas.networks.blocks import StaticNetwork, initialise, operator_modules, torch_generator
 from hwnas.networks.calibration import Statistics
 from hwnas.networks.drop import Drop
 from hwnas.networks.elastic import (
-    ElasticConv,
-    ElasticLayer,
+    ElasticOp,
     Normalise,
     by_batch,
     by_batch_into,
     by_moments,
     by_stored,
-    elastic_layer,
 )
+from hwnas.ops.add import Add
+from hwnas.ops.base import RUNNING_MEAN, RUNNING_VAR, Op
+from hwnas.ops.linear import Linear
 from hwnas.spaces import SPACES, Architecture, NetworkSpace, Slot, space_of
 from hwnas.spaces.base import Rng, id_of
-from hwnas.spaces.operators import Body, Layer, Linear
 from hwnas.store import digest, parse_json, read_bytes, read_json, write_bytes, write_json
 from hwnas.text import command_line, one_line
 
@@ -50,11 +50,11 @@ DEFINITION_FILE = "supernet.json"
 
 
 class Supernet(nn.Module):
-    """Shared weights of a space. `slots.<slot>.<layer>` are elastic layers as large as the largest version.
+    """Shared weights of a space. `slots.<slot>.<op>` are elastic ops as large as the largest version.
 
     `has_statistics` says whether the stored batch-norm statistics mean anything: they do for imported
     weights, training does not touch them. `kernel_transform` says whether smaller kernels are learnt
-    transformations of larger ones; see `ElasticConv`. `metadata` is plain data that travels with the weights.
+    transformations of larger ones; see `ElasticOp`. `metadata` is plain data that travels with the weights.
     """
 
     def __init__(self, space: NetworkSpace, rng: Rng = 0, kernel_transform: bool = False) -> None:
@@ -68,10 +68,9 @@ class Supernet(nn.Module):
         self._lower = lru_cache(maxsize=1024)(space.lower)
         self.slots = nn.ModuleDict()
         generator = torch_generator(rng)
-        with torch.random.fork_rng(devices=[]):  # torch draws weights by its global generator
-            for slot in space.slots:
-                layers = _elastic_layers(space, slot, generator, kernel_transform)
-                self.slots[_module_name(slot.name)] = nn.ModuleDict(layers)
+        for slot in space.slots:
+            ops = _elastic_ops(space, slot, generator, kernel_transform)
+            self.slots[_module_name(slot.name)] = nn.ModuleDict(ops)
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to another process: all but the cache."""
@@ -113,23 +112,20 @@ class Supernet(nn.Module):
         if statistics is None:
             self._normalise(arch, None)
         network = StaticNetwork(operators.values())
-        for block, (slot, operator) in zip(network.blocks, operators.items(), strict=True):
-            state: dict[str, Tensor] = {}
-            for layer in operator.layers:
-                for name, part in self.layer(slot, layer.name).sliced(layer).items():
-                    state[f"{layer.name}.{name}"] = part
-                if f"{slot}.{layer.name}" in moments:
-                    mean, var = moments[f"{slot}.{layer.name}"]
-                    state |= {f"{layer.name}.norm.running_mean": mean, f"{layer.name}.norm.running_var": var}
-            # Torch's batch norm also counts its batches, which means nothing here.
-            state |= {k: v for k, v in block.state_dict().items() if k.endswith("num_batches_tracked")}
-            block.load_state_dict(state)
+        for block, (slot, operator) in zip(operator_modules(network), operators.items(), strict=True):
+            for op, (_, module) in zip(operator.ops, block.op_modules(), strict=True):
+                weights = self.op(slot, op.name).cut(op)
+                if f"{slot}.{op.name}" in moments:
+                    mean, var = moments[f"{slot}.{op.name}"]
+                    weights |= {RUNNING_MEAN: mean, RUNNING_VAR: var}
+                for name, tensor in module.weights().items():
+                    tensor.copy_(weights[name])
         return network.eval().to(next(self.parameters()).device)
 
-    def layer(self, slot: str, name: str) -> ElasticLayer:
-        """An elastic layer by the names of its slot and of itself."""
-        block = cast(nn.ModuleDict, self.slots[_module_name(slot)])
-        return cast(ElasticLayer, block[name])
+    def op(self, slot: str, name: str) -> ElasticOp:
+        """Return an elastic op by the names of its slot and of itself."""
+        ops = cast(nn.ModuleDict, self.slots[_module_name(slot)])
+        return cast(ElasticOp, ops[name])
 
     @property
     def checksum(self) -> str:
@@ -162,22 +158,16 @@ class Supernet(nn.Module):
                 f"the images are {got}; this space takes tensors (batch, {channels}, height, width)"
             )
         for place, (slot, operator) in enumerate(operators.items()):
-            body = operator.body
-            out = self._chain(slot, body.path, x, normalise, drop)
-            if body.shortcut is not None:
-                if drop is not None:
-                    out = drop.of_branch(out, place / len(operators))
-                out = out + self._chain(slot, body.shortcut, x, normalise)
-            x = ACTIVATION_FUNCTIONS[body.activation](out)
-        return x
-
-    def _chain(
-        self, slot: str, layers: Sequence[Layer], x: Tensor, normalise: Normalise, drop: Drop | None = None
-    ) -> Tensor:
-        for layer in layers:
-            if drop is not None and isinstance(layer, Linear):
-                x = drop.of_features(x)
-            x = self.layer(slot, layer.name)(x, layer, f"{slot}.{layer.name}", normalise)
+            graph = operator.graph
+            values = dict(zip(graph.inputs, (x,), strict=True))
+            for node in graph.nodes:
+                inputs = [values[name] for name in node.inputs]
+                if drop is not None and isinstance(node.op, Linear):
+                    inputs[0] = drop.of_features(inputs[0])
+                if drop is not None and isinstance(node.op, Add):
+                    inputs[0] = drop.of_branch(inputs[0], place / len(operators))
+                x = self.op(slot, node.op.name)(node.op, *inputs, normalise=normalise)
+                values[node.op.name] = x
         return x
 
     def _normalise(self, arch: Architecture, statistics: Statistics | None) -> Normalise:
@@ -206,36 +196,32 @@ def _module_name(slot: str) -> str:
     return slot.replace(".", "/")
 
 
-def _elastic_layers(
+def _elastic_ops(
     space: NetworkSpace, slot: Slot, generator: torch.Generator, kernel_transform: bool
 ) -> dict[str, nn.Module]:
-    """The layers of a slot by name, each as large as the largest version, with their first weights."""
+    """Return the elastic ops of a slot by name, with their first weights."""
     operators = [op for op in space.slot_operators(slot).values() if op is not None]
-    if len({_joined(operator.body) for operator in operators}) != 1:
+    if len({operator.graph.structure for operator in operators}) != 1:
         raise SpaceError(
-            f"{slot.name} adds its input in some architectures only, or otherwise; make it one or the other"
+            f"the sums and activations of {slot.name} differ between architectures; connect its ops alike in "
+            "all of them"
         )
-    versions: dict[str, list[Layer]] = {}
+    versions: dict[str, list[Op]] = {}
     for operator in operators:
-        for layer in operator.layers:
-            versions.setdefault(layer.name, []).append(layer)
-    layers = {
-        name: elastic_layer(f"{slot.name}.{name}", found, kernel_transform)
-        for name, found in versions.items()
+        for op in operator.ops:
+            versions.setdefault(op.name, []).append(op)
+    ops = {
+        name: ElasticOp(f"{slot.name}.{name}", sizes, kernel_transform) for name, sizes in versions.items()
     }
-    for module in layers.values():
-        initialise(module, generator)
-    body = operators[0].body
-    last = layers[body.path[-1].name]
-    # Through an activation, which is flat where it is zero, a scale of zero would stay zero.
-    if body.shortcut == () and isinstance(last, ElasticConv) and last.norm and last.activation == "identity":
-        nn.init.zeros_(last.norm.weight)
-    return layers
-
-
-def _joined(body: Body) -> tuple[tuple[str, ...] | None, str]:
-    """What must not depend on the architecture: what is added to the path, and the activation after."""
-    return (None if body.shortcut is None else tuple(x.name for x in body.shortcut)), body.activation
+    for name, module in ops.items():
+        initialise({key: module.weight(key) for key in module.specs}, versions[name][0], generator)
+    graph = operators[0].graph
+    branches = [n.inputs[0] for n in graph.nodes if isinstance(n.op, Add) and n.inputs[1] in graph.inputs]
+    for name in branches:
+        scale = versions[name][0].output_scale
+        if scale is not None:
+            nn.init.zeros_(ops[name].weight(scale))
+    return dict(ops)
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:

@@ -83,7 +83,7 @@ def export_model(
     from hwnas.export.onnx import check_onnx, onnx_top1, with_metadata
     from hwnas.export.quantize import PrecisionEvaluator
     from hwnas.networks.blocks import folded_weights
-    from hwnas.networks.onnx_graph import onnx_model
+    from hwnas.ops.onnx import onnx_model
     from hwnas.training.data import resize
     from hwnas.training.evaluation import EVALUATION_BATCH, top1_of
 

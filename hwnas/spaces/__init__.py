@@ -7,6 +7,7 @@ from inspect import signature
 from typing import Any
 
 from hwnas.errors import SpaceError, known_names
+from hwnas.ops import Operator
 from hwnas.spaces.base import (
     Architecture,
     Architectures,
@@ -17,7 +18,6 @@ from hwnas.spaces.base import (
     Slot,
 )
 from hwnas.spaces.mobilenetv3 import MobileNetV3Space
-from hwnas.spaces.operators import Operator
 from hwnas.spaces.precision import PrecisionSpace
 from hwnas.spaces.proxyless import ProxylessSpace
 from hwnas.spaces.resnet50 import ResNet50Space

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import SpaceError
-from hwnas.spaces.operators import Operator
+from hwnas.ops import Operator
 from hwnas.spaces.sampling import (
     ENUMERATION_LIMIT,
     EnumeratedSampler,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hwnas.ops import Operator
 from hwnas.spaces.base import Architecture, Choice, NetworkSpace, Slot
-from hwnas.spaces.operators import Operator
 
 
 class FixedSpace(NetworkSpace):

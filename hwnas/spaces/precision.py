@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwnas.errors import SpaceError
+from hwnas.ops import Operator
 from hwnas.spaces.base import Choice, NetworkSpace, Slot
 from hwnas.spaces.checks import is_list
-from hwnas.spaces.operators import Operator
 
 CHOICE = "precision"
 SEARCHED = ("fp32", "int8")  # the precisions that networks can be built, timed and exported in

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from hwnas.errors import SpaceError
+from hwnas.ops import Operator, make_divisible
 from hwnas.spaces.base import Choice, NetworkSpace, Slot
 from hwnas.spaces.checks import MOST_LAYERS, check_input, check_multiplier, is_integer, is_list
-from hwnas.spaces.operators import Operator, make_divisible
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, TypeVar
 
 from hwnas.errors import SpaceError, known_names
+from hwnas.ops import ACTIVATIONS, NORM_EPS, Operator, make_divisible
 from hwnas.spaces.base import Choice, NetworkSpace, Slot
 from hwnas.spaces.checks import (
     MOST,
@@ -29,7 +30,6 @@ from hwnas.spaces.checks import (
     is_integer,
     is_list,
 )
-from hwnas.spaces.operators import ACTIVATIONS, NORM_EPS, Operator, make_divisible
 
 BLOCKS = ("mbconv", "fused", "basic")
 

@@ -1,4 +1,4 @@
-"""The channels that matter most, first: where a smaller subnet uses the first channels, it gets those."""
+"""Sort channels by importance, so that smaller subnets, which use the first channels, use the best ones."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hwnas.networks.elastic import ElasticConv, ElasticNorm, ElasticSqueezeExcite
+from hwnas.networks.elastic import ElasticOp
 from hwnas.networks.supernet import Supernet
+from hwnas.ops.base import Op
+from hwnas.ops.graph import Graph, Node
 from hwnas.spaces import NetworkSpace, Slot
-from hwnas.spaces.operators import Conv, Layer, SqueezeExcite
+
+# Numbers of channels, ascending, by the names of an op and of an axis.
+Counts = Mapping[tuple[str, str], Sequence[int]]
 
 
 @torch.no_grad()
@@ -26,44 +30,71 @@ def sort_channels(net: Supernet, opened: Sequence[Sequence[int]] | None = None) 
     between blocks stay, since several blocks share them.
     """
     for slot in net.space.slots:
-        layers, counts = _largest_layers(net.space, slot), _counts(net.space, slot, opened)
-        dense = [i for i, layer in enumerate(layers) if isinstance(layer, Conv) and not layer.depthwise]
-        for i, j in itertools.pairwise(dense):
-            between = layers[i + 1 : j]
-            if all(isinstance(layer, (Conv, SqueezeExcite)) for layer in between):
-                _sort(net, slot.name, layers[i], between, layers[j], counts)
+        graph, counts = _largest_graph(net.space, slot), _counts(net.space, slot, opened)
+        for writer in graph.nodes:
+            between, reader = _readers(graph, writer)
+            if reader is not None:
+                _sort(net, slot.name, writer.op, between, reader, counts)
 
 
-def _largest_layers(space: NetworkSpace, slot: Slot) -> tuple[Layer, ...]:
+def _largest_graph(space: NetworkSpace, slot: Slot) -> Graph:
     operators = [operator for operator in space.slot_operators(slot).values() if operator is not None]
-    return max(operators, key=lambda operator: operator.params).body.path
+    return max(operators, key=lambda operator: operator.params).graph
 
 
-def _counts(space: NetworkSpace, slot: Slot, opened: Sequence[Sequence[int]] | None) -> dict[str, list[int]]:
-    """By layer, how many channels it makes (or squeezes to) in the versions that are open, in order."""
-    found = {layer.name: {_count(layer)} for layer in _largest_layers(space, slot)}
+def _axes(op: Op) -> set[str]:
+    return {axis for spec in op.weights().values() for axis in spec.axes}
+
+
+def _readers(graph: Graph, writer: Node) -> tuple[list[Op], Op | None]:
+    """Return the ops that pass the channels of `writer` on one by one, and the op that reads them.
+
+    The second is None if the op writes no channels of its own, or several ops or a sum use them.
+    """
+    between: list[Op] = []
+    name = writer.op.name
+    while "out" in _axes(writer.op):
+        users = [node for node in graph.nodes if name in node.inputs]
+        if len(users) != 1:
+            break
+        axes = _axes(users[0].op)
+        if "in" in axes:
+            return between, users[0].op
+        if "through" not in axes:
+            break
+        between.append(users[0].op)
+        name = users[0].op.name
+    return between, None
+
+
+def _counts(space: NetworkSpace, slot: Slot, opened: Sequence[Sequence[int]] | None) -> Counts:
+    """Return the sizes of the axes "out" and "hidden" in the versions that are open, in order."""
+    sizes: dict[tuple[str, str], set[int]] = {}
     columns = [space.index(name) for name in slot.choices]
+    graphs = [_largest_graph(space, slot)]
     for index, operator in space.slot_operators(slot).items():
         if opened is None or operator is None:
             continue
         if all(i in opened[column] for i, column in zip(index, columns, strict=True)):
-            for layer in operator.body.path:
-                found.setdefault(layer.name, set()).add(_count(layer))
-    return {name: sorted(counts) for name, counts in found.items()}
-
-
-def _count(layer: Layer) -> int:
-    match layer:
-        case Conv():
-            return layer.out_channels
-        case SqueezeExcite():
-            return layer.reduced
-        case _:
-            return 0
+            graphs.append(operator.graph)
+    for op in itertools.chain.from_iterable(graph.ops for graph in graphs):
+        for spec in op.weights().values():
+            for axis, size in zip(spec.axes, spec.shape, strict=True):
+                if axis in ("out", "hidden"):
+                    sizes.setdefault((op.name, axis), set()).add(size)
+    return {key: sorted(values) for key, values in sizes.items()}
 
 
 def _order(importance: Tensor, counts: Sequence[int]) -> Tensor:
-    """Positions by falling importance, within the first of the counts, then up to the next, and so on."""
+    """Return positions by falling importance, within the first of the counts, then up to the next, and so on.
+
+    Args:
+        importance: (c,) importance of each channel.
+        counts: Ascending numbers of channels, the last of which is c.
+
+    Returns:
+        (c,) positions.
+    """
     parts = [
         start + importance[start:end].argsort(descending=True, stable=True)
         for start, end in itertools.pairwise([0, *counts])
@@ -71,39 +102,29 @@ def _order(importance: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.cat(parts)
 
 
-def _sort(
-    net: Supernet,
-    slot: str,
-    writes: Layer,
-    between: Sequence[Layer],
-    reads: Layer,
-    counts: Mapping[str, Sequence[int]],
-) -> None:
-    """Order the channels that `writes` makes, `between` pass on one by one, and `reads` reads."""
-    reader = net.layer(slot, reads.name)
-    assert isinstance(reader, ElasticConv)
-    order = _order(reader.conv.weight.abs().sum((0, 2, 3)), counts[writes.name])
-    reader.conv.weight.copy_(reader.conv.weight[:, order])
-    for layer in (writes, *between):
-        module = net.layer(slot, layer.name)
-        if isinstance(module, ElasticSqueezeExcite):
-            _sort_squeeze(module, order, counts[layer.name])
-            continue
-        assert isinstance(module, ElasticConv)
-        module.conv.weight.copy_(module.conv.weight[order])
-        if module.conv.bias is not None:
-            module.conv.bias.copy_(module.conv.bias[order])
-        if isinstance(module.norm, ElasticNorm):
-            for tensor in module.norm.state_dict(keep_vars=True).values():
-                tensor.copy_(tensor[order])
+def _sort(net: Supernet, slot: str, writer: Op, between: Sequence[Op], reader: Op, counts: Counts) -> None:
+    """Order the channels that `writer` writes, `between` pass on, and `reader` reads."""
+    order = _order(_importance(net.op(slot, reader.name), "in"), counts[writer.name, "out"])
+    _permute(net.op(slot, reader.name), "in", order)
+    _permute(net.op(slot, writer.name), "out", order)
+    for op in between:
+        module = net.op(slot, op.name)
+        if "hidden" in _axes(op):
+            hidden = _order(_importance(module, "hidden"), counts[op.name, "hidden"])
+            _permute(module, "hidden", hidden)
+        _permute(module, "through", order)
 
 
-def _sort_squeeze(module: ElasticSqueezeExcite, order: Tensor, counts: Sequence[int]) -> None:
-    """Its outer channels in the given order, its inner ones in their own."""
-    assert module.reduce.bias is not None
-    assert module.expand.bias is not None
-    inner = _order(module.expand.weight.abs().sum((0, 2, 3)), counts)
-    module.reduce.weight.copy_(module.reduce.weight[inner][:, order])
-    module.reduce.bias.copy_(module.reduce.bias[inner])
-    module.expand.weight.copy_(module.expand.weight[order][:, inner])
-    module.expand.bias.copy_(module.expand.bias[order])
+def _importance(module: ElasticOp, axis: str) -> Tensor:
+    """Return the L1 norm, (c,), of the weights that read each channel of an axis."""
+    (name,) = [name for name, spec in module.specs.items() if spec.axes[1:2] == (axis,)]
+    weight = module.weight(name).abs()
+    return weight.sum([dim for dim in range(weight.dim()) if dim != 1])
+
+
+def _permute(module: ElasticOp, axis: str, order: Tensor) -> None:
+    """Bring the channels of an axis into an order in all weights of an op, in place."""
+    for name, spec in module.specs.items():
+        for dim, meaning in enumerate(spec.axes):
+            if meaning == axis:
+                module.weight(name).copy_(module.weight(name).index_select(dim, order))

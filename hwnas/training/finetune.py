@@ -46,8 +46,8 @@ def inherited(net: Supernet, arch: Architecture) -> Supernet:
     made = Supernet(space)
     with torch.no_grad():
         for slot, operator in net.space.lower(arch).items():
-            for layer in operator.layers:
-                parts = net.layer(slot, layer.name).sliced(layer)
-                for name, part in made.layer(slot, layer.name).sliced(layer).items():
-                    part.copy_(parts[name])
+            for op in operator.ops:
+                weights = net.op(slot, op.name).cut(op)
+                for name, weight in made.op(slot, op.name).cut(op).items():
+                    weight.copy_(weights[name])
     return made

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hwnas.errors import DeviceError, MissingExtraError
 from hwnas.latency.devices import DEVICES, get_device
 from hwnas.latency.measure import Plan, time_models
-from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.ops.onnx import onnx_model, random_weights
 from hwnas.spaces import Operator
 from tests.latency.devices.board import running_board
 from tests.latency.fakes import small_space

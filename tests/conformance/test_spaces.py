@@ -16,16 +16,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import hwnas
 from hwnas.networks.blocks import folded_weights, unfolded_network
-from hwnas.networks.elastic import ElasticConv, ElasticLinear, ElasticSqueezeExcite
-from hwnas.networks.onnx_graph import onnx_model, parts
+from hwnas.networks.elastic import ElasticOp
 from hwnas.networks.supernet import Supernet
+from hwnas.ops import Conv, Linear, Op, SqueezeExcite
+from hwnas.ops.onnx import onnx_model, parts
 from hwnas.spaces import SPACES, NetworkSpace, Operator, OperatorSum, get_space, space_of
-from hwnas.spaces.operators import Conv, Linear, SqueezeExcite
 from tests.latency.fakes import FakeDevice
 from tests.networks.small_spaces import batches, lively, lively_supernet
 
@@ -221,25 +220,25 @@ def test_a_saved_supernet_is_loaded(name: str, tmp_path: Path) -> None:
     assert loaded.space == net.space
 
 
-def used(layer: Conv | SqueezeExcite | Linear, module: nn.Module) -> dict[str, tuple[slice, ...]]:
-    """The part of each parameter of an elastic layer that one version of it depends on, from sizes alone."""
-    if isinstance(module, ElasticConv):
+def used(layer: Op, module: ElasticOp) -> dict[str, tuple[slice, ...]]:
+    """The part of each parameter of an elastic op that one version of it depends on, from sizes alone."""
+    if isinstance(layer, Conv):
         out, per_group, kernel, _ = layer.weight_shape
-        largest = module.conv.weight.shape[2]
+        largest = module.weight("conv.weight").shape[2]
         # Through a matrix, every weight in the centre of the next larger kernel counts.
         kernel = largest if kernel == largest else module.kernels[1] if module.kernel_transform else kernel
         centre = slice((largest - kernel) // 2, (largest + kernel) // 2)
         parts = {"conv.weight": (slice(out), slice(per_group), centre, centre)}
-        parts |= {f"norm.{name}": (slice(out),) for name in ("weight", "bias") if module.norm}
+        parts |= {f"norm.{name}": (slice(out),) for name in ("weight", "bias") if layer.norm}
         for name, parameter in module.named_parameters():
             if name.startswith("kernel_"):
                 smaller = int(name.rpartition("to")[2])
                 parts[name] = (slice(len(parameter) if smaller >= layer.kernel else 0),)
         return parts
-    if isinstance(module, ElasticSqueezeExcite):
+    if isinstance(layer, SqueezeExcite):
         c, r = slice(layer.channels), slice(layer.reduced)
         return {"reduce.weight": (r, c), "reduce.bias": (r,), "expand.weight": (c, r), "expand.bias": (c,)}
-    if isinstance(module, ElasticLinear):
+    if isinstance(layer, Linear):
         out, features = slice(layer.out_features), slice(layer.in_features)
         return {"linear.weight": (out, features), "linear.bias": (out,)}
     return {}
@@ -262,8 +261,8 @@ def test_gradients_reach_all_active_weights_and_only_those(
         net.eval()
     reached: set[str] = set()
     for slot, operator in net.space.lower(arch).items():
-        for layer in operator.layers:
-            module = net.layer(slot, layer.name)
+        for layer in operator.ops:
+            module = net.op(slot, layer.name)
             for parameter_name, part in used(layer, module).items():
                 gradient = module.get_parameter(parameter_name).grad
                 if part[0].stop == 0:  # the matrix of a kernel smaller than the wanted one

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hwnas.export.compare import compare
-from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.ops.onnx import onnx_model, random_weights
 from tests.latency.fakes import CALL_NS, FakeDevice, PinnedDevice
 from tests.networks.small_spaces import SPACES
 

@@ -18,7 +18,7 @@ from hwnas.errors import ExportError, MissingExtraError
 from hwnas.export.checks import check_outputs
 from hwnas.export.openvino import export_openvino, load_openvino, openvino_logits
 from hwnas.networks.blocks import StaticNetwork, build_network, folded_weights
-from hwnas.networks.onnx_graph import onnx_model
+from hwnas.ops.onnx import onnx_model
 from hwnas.pipeline import load_run
 from tests.networks.small_spaces import SPACES, lively
 

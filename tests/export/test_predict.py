@@ -22,7 +22,7 @@ from PIL import Image
 
 from hwnas.errors import DataError, EvaluationError, StoreError
 from hwnas.export.predict import Predictor
-from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.ops.onnx import onnx_model, random_weights
 from hwnas.pipeline import load_run
 from hwnas.spaces import Operator
 from hwnas.training.data import resize

@@ -30,9 +30,9 @@ from hwnas.export.quantize import PrecisionEvaluator, by_sensitivity, decide, qu
 from hwnas.finetuning import finetune_model
 from hwnas.latency.devices import get_device
 from hwnas.networks.blocks import build_network, folded_weights
-from hwnas.networks.onnx_graph import onnx_model
 from hwnas.networks.quantization import METHODS, quantized
 from hwnas.networks.supernet import Supernet
+from hwnas.ops.onnx import onnx_model
 from hwnas.pipeline import Run, load_run, open_run
 from hwnas.progress import silent
 from hwnas.spaces import Operator, get_space
@@ -225,7 +225,7 @@ def test_networks_in_8_bits_with_outputs_that_are_not_finite_fail() -> None:
     archs = [space.architecture({"stage1.depth": 2, "precision": name}) for name in ("fp32", "int8")]
     assert evaluator(archs).shape == (2,)
     with torch.no_grad():
-        net.layer("stage1.layer2", "project").conv.weight.fill_(float("inf"))
+        net.op("stage1.layer2", "project").weight("conv.weight").fill_(float("inf"))
     for arch in archs:
         with pytest.raises(EvaluationError, match=r"outputs for .* images are NaN or infinite"):
             evaluator([arch])

@@ -23,7 +23,7 @@ from hwnas.export.card import Origin, model_card
 from hwnas.export.metadata import input_facts, properties
 from hwnas.export.onnx import onnx_logits, onnx_top1
 from hwnas.networks.blocks import build_network, folded_weights
-from hwnas.networks.onnx_graph import onnx_model
+from hwnas.ops.onnx import onnx_model
 from hwnas.pipeline import load_run
 from hwnas.spaces import get_space
 from hwnas.training.data import Dataset, from_loader, load_dataset

@@ -10,7 +10,7 @@ import onnx
 
 from hwnas.latency.devices.onnxruntime import OnnxRuntimeDevice
 from hwnas.latency.measure import Identity, Plan, Samples
-from hwnas.networks.onnx_graph import parts
+from hwnas.ops.onnx import parts
 from hwnas.progress import Progress, silent
 from hwnas.spaces import NetworkSpace, get_space
 

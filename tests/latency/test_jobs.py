@@ -17,7 +17,7 @@ from hwnas.latency import runner
 from hwnas.latency.devices import get_device
 from hwnas.latency.jobs import SHARED_FROM, Models, identity_of, make_job, samples_of, split
 from hwnas.latency.measure import Plan
-from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.ops.onnx import onnx_model, random_weights
 from hwnas.spaces import Operator
 
 SHAPE = (64, 4, 4)

@@ -6,7 +6,7 @@ from scipy.stats import trim_mean
 
 from hwnas.errors import DeviceError, TimingError
 from hwnas.latency.measure import Plan, Samples, shuffled_rounds, time_models, timings, trimmed_mean
-from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.ops.onnx import onnx_model, random_weights
 from tests.latency.fakes import CALL_NS, FakeDevice, small_space, weight_cost
 
 

@@ -17,7 +17,7 @@ SPACE = small_space()
 
 
 def weights(operator) -> int:
-    from hwnas.networks.onnx_graph import weight_shapes
+    from hwnas.ops.onnx import weight_shapes
 
     return sum(int(np.prod(shape)) for shape in weight_shapes(operator).values())
 

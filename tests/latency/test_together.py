@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hwnas.errors import DeviceError
 from hwnas.latency.together import MOST_PASSES, PASSES, STABLE, Latency, student_interval, time_together
-from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.ops.onnx import onnx_model, random_weights
 from hwnas.spaces import Operator
 from tests.latency.fakes import CALL_NS, FakeDevice, PinnedDevice
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hwnas.networks.elastic import ElasticNorm
 from hwnas.networks.supernet import Supernet
 from hwnas.spaces import NetworkSpace, get_space
 
@@ -72,7 +71,7 @@ def lively(net: nn.Module, seed: int = 0) -> nn.Module:
     """The network with batch norms away from 1, 0, 0, 1 and kernel matrices away from the identity."""
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
-        if isinstance(module, (ElasticNorm, nn.BatchNorm2d)):
+        if hasattr(module, "running_mean"):
             for name, tensor in module.state_dict().items():
                 if tensor.dim():
                     low = -0.5 if name in ("bias", "running_mean") else 0.5

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from hwnas.networks.blocks import build_network, build_operator, folded_weights, unfolded_network
-from hwnas.networks.onnx_graph import random_weights
+from hwnas.networks.blocks import OperatorModule, build_network, folded_weights, unfolded_network
+from hwnas.ops import Activation, Add, Conv, GlobalPool, MaxPool, SqueezeExcite
+from hwnas.ops.onnx import random_weights
 from hwnas.spaces import NetworkSpace, Operator, get_space
-from hwnas.spaces.operators import Conv, GlobalPool, MaxPool, SqueezeExcite
 
 from .small_spaces import SPACES, lively
 
@@ -38,7 +38,7 @@ def test_macs_and_params_are_those_of_a_trace(space: NetworkSpace, seed: int) ->
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_every_operator_has_the_shape_macs_and_params_it_says(space: NetworkSpace) -> None:
     for operator in space.all_operators()[::5]:
-        block = build_operator(operator)
+        block = OperatorModule(operator)
         assert block.eval()(torch.zeros(2, *operator.in_shape)).shape[1:] == operator.out_shape
         assert traced_macs(block, operator.in_shape) == operator.macs
         assert sum(p.numel() for p in block.parameters()) == operator.params
@@ -49,8 +49,9 @@ def folded_forward(operator: Operator, weights: dict[str, np.ndarray], x: torch.
     activations = {"identity": lambda y: y, "relu": F.relu, "relu6": F.relu6}
     activations["hswish"] = lambda y: y * F.relu6(y + 3) / 6
     w = {name: torch.from_numpy(array) for name, array in weights.items()}
-    out = x
-    for layer in operator.layers:
+    values = {"x": x}
+    for node in operator.graph.nodes:
+        layer, out = node.op, values[node.inputs[0]]
         if isinstance(layer, Conv):
             groups = layer.in_channels if layer.depthwise else 1
             weight, bias = w[f"{layer.name}.weight"], w[f"{layer.name}.bias"]
@@ -65,9 +66,14 @@ def folded_forward(operator: Operator, weights: dict[str, np.ndarray], x: torch.
             out = F.max_pool2d(out, layer.window, layer.stride, layer.window // 2)
         elif isinstance(layer, GlobalPool):
             out = out.mean((2, 3), keepdim=True)
+        elif isinstance(layer, Add):
+            out = out + values[node.inputs[1]]
+        elif isinstance(layer, Activation):
+            out = activations[layer.activation](out)
         else:
             out = out.flatten(1) @ w[f"{layer.name}.weight"].T + w[f"{layer.name}.bias"]
-    return activations[operator.body.activation](out + x if operator.residual else out)
+        values[layer.name] = out
+    return out
 
 
 @pytest.mark.parametrize("space", [*SPACES.values(), OFA], ids=[*SPACES, "ofa"])

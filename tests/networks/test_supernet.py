@@ -302,7 +302,7 @@ class SometimesResidual(NetworkSpace):
 
 
 def test_what_is_added_does_not_depend_on_the_architecture() -> None:
-    with pytest.raises(SpaceError, match="only adds its input in some architectures only"):
+    with pytest.raises(SpaceError, match="the sums and activations of only differ between architectures"):
         Supernet(SometimesResidual())
 
 

@@ -91,10 +91,7 @@ def test_operators_form_a_chain_from_the_input_to_the_classes(seed: int) -> None
             assert before.out_shape == after.in_shape
         for op in operators:
             assert op in known
-            shape = op.in_shape
-            for layer in op.layers:
-                shape = layer.out_shape(shape)
-            assert shape == op.out_shape
+            assert op.graph.output.shape == op.out_shape
             assert not op.residual or op.in_shape == op.out_shape
             assert Operator.parse(op.key) == op
 

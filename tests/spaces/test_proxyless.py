@@ -31,7 +31,7 @@ def test_batch_norm_has_its_own_epsilon_and_keys_do_not_say_it() -> None:
     """A runtime sees it folded, so that tables serve whatever the epsilon."""
     space = get_space("proxyless")
     for operator in space.operators(space.sample(1, 0)[0]):
-        assert {layer.eps for layer in operator.layers if hasattr(layer, "eps")} == {1e-3}
+        assert {op.eps for op in operator.ops if hasattr(op, "eps")} == {1e-3}
         assert "eps" not in operator.key
 
 

@@ -342,8 +342,8 @@ def test_gradients_reach_the_shared_weights_of_all_active_parts_and_only_those(
     active = {id(p): torch.zeros_like(p, dtype=torch.bool) for p in net.parameters()}
     for arch in archs:
         for slot, operator in net.space.lower(arch).items():
-            for layer in operator.layers:
-                for part in net.layer(slot, layer.name).sliced(layer).values():
+            for op in operator.ops:
+                for part in net.op(slot, op.name).cut(op).values():
                     whole = part._base if part._is_view() else part  # the part is a view of its parameter
                     if id(whole) in active:
                         mask = active[id(whole)]

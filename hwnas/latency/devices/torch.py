@@ -19,7 +19,7 @@ from hwnas.latency.devices.local import LocalDevice, Row, Run
 from hwnas.latency.measure import Plan
 from hwnas.latency.runner import random_input
 from hwnas.memory import keep_freed_memory
-from hwnas.networks.onnx_graph import parts
+from hwnas.ops.onnx import parts
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

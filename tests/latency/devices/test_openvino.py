@@ -12,7 +12,7 @@ import pytest
 from hwnas.errors import MissingExtraError
 from hwnas.latency.devices import get_device
 from hwnas.latency.devices.onnxruntime import OnnxRuntimeDevice
-from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.ops.onnx import onnx_model, random_weights
 from tests.latency.fakes import small_space
 
 

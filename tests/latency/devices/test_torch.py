@@ -15,7 +15,7 @@ from hwnas.latency.devices.torch import TorchDevice, _network
 from hwnas.latency.measure import Plan
 from hwnas.latency.profiling import profile
 from hwnas.networks.blocks import build_network, folded_weights
-from hwnas.networks.onnx_graph import onnx_model, random_weights
+from hwnas.ops.onnx import onnx_model, random_weights
 from tests.latency.fakes import small_space
 
 

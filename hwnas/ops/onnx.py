@@ -1,19 +1,19 @@
-"""Operators as ONNX graphs: what the profiler times is what export ships. No torch in here.
+"""Operators as ONNX graphs: the profiler times the same graphs that export ships. No torch in here.
 
 Batch norm is folded, so every convolution has a bias and an operator's weights are, by name,
 
-    <layer>.weight  <layer>.bias                     convolution (out, in per group, k, k); linear (out, in)
-    <layer>.reduce.weight  .bias  <layer>.expand.…   the two 1×1 convolutions of squeeze-and-excite
+    <op>.weight  <op>.bias                     convolution (out, in per group, k, k); linear (out, in)
+    <op>.reduce.weight  .bias  <op>.expand.…   the two 1×1 convolutions of squeeze-and-excite
 
 Graphs are of opset 18 (torch's exporter's default); `HardSwish` and `HardSigmoid` are the operators of that
-name, ReLU6 is a `Clip`. ONNX Runtime fuses activations and
-the addition of a residual into the convolution before them.
+name, ReLU6 is a `Clip`. ONNX Runtime fuses activations and the addition of a residual into the convolution
+before them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hwnas.errors import SpaceError
-from hwnas.spaces import Operator
-from hwnas.spaces.base import Rng
-from hwnas.spaces.operators import AveragePool, Conv, GlobalPool, Layer, Linear, MaxPool, SqueezeExcite
+from hwnas.ops.graph import INPUT as BLOCK_INPUT
+from hwnas.ops.operator import Operator
 
 OPSET = 18
 IR_VERSION = 8  # the one that came with opset 18
@@ -33,26 +32,12 @@ INPUT, OUTPUT = "input", "logits"
 OPERATORS = "operators"  # property of a model: the keys of its operators in order, as a JSON list
 
 Weights = Mapping[str, NDArray[np.float32]]
+Rng = int | np.random.Generator
 
 
 def weight_shapes(operator: Operator) -> dict[str, tuple[int, ...]]:
-    """The shape of each weight of an operator, by name."""
-    return {name: shape for layer in operator.layers for name, shape in _layer_shapes(layer)}
-
-
-def _layer_shapes(layer: Layer) -> Iterator[tuple[str, tuple[int, ...]]]:
-    match layer:
-        case Conv():
-            yield f"{layer.name}.weight", layer.weight_shape
-            yield f"{layer.name}.bias", (layer.out_channels,)
-        case SqueezeExcite():
-            yield f"{layer.name}.reduce.weight", (layer.reduced, layer.channels, 1, 1)
-            yield f"{layer.name}.reduce.bias", (layer.reduced,)
-            yield f"{layer.name}.expand.weight", (layer.channels, layer.reduced, 1, 1)
-            yield f"{layer.name}.expand.bias", (layer.channels,)
-        case Linear():
-            yield f"{layer.name}.weight", (layer.out_features, layer.in_features)
-            yield f"{layer.name}.bias", (layer.out_features,)
+    """Return the shape of each shipped weight of an operator, by name."""
+    return {f"{op.name}.{name}": shape for op in operator.ops for name, shape in op.shipped().items()}
 
 
 def random_weights(operator: Operator, rng: Rng) -> dict[str, NDArray[np.float32]]:
@@ -122,10 +107,10 @@ def _graph(
     for before, after in pairwise(operators):
         if before.out_shape != after.in_shape:
             raise SpaceError(f"{after.key} cannot follow {before.key}: the shapes between them differ")
-    graph = _Graph()
+    graph = GraphBuilder()
     value = INPUT
     for i, (operator, given) in enumerate(zip(operators, weights, strict=True)):
-        value = graph.add_operator(str(i), operator, given, value)
+        value = graph.operator(str(i), operator, given, value)
     graph.nodes[-1].output[0] = OUTPUT
     batch: int | str = "batch" if batch_size is None else batch_size
     return helper.make_graph(
@@ -137,15 +122,49 @@ def _graph(
     )
 
 
-class _Graph:
-    """Nodes and initialisers as they are added, in topological order."""
+class GraphBuilder:
+    """Nodes and initializers of an ONNX graph as they are added, in topological order."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
 
-    def add_operator(self, prefix: str, operator: Operator, weights: Weights, value: str) -> str:
-        """The name of the operator's output, given that of its input."""
+    def node(self, kind: str, name: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node of one output.
+
+        Args:
+            kind: Operator of ONNX, such as "Conv".
+            name: Unique name of the node.
+            *inputs: Names of values and initializers.
+            **attributes: Attributes of the node.
+
+        Returns:
+            The name of the output.
+        """
+        self.nodes.append(helper.make_node(kind, list(inputs), [f"{name}.out"], name=name, **attributes))
+        return f"{name}.out"
+
+    def scalar(self, name: str, value: float) -> str:
+        """Add a float32 constant that all nodes share, once, and return its name."""
+        if all(known.name != name for known in self.initializers):
+            self.initializers.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))
+        return name
+
+    def operator(self, prefix: str, operator: Operator, weights: Weights, value: str) -> str:
+        """Add an operator with its weights.
+
+        Args:
+            prefix: Prefix of the names of nodes and initializers.
+            operator: An operator in fp32.
+            weights: Arrays by the names of `weight_shapes`.
+            value: Name of the input.
+
+        Returns:
+            The name of the output.
+
+        Raises:
+            SpaceError: For another precision, and for weights that are missing or of another shape.
+        """
         if operator.precision != "fp32":
             raise SpaceError(f"{operator.key}: graphs are built in fp32 only; quantise the fp32 model")
         shapes = weight_shapes(operator)
@@ -159,76 +178,8 @@ class _Graph:
                 raise SpaceError(f"{operator.key}: {name} has shape {weights[name].shape}, expected {shape}")
             array = np.ascontiguousarray(weights[name], dtype=np.float32)
             self.initializers.append(numpy_helper.from_array(array, f"{prefix}.{name}"))
-        body = operator.body
-        out = self._chain(prefix, body.path, value)
-        if body.shortcut is not None:
-            out = self._node("Add", f"{prefix}.residual", [out, self._chain(prefix, body.shortcut, value)])
-        return self._activation(f"{prefix}.{body.activation}", body.activation, out)
-
-    def _chain(self, prefix: str, layers: Sequence[Layer], value: str) -> str:
-        for layer in layers:
-            value = self._add_layer(f"{prefix}.{layer.name}", layer, value)
-        return value
-
-    def _add_layer(self, name: str, layer: Layer, value: str) -> str:
-        match layer:
-            case Conv():
-                value = self._node(
-                    "Conv",
-                    name,
-                    [value, f"{name}.weight", f"{name}.bias"],
-                    kernel_shape=[layer.kernel] * 2,
-                    strides=[layer.stride] * 2,
-                    pads=[layer.kernel // 2] * 4,
-                    group=layer.in_channels if layer.depthwise else 1,
-                )
-                return self._activation(f"{name}.{layer.activation}", layer.activation, value)
-            case SqueezeExcite():
-                scale = self._node("GlobalAveragePool", f"{name}.pool", [value])
-                for part, activation in (("reduce", "Relu"), ("expand", "HardSigmoid")):
-                    part_name = f"{name}.{part}"
-                    inputs = [scale, f"{part_name}.weight", f"{part_name}.bias"]
-                    scale = self._node("Conv", part_name, inputs, kernel_shape=[1, 1])
-                    options = {"alpha": 1 / 6, "beta": 0.5} if activation == "HardSigmoid" else {}
-                    scale = self._node(activation, f"{part_name}.{activation.lower()}", [scale], **options)
-                return self._node("Mul", f"{name}.scale", [value, scale])
-            case GlobalPool():
-                return self._node("GlobalAveragePool", name, [value])
-            case MaxPool():
-                return self._node(
-                    "MaxPool",
-                    name,
-                    [value],
-                    kernel_shape=[layer.window] * 2,
-                    strides=[layer.stride] * 2,
-                    pads=[layer.window // 2] * 4,
-                )
-            case AveragePool():
-                window = [layer.window] * 2
-                return self._node(
-                    "AveragePool", name, [value], kernel_shape=window, strides=window, ceil_mode=1
-                )
-            case Linear():
-                value = self._node("Flatten", f"{name}.flatten", [value], axis=1)
-                return self._node("Gemm", name, [value, f"{name}.weight", f"{name}.bias"], transB=1)
-
-    def _activation(self, name: str, activation: str, value: str) -> str:
-        match activation:
-            case "identity":
-                return value
-            case "relu":
-                return self._node("Relu", name, [value])
-            case "relu6":
-                return self._node("Clip", name, [value, self._scalar("zero", 0.0), self._scalar("six", 6.0)])
-            case "hswish":
-                return self._node("HardSwish", name, [value])
-        raise SpaceError(f"unknown activation {activation!r}")
-
-    def _scalar(self, name: str, value: float) -> str:
-        if all(known.name != name for known in self.initializers):
-            self.initializers.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))
-        return name
-
-    def _node(self, kind: str, name: str, inputs: list[str], **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(kind, inputs, [f"{name}.out"], name=name, **attributes))
-        return f"{name}.out"
+        values = {BLOCK_INPUT: value}
+        for node in operator.graph.nodes:
+            inputs = [values[name] for name in node.inputs]
+            values[node.op.name] = node.op.to_onnx(self, f"{prefix}.{node.op.name}", *inputs)
+        return values[operator.graph.nodes[-1].op.name]

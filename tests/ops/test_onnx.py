@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwnas.errors import SpaceError
-from hwnas.networks.onnx_graph import onnx_model, parts, random_weights, weight_shapes
+from hwnas.ops import Conv
+from hwnas.ops.onnx import onnx_model, parts, random_weights, weight_shapes
 from hwnas.spaces import NetworkSpace, Operator, get_space
-from hwnas.spaces.operators import Conv
 
 STEM = {"width": [8, 16], "activation": "relu6"}
 
@@ -68,7 +68,7 @@ def test_chain_is_the_composition_of_its_operators(name, seed):
 def test_number_of_weights_follows_params(name):
     for operator in small_space(name).all_operators():
         # batch norm's scale and shift become one bias; a plain convolution gets one too
-        convs = [layer for layer in operator.layers if isinstance(layer, Conv)]
+        convs = [op for op in operator.ops if isinstance(op, Conv)]
         change = sum(c.out_channels * (1 - 2 * c.norm - c.bias) for c in convs)
         count = sum(int(np.prod(shape)) for shape in weight_shapes(operator).values())
         assert count == operator.params + change
@@ -180,7 +180,7 @@ def torch_network(space: NetworkSpace, seed: int):
     network = build_network(space, space.sample(1, seed)[0], rng=seed)
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
+        if hasattr(module, "running_mean"):
             for tensor in (module.weight, module.running_var):
                 torch.nn.init.uniform_(tensor, 0.5, 1.5, generator=generator)
             for tensor in (module.bias, module.running_mean):
