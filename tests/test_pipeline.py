@@ -217,7 +217,14 @@ def stop_at(stage: str, calls: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("stage", "calls"), [("train", 1), ("search", 5), ("search", 30), ("export", 2), ("verify", 2)]
+    ("stage", "calls"),
+    [
+        ("train", 1),
+        ("search", 5),
+        pytest.param("search", 30, marks=pytest.mark.slow),
+        pytest.param("export", 2, marks=pytest.mark.slow),
+        ("verify", 2),
+    ],
 )
 def test_an_interrupted_run_ends_as_one_that_was_not(
     tiny_run: Path, tmp_path: Path, stage: str, calls: int

@@ -335,6 +335,7 @@ FIGURES: dict[str, Callable[[ReportData], Figure | None]] = {
 def to_png(figure: Figure) -> bytes:
     """The figure on white, its size × DPI pixels."""
     file = io.BytesIO()
+    _lay_out(figure)
     FigureCanvasAgg(figure)
     _save(figure, file, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
     return file.getvalue()
@@ -348,6 +349,7 @@ def to_svg(figure: Figure, name: str, tips: Mapping[str, str], links: Mapping[st
     their id as `data-id`, the tip of that id as tooltip, and are links if there is one.
     """
     file = io.BytesIO()
+    _lay_out(figure)
     FigureCanvasSVG(figure)
     unset = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
@@ -399,12 +401,26 @@ def _font(found: re.Match[str]) -> str:
 
 
 def _save(figure: Figure, file: io.BytesIO, **options: Any) -> None:
-    """Figures show names of choices: text, never mathematics, whatever letters a font lacks."""
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)
+    """Write a figure to a file, whatever letters a font lacks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         figure.savefig(file, **options)
+
+
+def _lay_out(figure: Figure) -> None:
+    """Compute the layout of a figure once, for all formats: matplotlib would compute it twice a format.
+
+    Names of choices are shown as text and never as mathematics.
+    """
+    if figure.get_layout_engine() is None:
+        return
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    FigureCanvasAgg(figure)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.draw_without_rendering()
+    figure.set_layout_engine("none")
 
 
 def _figure(title: str, x: str, *ys: str) -> tuple[Figure, list[Axes]]:

@@ -16,6 +16,7 @@ import pandas as pd
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from hwnas import text
 from hwnas.export.card import class_table
@@ -53,14 +54,21 @@ def write_report(data: ReportData, directory: str | Path) -> Path:
     StoreError if something cannot be written.
     """
     directory, data = Path(directory), printable(data)
-    for name, draw in FIGURES.items():
-        figure, path = draw(data), directory / "figures" / f"{name}.png"
-        if figure is None:
-            remove_file(path)
+    figures = drawn_figures(data)
+    for name in FIGURES:
+        path = directory / "figures" / f"{name}.png"
+        if name in figures:
+            write_bytes(path, to_png(figures[name]))
         else:
-            write_bytes(path, to_png(figure))
-    write_text(directory / "report.html", render(data))
+            remove_file(path)
+    write_text(directory / "report.html", render(data, figures))
     return directory / "report.html"
+
+
+def drawn_figures(data: ReportData) -> dict[str, Figure]:
+    """Draw the figures that a run has, by name."""
+    drawn = {name: draw(data) for name, draw in FIGURES.items()}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def printable(data: ReportData) -> ReportData:
@@ -83,12 +91,20 @@ def _printable(value: Any) -> Any:
     return value
 
 
-def render(data: ReportData) -> str:
-    """The page as HTML: one file without references to others but the models', light and dark.
+def render(data: ReportData, figures: Mapping[str, Figure] | None = None) -> str:
+    """Return the report as one HTML page, light and dark, that refers to no other files than the models'.
 
     All text is escaped. Without its script the page shows everything.
+
+    Args:
+        data: The facts of the run.
+        figures: Its figures by name; by default they are drawn from the data.
+
+    Returns:
+        The text of the page.
     """
     data = printable(data)
+    figures = drawn_figures(data) if figures is None else figures
     rows = models_frame(data.models).to_dict("records")
     models = [_model(data, {str(name): value for name, value in row.items()}) for row in rows]
     by_id = {model["id"]: model for model in models}
@@ -98,7 +114,6 @@ def render(data: ReportData) -> str:
         for key, values in data.architectures.items()
     }
     links = {model["id"]: model["link"] for model in models}
-    drawn = {name: draw(data) for name, draw in FIGURES.items()}
     key, timed = chosen_model(data), timed_model(data)
     return _ENVIRONMENT.get_template("report.html.j2").render(
         data=data,
@@ -109,7 +124,7 @@ def render(data: ReportData) -> str:
         repeated=_repeated(data),
         choices=[(b, None if key is None else by_id[key]) for b, key in sorted(data.budgets_ms.items())],
         measured=sum(_known(model["measured_ms"]) for model in models),
-        figures={name: Markup(to_svg(f, name, tips, links)) for name, f in drawn.items() if f is not None},
+        figures={name: Markup(to_svg(figure, name, tips, links)) for name, figure in figures.items()},
         latency=latency_agreement(data),
         accuracy=accuracy_agreement(data),
         common=in_common(data) if models else None,

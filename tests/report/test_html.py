@@ -58,6 +58,11 @@ def words(html: str) -> str:
 
 
 def text(data: ReportData) -> str:
+    """Return the words of the page, which is rendered without figures because they take long to draw."""
+    return words(render(data, {}))
+
+
+def words_with_figures(data: ReportData) -> str:
     return words(render(data))
 
 
@@ -240,7 +245,7 @@ def test_what_a_model_was_made_of_is_said(data: ReportData, html: str) -> None:
     assert "calibrated by percentile, 1 operator in single precision" in said
     tuned = next(m for m in data.models if "finetuned" in m)
     assert f"Fine-tuned from {tuned['finetuned']['from']} +0.30 points of validation accuracy" in said
-    taken = text(replace(data, budgets_ms={0.5: small["id"]}))
+    taken = words_with_figures(replace(data, budgets_ms={0.5: small["id"]}))
     made_of = small["quantized"]["from"]
     assert (
         f"Inside {made_of} , the model of the loosest budget met, in single precision; in 8 bits it is"
@@ -287,7 +292,7 @@ def test_other_spaces(name: str) -> None:
     archs = dict(zip(data.architectures, space.sample(len(data.architectures), 0), strict=True))
     ids = [model["id"] for model in data.models]
     table = make_table(space)
-    said = text(
+    said = words_with_figures(
         replace(
             data,
             architectures={key: arch.values for key, arch in archs.items()},
@@ -307,7 +312,7 @@ def test_a_budget_that_nothing_meets(data: ReportData) -> None:
 
 
 def test_without_budgets_the_example_is_the_most_accurate(data: ReportData) -> None:
-    said = text(replace(data, budgets_ms={}))
+    said = words_with_figures(replace(data, budgets_ms={}))
     best = max(data.models, key=lambda model: model["validation_accuracy"])["id"]
     assert "Which model to take" not in said
     assert f'"models/{best}/model.onnx"' in said
@@ -315,7 +320,9 @@ def test_without_budgets_the_example_is_the_most_accurate(data: ReportData) -> N
 
 @pytest.mark.parametrize("measured", [None, {"latency_ms": None, "latency_ci_ms": None}])
 def test_models_that_were_not_measured(data: ReportData, measured: Any) -> None:
-    said = text(replace(data, models=[{**model, "measured": measured} for model in data.models]))
+    said = words_with_figures(
+        replace(data, models=[{**model, "measured": measured} for model in data.models])
+    )
     assert "No model was measured" in said
     assert "nan" not in said.lower()
     key = data.budgets_ms[0.5]
@@ -325,7 +332,7 @@ def test_models_that_were_not_measured(data: ReportData, measured: Any) -> None:
 
 def test_one_model(data: ReportData) -> None:
     one = replace(data, models=data.models[:1], budgets_ms={}, evaluations=data.evaluations[:1])
-    said = text(one)
+    said = words_with_figures(one)
     assert "The model has" in said
     assert "predicted for the one measured model is off by" in said
     assert "nan" not in said.lower()
@@ -378,9 +385,11 @@ def test_a_calibration_without_held_out_networks_is_shown_as_not_judged(data: Re
 
 def test_no_predictions_and_no_random_search(data: ReportData) -> None:
     evaluations = data.evaluations.assign(predicted_accuracy=np.nan)
-    said = text(replace(data, evaluations=evaluations, hypervolume={"random": data.hypervolume["random"]}))
+    said = words_with_figures(
+        replace(data, evaluations=evaluations, hypervolume={"random": data.hypervolume["random"]})
+    )
     assert "Is the predictor right?" not in said
-    said = text(replace(data, hypervolume={"linas": data.hypervolume["linas"]}))
+    said = words_with_figures(replace(data, hypervolume={"linas": data.hypervolume["linas"]}))
     assert "random" not in said
 
 
@@ -390,7 +399,7 @@ def test_a_search_worse_than_random_says_so(data: ReportData) -> None:
 
 
 def test_unknown_numbers_are_dashes(data: ReportData) -> None:
-    said = text(first(data, test_accuracy=None, budget_ms=None))
+    said = words_with_figures(first(data, test_accuracy=None, budget_ms=None))
     assert f"{data.models[0]['validation_accuracy']:.2f} % —" in said
     assert "nan" not in said.lower()
 
@@ -398,7 +407,7 @@ def test_unknown_numbers_are_dashes(data: ReportData) -> None:
 def test_latency_without_a_table_shows_macs(data: ReportData) -> None:
     operators = {key: [replace(o, ms=None) for o in found] for key, found in data.operators.items()}
     table = {name: value for name, value in data.table.items() if name not in ("operators", "calibration")}
-    said = text(replace(data, operators=operators, table=table, verdict=""))
+    said = words_with_figures(replace(data, operators=operators, table=table, verdict=""))
     assert "Where the time goes" not in said
     assert "Share of MACs" in said
     assert "more of the MACs" in said

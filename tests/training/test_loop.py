@@ -618,6 +618,7 @@ def test_bf16_learns_too(tmp_path: Path) -> None:
     assert result.reports[-1].smallest_accuracy > 60
 
 
+@pytest.mark.slow
 def test_a_short_training_learns_digits(tmp_path: Path) -> None:
     """Ten classes: chance is 10 %."""
     sizes = {"train": 4000, "validation": 500}

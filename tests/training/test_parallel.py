@@ -115,7 +115,7 @@ def test_two_processes_train_as_one_that_accumulates_their_halves(
         assert_close(two, tmp_path / "whole" / "rank0")
 
 
-@pytest.mark.parametrize("dies", [0, 1])
+@pytest.mark.parametrize("dies", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_training_of_which_a_process_was_killed_is_gone_on_with(
     tmp_path: Path, by_two: Path, dies: int
 ) -> None:
