@@ -10,7 +10,6 @@ from hwnas.pipeline import search
 from hwnas.pipeline.entries import check_data, model_folder
 from hwnas.progress import Progress
 from hwnas.report.data import ReportData, operator_times, thinned
-from hwnas.report.html import write_report
 from hwnas.store import read_json
 
 if TYPE_CHECKING:
@@ -33,6 +32,8 @@ def check(run: Run, pending: Sequence[str], again: bool) -> None:
 
 
 def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
+    from hwnas.report.html import write_report  # matplotlib takes a second to load
+
     evaluations = run.evaluations()
     good = evaluations[(evaluations["status"] == "ok") & evaluations["feasible"]]
     reference = [0.0 if o.direction == "max" else float(good[o.name].max()) for o in run.objectives]

@@ -35,7 +35,7 @@ def write_plain_report(data: ReportData, directory: Path) -> Path:
 def make_quick(patch: pytest.MonkeyPatch) -> None:
     """Add a device "fake", of this machine and without noise, and write reports without figures."""
     patch.setitem(DEVICES, "fake", lambda threads: FakeDevice())
-    patch.setattr("hwnas.pipeline.report.write_report", write_plain_report)
+    patch.setattr("hwnas.report.html.write_report", write_plain_report)
 
 
 @pytest.fixture
