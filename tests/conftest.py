@@ -91,6 +91,19 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run.directory
 
 
+def write_plain_report(data: Any, directory: Path) -> Path:
+    """A report without figures, which take seconds to draw."""
+    path = directory / "report.html"
+    path.write_text(f"{data.name}: {len(data.models)} models\n")
+    return path
+
+
+@pytest.fixture
+def plain_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports have no figures, for tests that make a report and do not read it."""
+    monkeypatch.setattr("hwnas.report.html.write_report", write_plain_report)
+
+
 @pytest.fixture
 def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measuring takes no time, so how many passes it is shared out to does not depend on the machine."""

@@ -21,6 +21,8 @@ from hwnas.pipeline import load_run
 from hwnas.progress import Progress
 from hwnas.store import read_json
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
+
 
 @pytest.fixture
 def copy(tiny_run: Path, tmp_path: Path) -> Path:

@@ -21,6 +21,8 @@ from hwnas.verifying import device_of, verify_elsewhere
 from tests.latency.devices.board import running_board
 from tests.latency.fakes import FakeDevice
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
+
 
 @pytest.fixture
 def copy(tiny_run: Path, tmp_path: Path) -> Path:

@@ -19,6 +19,8 @@ from hwnas.errors import ConfigError, MissingExtraError, SearchError, StoreError
 from hwnas.pipeline import load_run, open_run
 from tests.conftest import write_config
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
+
 
 @pytest.fixture
 def copy(tiny_run: Path, tmp_path: Path) -> Path:

@@ -44,6 +44,8 @@ from tests.latency.fakes import FakeDevice
 from tests.networks.small_spaces import lively
 from tests.training.small_data import blobs
 
+pytestmark = pytest.mark.usefixtures("plain_reports")
+
 STAGES = {
     "relu": {"block": "fused", "width": 16, "depth": [1, 2], "kernel": 3, "expand": 2, "activation": "relu"},
     "hswish": {"block": "mbconv", "width": 16, "depth": [1, 2], "kernel": 3, "expand": 2, "se": True},

@@ -11,8 +11,7 @@ import pytest
 
 import hwnas
 from hwnas.latency.devices import DEVICES
-from hwnas.report.data import ReportData
-from tests.conftest import write_config
+from tests.conftest import write_config, write_plain_report
 from tests.latency.fakes import FakeDevice
 from tests.reliability.make_fixtures import SMALL
 
@@ -23,13 +22,6 @@ def quick_config(folder: Path, **sections: dict[str, Any]) -> Path:
     """Write the quick experiment into a folder, with some fields of its sections changed."""
     names = QUICK.keys() | sections.keys()
     return write_config(folder, **{name: {**QUICK.get(name, {}), **sections.get(name, {})} for name in names})
-
-
-def write_plain_report(data: ReportData, directory: Path) -> Path:
-    """A report without figures, which take seconds to draw."""
-    path = directory / "report.html"
-    path.write_text(f"{data.name}: {len(data.models)} models\n")
-    return path
 
 
 def make_quick(patch: pytest.MonkeyPatch) -> None:
