@@ -100,7 +100,8 @@ def strategies(given: Problem) -> dict[str, LINAS]:
     metrics = {"accuracy": accuracy(archs), **given.exact_metrics(archs)}
     found = {}
     for name in ("ridge", "gp"):
-        found[name] = LINAS(given, predictor=name)
+        found[name] = LINAS(predictor=name)
+        found[name].begin(given, 0)
         rows = zip(archs, *metrics.values(), strict=True)
         found[name].tell([Evaluation(arch, dict(zip(metrics, row, strict=True))) for arch, *row in rows])
         fit = seconds(lambda s=found[name]: s._learn(archs.genotypes, metrics))  # type: ignore[misc]

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from hwnas.predictors import get_predictor
 from hwnas.searching.feasible import Candidates, neighbours, new_rows, row_keys
 from hwnas.searching.objectives import Evaluation, Problem
 from hwnas.searching.pareto import hypervolume
-from hwnas.searching.strategies import STRATEGIES
+from hwnas.searching.strategies import Strategy
 from hwnas.searching.strategies.base import History
 from hwnas.searching.strategies.evolution import best_first, evolve, losses
 from hwnas.searching.strategies.linas import LINAS
@@ -229,7 +229,7 @@ class PublishedLINAS:
 
     POPULATION, GENERATIONS = 50, 400
 
-    def __init__(self, problem: Problem, seed: int = 0) -> None:
+    def begin(self, problem: Problem, seed: int) -> None:
         self.problem, self.seed = problem, seed
         self._history, self._candidates = History(problem), Candidates(problem)
         self._raw = problem.space.genotypes([])  # all that was asked for, inactive choices as drawn
@@ -332,7 +332,7 @@ class StrongerLINAS:
     The predictor is ridge regression on one-hot choices, inactive ones left out.
     """
 
-    def __init__(self, problem: Problem, seed: int = 0) -> None:
+    def begin(self, problem: Problem, seed: int) -> None:
         self.problem, self.seed = problem, seed
         self._history, self._candidates = History(problem), Candidates(problem)
 
@@ -403,18 +403,18 @@ class NoOptimism(LINAS):
     optimism = 0.0
 
 
-ABLATIONS: dict[str, Callable[..., Any]] = {
-    "random start": RandomStart,
-    "no cheap features": NoCheapFeatures,
-    "no sums": NoSums,
-    "ridge for gp": partial(LINAS, predictor="ridge"),
-    "svr for gp": partial(LINAS, predictor="svr"),
-    "plain selection": PlainSelection,
-    "no optimism": NoOptimism,
-    "start of 30": partial(LINAS, start=30),
-    "batches of 50": partial(LINAS, batch=50),
+ABLATIONS: dict[str, Strategy] = {
+    "random start": RandomStart(),
+    "no cheap features": NoCheapFeatures(),
+    "no sums": NoSums(),
+    "ridge for gp": LINAS(predictor="ridge"),
+    "svr for gp": LINAS(predictor="svr"),
+    "plain selection": PlainSelection(),
+    "no optimism": NoOptimism(),
+    "start of 30": LINAS(start=30),
+    "batches of 50": LINAS(batch=50),
 }
-STRATEGIES.update({"linas-published": PublishedLINAS, "linas-stronger": StrongerLINAS, **ABLATIONS})
+OWN = {"linas-published": PublishedLINAS(), "linas-stronger": StrongerLINAS(), **ABLATIONS}
 
 # ---- traces --------------------------------------------------------------------------------------
 
@@ -464,7 +464,7 @@ def search(key: Key, evaluations: int, data: Path) -> dict[str, Any]:
         here.problem.space,
         here.problem.objectives,
         here.problem.constraints,
-        strategy=strategy,
+        strategy=OWN.get(strategy, strategy),
         evaluations=evaluations,
         seed=seed,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,22 @@ from hwnas.store import sealed_json, write_output
 
 Array = NDArray[np.float64]
 SCHEMA = 1  # of a saved predictor
+
+
+class PredictorLike(Protocol):
+    """What a search asks of a predictor. `Predictor` is a base class that offers it.
+
+    A predictor may have an attribute `parameters`, a dict of plain data, the options that it was made with: a
+    stored search is not resumed with others.
+    """
+
+    def fit(self, features: Array, targets: Array) -> None:
+        """Learn from features (n, d) and targets (n,), n >= 2, and forget earlier ones."""
+        ...
+
+    def predict(self, features: Array) -> tuple[Array, Array]:
+        """Return mean and standard deviation, (n,) each, in the unit of the targets, for features (n, d)."""
+        ...
 
 
 class Predictor(ABC):

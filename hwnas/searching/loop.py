@@ -19,6 +19,7 @@ import pandas as pd
 from scipy import stats
 
 from hwnas.errors import SearchError, SpaceError
+from hwnas.plugins import identity, plain
 from hwnas.progress import Progress, as_progress, silent
 from hwnas.searching.executors import Executor, Task, get_executor
 from hwnas.searching.feasible import check_feasible
@@ -35,7 +36,7 @@ from hwnas.searching.objectives import (
     whole,
 )
 from hwnas.searching.pareto import ParetoFront, candidates, hypervolume
-from hwnas.searching.strategies import get_strategy
+from hwnas.searching.strategies import StrategyLike, get_strategy
 from hwnas.spaces import Architecture, Architectures, SearchSpace
 from hwnas.store import Measurement, Store
 
@@ -173,7 +174,7 @@ def search(
     space: SearchSpace,
     objectives: Sequence[Objective],
     constraints: Sequence[Constraint] = (),
-    strategy: str = "linas",
+    strategy: StrategyLike = "linas",
     evaluations: int = 200,
     seed: int = 0,
     store: Store | None = None,
@@ -187,32 +188,55 @@ def search(
     watch: Callable[[Status], None] | None = None,
     **options: Any,
 ) -> SearchResult:
-    """The Pareto front of `objectives` under `constraints`, from so many true evaluations.
+    """Search the Pareto front of `objectives` under `constraints` by true evaluations.
 
-    Ends with exactly `evaluations` of them, or with every feasible architecture if there are fewer. In a
-    space of more than 4 million combinations a feasible architecture may be missed if it differs from every
-    other one in three or more choices.
-    `options` are those of the strategy's class. Everything follows from `seed`.
+    The search ends with exactly `evaluations` of them, or with every feasible architecture if there are
+    fewer. In a space of more than 4 million combinations a feasible architecture may be missed if it differs
+    from every other one in three or more choices. Everything follows from `seed`, whatever the executor.
 
-    `executor` says where expensive objectives are evaluated: "serial", here; "process", in so many `workers`
-    of this machine; "ray", on a Ray cluster; or an Executor. The result does not depend on it, for a batch is
-    asked for when all before it are told. Then workers wait for the slowest of a batch; with `lag` 1 or more
-    they do not: a batch is asked for when so many batches before it are still out. The strategy knows less
-    then, and the result is that of the lag, again whatever the executor. A task whose worker is lost is tried
-    again, twice. With executor "process" an evaluation that is not done after `evaluation_time_limit_s`
-    seconds is stopped, and has failed.
+    With a store each round and each expensive value is kept at once. A search of the same `name` resumes
+    where it stopped; a stored value is never evaluated again. An exception or a NaN in place of an expensive
+    value is a failed evaluation: it counts, and is never on the front. An HwnasError of an evaluate function
+    says that something is missing: it ends the search, which resumes when that is there.
 
-    With a store each round and each expensive value is kept as soon as it is there. A search of the same
-    `name` goes on where it stopped; what is stored is never evaluated again. An expensive value that cannot
-    be had (an exception, a NaN) is a failed evaluation: counted, and never on the front. An HwnasError of
-    an evaluate function says that it lacks something: it ends the search, which goes on when it is there.
-    `watch` is called with the status after each evaluation. `progress=True` prints lines to standard error.
+    Args:
+        space: The search space.
+        objectives: What is optimised.
+        constraints: Bounds on metrics.
+        strategy: What asks for architectures: a name (`hwnas list strategies`); an object with the methods
+            of `hwnas.searching.strategies.Strategy`, which is copied; or a class or function that makes one.
+            A stored search is resumed only with a strategy of the same name, or of the same class with the
+            same `parameters`.
+        evaluations: Number of true evaluations.
+        seed: Seed of all that is drawn.
+        store: Where evaluations are kept; without one, in memory.
+        name: Name of the search in the store.
+        progress: A function of evaluations done, their total and a text; True prints lines to standard error.
+        executor: Where expensive objectives are evaluated: "serial", here; "process", in processes of this
+            machine; "ray", on a Ray cluster; or an `Executor`. A task whose worker is lost is tried again,
+            twice.
+        workers: Number of processes or Ray workers.
+        evaluation_time_limit_s: Seconds after which an evaluation is stopped, and has failed; for "process".
+        lag: Number of batches that may be unfinished when the next is asked for. With 0, workers wait for
+            the slowest evaluation of a batch. With more the strategy knows less, and the result is that of
+            the lag.
+        watch: A function that is called with the `Status` after each evaluation.
+        **options: Options of the strategy: arguments of its class, such as `predictor`, `start`, `batch` and
+            `algorithm` of "linas"; for an object, further arguments of its `begin`. `predictor` is a name
+            (`hwnas list predictors`), an object with the methods `fit` and `predict`, or a class or function
+            that makes one.
 
-    Raises InfeasibleError at once when no architecture satisfies the bounds on cheap metrics, with the
-    nearest reachable value; SearchError when objectives, constraints or options are wrong, when an evaluate
-    function returns another shape, or when more than half of the evaluations failed, of 10 failures on or at
-    the end (then the search goes back to before the first failure, and tries again when it is run again);
-    StoreError when the store holds another search of this name, or another process goes on with this one.
+    Returns:
+        All evaluations and the front.
+
+    Raises:
+        InfeasibleError: At once, if no architecture satisfies the bounds on cheap metrics; the message has
+            the nearest reachable value.
+        SearchError: If an argument is wrong, if a strategy or predictor lacks a method or returns something
+            else than its protocol says, if an evaluate function returns another shape, or if more than half
+            of the evaluations failed, of 10 failures on or at the end. The search then goes back to before
+            the first failure, and tries again when it is run again.
+        StoreError: If the store holds another search of this name, or another process works on this one.
     """
     evaluations = whole("evaluations", evaluations, 1)
     progress = as_progress(progress, "search")
@@ -306,7 +330,7 @@ class SearchSession:
         space: SearchSpace,
         objectives: Sequence[Objective],
         constraints: Sequence[Constraint] = (),
-        strategy: str = "linas",
+        strategy: StrategyLike = "linas",
         seed: int = 0,
         store: Store | None = None,
         name: str = "search",
@@ -329,7 +353,10 @@ class SearchSession:
         self._strategy = get_strategy(strategy, self.problem, seed, **options)
         check_feasible(self.problem, seed)
         self._store = Store() if store is None else store
-        self._store.begin_search(name, _settings(self.problem, strategy, seed, self._lag, options))
+        self._title, own = (strategy, {}) if isinstance(strategy, str) else identity(self._strategy)
+        self._store.begin_search(
+            name, _settings(self.problem, self._title, seed, self._lag, {**own, **options})
+        )
         self._sources = {o.name: o.source or f"search {name}" for o in self.problem.expensive}
         self._known = {
             metric: self._store.measurements(metric, source) for metric, source in self._sources.items()
@@ -340,6 +367,7 @@ class SearchSession:
         self._evaluations: list[Evaluation] = []  # up to the first that is not finished
         self._queue: deque[str] = deque()  # ids of the others, in order
         self._exact: dict[str, tuple[Architecture, dict[str, float]]] = {}  # of those not finished, by id
+        self._ids: set[str] = set()  # of all that were asked for
         self._early: dict[str, Evaluation] = {}  # finished before one that was asked for earlier
         self._failed = self._failed_in_order = 0
         self._front = ParetoFront((), self.problem.objectives)  # of all finished
@@ -420,11 +448,10 @@ class SearchSession:
             self._strategy.tell(self._evaluations[begin : self._ends[self._told]])
             self._told += 1
         pending = [arch for round_ in self._rounds[self._told :] for arch in round_.architectures]
-        batch = self._strategy.ask(n, pending)
-        batch = Architectures(space, batch.genotypes.copy())  # not the thousands that it was chosen from
+        batch = self._checked(self._strategy.ask(n, pending), n)
         if len(batch):
-            predictions: dict[str, Values] = getattr(self._strategy, "predicted", {})
-            predicted = {metric: tuple(values.tolist()) for metric, values in predictions.items()}
+            predictions: Mapping[str, Sequence[float]] = getattr(self._strategy, "predicted", {})
+            predicted = {k: tuple(np.asarray(v, dtype=float).tolist()) for k, v in predictions.items()}
             for metric, known in self._known.items():  # what failed elsewhere is tried again
                 failed = [a.id for a in batch if a.id in known and known[a.id].value is None]
                 self._store.forget_failures(metric, self._sources[metric], failed)
@@ -434,6 +461,27 @@ class SearchSession:
             self._store.add_round(self.name, len(self._rounds), space.id, choices, predicted)
             self._take_up(Round(batch, predicted))
         return batch
+
+    def _checked(self, batch: Sequence[Architecture], n: int) -> Architectures:
+        """Return a batch that a strategy asked for; SearchError if it is not one of at most n new ones."""
+        try:
+            asked = self.problem.space.architectures(batch)
+        except (SpaceError, TypeError, ValueError) as error:
+            raise SearchError(
+                f"strategy {self._title}: ask returned {batch!r:.80}; it must return architectures of the "
+                f"space ({error})"
+            ) from None
+        ids = [arch.id for arch in asked]
+        wrong = f"{len(ids)} architectures" if len(ids) > n else ""
+        if len(set(ids)) < len(ids) or not self._ids.isdisjoint(ids):
+            again = next(key for i, key in enumerate(ids) if key in self._ids or key in ids[:i])
+            wrong = f"architecture {again} again"
+        if wrong:
+            raise SearchError(
+                f"strategy {self._title}: ask({n}) returned {wrong}; it must return at most {n} "
+                "architectures that were not asked for before"
+            )
+        return asked
 
     @_locked
     def tell(self, archs: Sequence[Architecture], metrics: Mapping[str, Sequence[float]]) -> None:
@@ -526,6 +574,7 @@ class SearchSession:
         for i, arch in enumerate(archs):
             self._exact[arch.id] = arch, {metric: float(values[i]) for metric, values in exact.items()}
             self._queue.append(arch.id)
+            self._ids.add(arch.id)
         self._finish(archs)
 
     def _finish(self, archs: Sequence[Architecture]) -> None:
@@ -581,7 +630,7 @@ def _settings(
         "objectives": [[o.name, o.direction, o.expensive, o.source] for o in problem.objectives],
         "constraints": [[c.name, c.lower, c.upper] for c in problem.constraints],
         "strategy": strategy,
-        "options": {key: v.item() if isinstance(v, np.generic) else v for key, v in options.items()},
+        "options": plain(options),
         "seed": seed,
         **({"lag": lag} if lag else {}),  # older searches had none
     }

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 from hwnas.errors import SearchError, known_names
+from hwnas.plugins import identity, is_factory, new_object, option_names
+from hwnas.searching.feasible import Candidates
 from hwnas.searching.objectives import Constraint, Objective, Problem
 from hwnas.searching.strategies.algorithms import ALGORITHMS
-from hwnas.searching.strategies.base import Strategy
+from hwnas.searching.strategies.base import History, Strategy
 from hwnas.searching.strategies.linas import LINAS
 from hwnas.searching.strategies.nsga2 import NSGA2
 from hwnas.searching.strategies.random import Random
@@ -23,18 +24,53 @@ STRATEGIES: dict[str, Callable[..., Strategy]] = {
 }
 
 
-def get_strategy(name: str, problem: Problem, seed: int = 0, **options: Any) -> Strategy:
-    """The strategy of this name for a problem; `options` are those of its class.
+StrategyLike = str | Strategy | Callable[..., Strategy]
 
-    SearchError for a name, an option or a value that is none.
+
+def get_strategy(strategy: StrategyLike, problem: Problem, seed: int = 0, **options: Any) -> Strategy:
+    """Return a new strategy that has begun with a problem.
+
+    Args:
+        strategy: A name of `STRATEGIES`; or a `Strategy`, which is copied; or a class or function that makes
+            one.
+        problem: Space, objectives and constraints.
+        seed: Seed of all that the strategy draws.
+        **options: Arguments of the class or function, or, for an object, further arguments of its `begin`.
+
+    Returns:
+        The strategy.
+
+    Raises:
+        SearchError: If the name, an option or a value is unknown, or the object is no `Strategy`.
     """
-    if name not in STRATEGIES:
-        raise SearchError(f"unknown strategy {name!r}; {known_names(name, STRATEGIES)}")
-    known = list(signature(STRATEGIES[name]).parameters)[2:]  # after the problem and the seed
-    unknown = [option for option in options if option not in known]
-    if unknown:
-        raise SearchError(f"strategy {name!r} has no option {unknown[0]!r}; it has: {', '.join(known)}")
-    return STRATEGIES[name](problem, seed, **options)
+    if isinstance(strategy, str) and strategy not in STRATEGIES:
+        raise SearchError(f"unknown strategy {strategy!r}; {known_names(strategy, STRATEGIES)}")
+    plugin = STRATEGIES[strategy] if isinstance(strategy, str) else strategy
+    begun: Any
+    if is_factory(plugin, Strategy):
+        known = option_names(plugin)
+        if unknown := _unknown(known, options):
+            title = repr(strategy) if isinstance(strategy, str) else identity(strategy)[0]
+            raise SearchError(
+                f"strategy {title} has no option {unknown!r}; it has: {', '.join(known or ()) or 'none'}"
+            )
+        begun = new_object(plugin, Strategy, "strategy", SearchError, **options)
+        begun.begin(problem, seed)
+    else:
+        begun = new_object(plugin, Strategy, "strategy", SearchError)
+        if unknown := _unknown(option_names(begun.begin, 2), options):
+            name = type(plugin).__name__
+            raise SearchError(
+                f"strategy {name} is an object whose begin takes no option {unknown!r}; give it to the "
+                f"object itself: {name}({unknown}=…)"
+            )
+        begun.begin(problem, seed, **options)
+    return cast(Strategy, begun)
+
+
+def _unknown(known: list[str] | None, options: Mapping[str, Any]) -> str:
+    """Return the first option that is not among the known ones (None: all are), or an empty string."""
+    return next((option for option in options if known is not None and option not in known), "")
 
 
 def check_strategy(
@@ -57,4 +93,13 @@ def check_strategy(
     get_strategy(name, Problem(space, wanted, tuple(bounds)), **options)
 
 
-__all__ = ["ALGORITHMS", "STRATEGIES", "Strategy", "check_strategy", "get_strategy"]
+__all__ = [
+    "ALGORITHMS",
+    "STRATEGIES",
+    "Candidates",
+    "History",
+    "Strategy",
+    "StrategyLike",
+    "check_strategy",
+    "get_strategy",
+]

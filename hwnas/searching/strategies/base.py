@@ -9,29 +9,52 @@ import numpy as np
 
 from hwnas.searching.feasible import row_keys
 from hwnas.searching.objectives import Evaluation, Problem, Values
-from hwnas.spaces import Architecture, Architectures
+from hwnas.spaces import Architecture
 from hwnas.spaces.base import Genotypes
 
 
 class Strategy(Protocol):
     """Says what to evaluate next.
 
-    `ask` is a function of the seed, of what was told, in its order, and of what is pending, and of nothing
-    else: a strategy that is told the stored evaluations of a search goes on exactly as the one that asked for
-    them. One that predicts metrics leaves what it predicted of the batch it asked for last, in its order, in
-    an attribute `predicted`, a dict from metric to values (architectures drawn at random at the batch's end
-    have none); it is stored, to judge the predictor by.
+    A search calls `begin` once, then `ask` and `tell` in turn. `ask` is a function of the problem, the seed,
+    the evaluations told so far, in their order, and the pending architectures. A search that resumes tells a
+    new object all stored evaluations, and goes on exactly as if it had not been stopped.
+
+    A strategy may have two attributes. `parameters` is a dict of plain data, the options that it was made
+    with: a stored search is not resumed with others. `predicted` is a dict from metric to the predicted
+    values of the last batch, in its order (architectures at the end of the batch may have none); these are
+    stored, and their rank correlation with the true values is shown.
     """
 
-    def ask(self, n: int, pending: Sequence[Architecture] = ()) -> Architectures:
-        """The next batch, at most n, none told before or that a cheap constraint forbids; empty: no more.
+    def begin(self, problem: Problem, seed: int) -> None:
+        """Take a problem, and forget any earlier one.
 
-        `pending` were asked for and are still being evaluated: they are not asked for again.
+        Args:
+            problem: Space, objectives and constraints. `problem.exact_metrics(archs)` computes the cheap
+                metrics, and `problem.violation(metrics)` is 0 where these satisfy the constraints.
+            seed: Seed of all random numbers, 0 or more.
+        """
+        ...
+
+    def ask(self, n: int, pending: Sequence[Architecture] = ()) -> Sequence[Architecture]:
+        """Return the next architectures to evaluate.
+
+        Args:
+            n: The most that may be returned.
+            pending: Architectures that were asked for and are still being evaluated.
+
+        Returns:
+            New architectures, each once, that satisfy the constraints on cheap metrics. Empty if there are
+            no more; at least one as long as there is one.
         """
         ...
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
-        """Take note of what was truly evaluated, failures included."""
+        """Take note of true evaluations, failed ones included.
+
+        Args:
+            evaluations: One for each architecture of a batch, in its order.
+        """
         ...
 
 

@@ -8,12 +8,12 @@ promise, with some optimism, to add to the front.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import moocore
 import numpy as np
 
-from hwnas.predictors import Predictor, get_predictor
+from hwnas.predictors import PredictorLike, get_predictor, predictions
 from hwnas.searching.feasible import Candidates, extreme, new_rows, row_keys
 from hwnas.searching.objectives import Evaluation, Problem, Values, whole
 from hwnas.searching.strategies.algorithms import get_algorithm
@@ -30,28 +30,30 @@ LEARNT = 2000  # evaluations that predictors learn from at most; some need their
 class LINAS:
     """A start of `start` architectures, then rounds of `batch`.
 
-    `predictor` learns every expensive metric; `algorithm` evolves what is asked for by its predictions.
+    A new `predictor` learns each expensive metric in each round; `algorithm` searches its predictions.
     """
 
     optimism = 0.5  # standard deviations by which predictions are taken for better than their mean
 
     def __init__(
         self,
-        problem: Problem,
-        seed: int = 0,
-        predictor: str = "gp",
+        predictor: str | PredictorLike | Callable[..., PredictorLike] = "gp",
         start: int = 12,
         batch: int = 10,
         algorithm: str = "nsga2",
     ) -> None:
         get_predictor(predictor)
-        self._evolve = get_algorithm(algorithm, problem)
-        self.problem = problem
-        self.seed = whole("seed", seed, 0)
         self.predictor = predictor
+        self.algorithm = algorithm
         self.start = whole("start", start, 2)
         self.batch = whole("batch", batch, 1)
-        self.predicted: dict[str, Values] = {}  # of the batch asked for last
+        self.parameters = {"predictor": predictor, "start": start, "batch": batch, "algorithm": algorithm}
+
+    def begin(self, problem: Problem, seed: int) -> None:
+        self._evolve = get_algorithm(self.algorithm, problem)
+        self.problem = problem
+        self.seed = whole("seed", seed, 0)
+        self.predicted: dict[str, Values] = {}  # by metric, for the last batch
         self._history = History(problem)
         self._candidates = Candidates(problem)
         self._shares = value_shares(problem.space)
@@ -154,7 +156,7 @@ class LINAS:
             self.predicted = {name: metrics[name] for name in predictors}
         return chosen
 
-    def _learn(self, genotypes: Genotypes, metrics: Mapping[str, Values]) -> dict[str, Predictor]:
+    def _learn(self, genotypes: Genotypes, metrics: Mapping[str, Values]) -> dict[str, PredictorLike]:
         """A predictor of each expensive metric. Of very many evaluations it learns the best and others."""
         rows = np.arange(len(genotypes))
         if len(rows) > LEARNT:
@@ -171,7 +173,7 @@ class LINAS:
             predictors[objective.name].fit(features, metrics[objective.name])
         return predictors
 
-    def _scorer(self, predictors: Mapping[str, Predictor]) -> Score:
+    def _scorer(self, predictors: Mapping[str, PredictorLike]) -> Score:
         """What the inner search goes by: exact metrics, and optimistic predictions of the others."""
         problem = self.problem
 
@@ -183,7 +185,7 @@ class LINAS:
         return score
 
     def _predict(
-        self, predictors: Mapping[str, Predictor], genotypes: Genotypes
+        self, predictors: Mapping[str, PredictorLike], genotypes: Genotypes
     ) -> tuple[dict[str, Values], Values]:
         """Every metric of n architectures, and the deviations of the objectives, (n, m), 0 where exact."""
         archs = Architectures(self.problem.space, genotypes)
@@ -191,11 +193,11 @@ class LINAS:
         rows = self._features(archs, metrics)
         deviations = {name: np.zeros(len(archs)) for name in metrics}
         for name, predictor in predictors.items():
-            metrics[name], deviations[name] = predictor.predict(rows)
+            metrics[name], deviations[name] = predictions(predictor, rows)
         return metrics, np.stack([deviations[o.name] for o in self.problem.objectives], axis=1)
 
     def _hopeful(
-        self, genotypes: Genotypes, losses: Values, predictors: Mapping[str, Predictor], n: int
+        self, genotypes: Genotypes, losses: Values, predictors: Mapping[str, PredictorLike], n: int
     ) -> list[int]:
         """Positions of at most n of the predicted losses (k,), each chosen with more optimism than the last.
 

@@ -16,10 +16,13 @@ from hwnas.spaces import Architecture, Architectures
 class NSGA2:
     """Generations of `population` children; the parents are the best of everything told."""
 
-    def __init__(self, problem: Problem, seed: int = 0, population: int = 20) -> None:
+    def __init__(self, population: int = 20) -> None:
+        self.population = whole("population", population, 1)
+        self.parameters = {"population": self.population}
+
+    def begin(self, problem: Problem, seed: int) -> None:
         self.problem = problem
         self.seed = whole("seed", seed, 0)
-        self.population = whole("population", population, 1)
         self._history = History(problem)
         self._candidates = Candidates(problem)
 

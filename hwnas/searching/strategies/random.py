@@ -15,10 +15,13 @@ from hwnas.spaces import Architecture, Architectures
 class Random:
     """Feasible architectures at random, each once, in batches of `batch`."""
 
-    def __init__(self, problem: Problem, seed: int = 0, batch: int = 10) -> None:
+    def __init__(self, batch: int = 10) -> None:
+        self.batch = whole("batch", batch, 1)
+        self.parameters = {"batch": self.batch}
+
+    def begin(self, problem: Problem, seed: int) -> None:
         self.problem = problem
         self.seed = whole("seed", seed, 0)
-        self.batch = whole("batch", batch, 1)
         self._history = History(problem)
         self._candidates = Candidates(problem)
 
