@@ -101,6 +101,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "testing":
+        return import_module("hwnas.testing")
     if name not in _HOMES:
         raise AttributeError(f"module 'hwnas' has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")
@@ -108,4 +110,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted({*globals(), *_HOMES, "testing"})

@@ -34,13 +34,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hwnas.config import Training
+from hwnas.config import Named, Training
 from hwnas.errors import DataError, EvaluationError, TrainingError
 from hwnas.files import expanded
 from hwnas.memory import keep_freed_memory
 from hwnas.networks.blocks import torch_generator
 from hwnas.networks.drop import Drop
 from hwnas.networks.supernet import Supernet, load_supernet, tensors_digest
+from hwnas.plugins import identity
 from hwnas.progress import Progress, as_progress, silent
 from hwnas.spaces import Architecture, NetworkSpace
 from hwnas.training import checkpoint
@@ -61,11 +62,12 @@ TOLERANCE = 0.01  # of images' values, by which normalising and resizing may mis
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished training says: how it computed, and its reports, the last one at the last step.
+    """The trained supernet, how it was computed, and the reports, the last one at the last step.
 
     `earlier` has `learning_rate` and `until_step` of those that diverged before a lower one went on.
     """
 
+    supernet: Supernet
     arithmetic: Arithmetic
     reports: tuple[Report, ...]
     earlier: tuple[dict[str, Any], ...] = ()
@@ -122,7 +124,7 @@ def train(
     seed: int = 0,
     progress: Progress | bool = silent,
     teacher: nn.Module | None = None,
-    strategy: Strategy | None = None,
+    strategy: Strategy | Callable[..., Strategy] | None = None,
 ) -> TrainingResult:
     """Train a supernet in place, and leave it in eval mode on the CPU.
 
@@ -139,8 +141,9 @@ def train(
     same: a damaged file that no step has read may be repaired, or left out.
 
     `teacher`, otherwise that of the settings, is another supernet, whose largest subnet teaches, or any
-    network that makes logits of images as the data has them; it is left as it was. `strategy` takes the
-    place of the one that the settings name; that name is still what a checkpoint is told apart by.
+    network that makes logits of images as the data has them; it is left as it was. `strategy`, a strategy or
+    a class or function that makes one of the space and the number of steps, takes the place of the one that
+    the settings name. A checkpoint is told apart by its class and its `parameters`.
 
     In one of several processes of torchrun this computes its part of each batch; the first one judges,
     reports and writes, into a folder that all of them can read.
@@ -154,13 +157,14 @@ def train(
     to change images whose values are not known.
     """
     progress = as_progress(progress, "train")
+    strategy = _made(strategy, net, settings)
     teacher, device = _prepared(net, train_data, validation_data, settings, teacher)
     directory = expanded(directory)
     if rank() == 0:
         check = Check(directory / CHECKED_FILE, progress)
         check_files({"train": train_data, "validation": validation_data}, check)
     keep_freed_memory()
-    inputs = _inputs(net, train_data, validation_data, settings, seed, teacher)
+    inputs = _inputs(net, train_data, validation_data, settings, seed, teacher, strategy)
     left_out = {"train": train_data.stored.left_out, "validation": validation_data.stored.left_out}
     reading = {
         "reader": train_data.reader,
@@ -230,7 +234,7 @@ def train(
     if state.average is not None:
         _swap(net, state.average)
     net.cpu().eval()
-    return TrainingResult(state.arithmetic, tuple(state.reports), tuple(state.earlier))
+    return TrainingResult(net, state.arithmetic, tuple(state.reports), tuple(state.earlier))
 
 
 def check_training(
@@ -241,7 +245,7 @@ def check_training(
     directory: str | Path | None = None,
     seed: int = 0,
     teacher: nn.Module | None = None,
-    strategy: Strategy | None = None,
+    strategy: Strategy | Callable[..., Strategy] | None = None,
 ) -> None:
     """Check what `train` checks before its first step, without a change to any file.
 
@@ -260,12 +264,13 @@ def check_training(
         TrainingError: Settings do not fit each other, or the checkpoint is that of another training.
         ChecksumError: The checkpoint is damaged.
     """
+    strategy = _made(strategy, net, settings)
     teacher, _ = _prepared(net, train_data, validation_data, settings, teacher)
     with _as_it_was(teacher):
         _plan(net, train_data, settings, seed, teacher, torch.device("cpu"), strategy)
     path = None if directory is None else expanded(directory) / CHECKPOINT_FILE
     if path is not None and path.exists():
-        inputs = _inputs(net, train_data, validation_data, settings, seed, teacher)
+        inputs = _inputs(net, train_data, validation_data, settings, seed, teacher, strategy)
         files_read = partial(_files_read, train_data, settings, seed)
         checkpoint.check(path, inputs, files_read, train_data.reader)
 
@@ -303,6 +308,23 @@ def _prepared(
     return teacher, _device(settings)
 
 
+def _made(
+    strategy: Strategy | Callable[..., Strategy] | None, net: Supernet, settings: Training
+) -> Strategy | None:
+    """The strategy that takes the place of the settings' one, if there is one."""
+    if isinstance(strategy, str):
+        raise TrainingError(
+            f"strategy is {strategy!r:.80}; give a Strategy, or name it in the settings: Training(strategy=…)"
+        )
+    return None if strategy is None else get_strategy(strategy, net.space, settings.steps)
+
+
+def strategy_settings(strategy: Strategy) -> dict[str, Any]:
+    """Return a strategy of a user as plain data, in the form of the setting `strategy`."""
+    name, parameters = identity(strategy)
+    return {"name": name, **parameters}
+
+
 def _inputs(
     net: Supernet,
     train_data: Dataset,
@@ -310,14 +332,17 @@ def _inputs(
     settings: Training,
     seed: int,
     teacher: nn.Module | None,
+    strategy: Strategy | None,
 ) -> dict[str, Any]:
     """The inputs of a training as plain data; a checkpoint is resumed only with equal ones."""
+    own = {} if strategy is None else {"strategy": strategy_settings(strategy)}
     return {
         "supernet": net.checksum,
         "data": train_data.checksum,
         "validation_data": validation_data.checksum,
         "seed": seed,
         **{k: v for k, v in settings.recipe.items() if k not in ("accumulate", "device")},
+        **own,
         "teacher": None if teacher is None else tensors_digest(teacher.state_dict()),
         "parts": world_size() * settings.accumulate,
     }
@@ -411,16 +436,12 @@ def _plan(
             f"training.batch_size {settings.batch_size} cannot be divided into {of} equal parts of 2 images "
             f"or more ({world_size()} processes, training.accumulate {settings.accumulate}); change one"
         )
-    named = settings.strategy
+    named = settings.strategy if strategy is None else Named(name=identity(strategy)[0])
     if strategy is None:
         subnets = settings.random_subnets
         strategy = get_strategy(named.name, net.space, settings.steps, subnets, named.parameters)
         if not draws_subnets(named.name):
             _check_unset(settings, "random_subnets", f"strategy {named.name} has no number of random subnets")
-    elif not isinstance(strategy, Strategy):
-        raise TrainingError(
-            f"strategy is {strategy!r:.80}; give a Strategy, or name it in the settings: Training(strategy=…)"
-        )
     elif (strategy.space.id, strategy.phases[-1].end) != (net.space.id, settings.steps):
         raise TrainingError(
             f"the strategy is made for space {strategy.space.id} and {strategy.phases[-1].end} steps, the "

@@ -3,8 +3,8 @@
     strategy = get_strategy("attentive", space, steps=1500, random_subnets=2, candidates=3)
     strategy.subnets(step, rng, batch_loss)
 
-What a step draws follows from the step and the generator it is given, never from earlier steps. A new
-strategy is one class and one line in `STRATEGIES`. No torch in here.
+What a step draws follows from the step and the generator it is given, never from earlier steps. `hwnas.train`
+also takes a class of a user, derived from `Strategy`, or an object of it. No torch in here.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import TrainingError, known_names
+from hwnas.plugins import check_methods, is_factory
 from hwnas.spaces import Architecture, Architectures, NetworkSpace
 from hwnas.spaces.base import Genotypes
 from hwnas.training.sampling import largest, smallest
@@ -57,7 +58,11 @@ class Phase:
 
 
 class Strategy(ABC):
-    """What the training loop asks: the phases, and the subnets of a step."""
+    """What the training loop asks: the phases, and the subnets of a step.
+
+    `parameters`, if there are any, are the options that it was made with, as plain data: a checkpoint is not
+    resumed with others.
+    """
 
     taught = True  # whether any subnet learns from a teacher
 
@@ -277,20 +282,41 @@ FIELDS = ("space", "steps", "random_subnets")  # of a strategy that are no param
 
 
 def get_strategy(
-    name: str,
+    strategy: str | Strategy | Callable[..., Strategy],
     space: NetworkSpace,
     steps: int,
     random_subnets: int = 2,
     parameters: Mapping[str, Any] | None = None,
 ) -> Strategy:
-    """The strategy of this name; `random_subnets` goes to those that have some, `parameters` must fit.
+    """Return the strategy of a training.
 
-    TrainingError for an unknown name or parameter, or one with a wrong value.
+    Args:
+        strategy: A name of `STRATEGIES`; or a class or function that is called with `space` and `steps`; or
+            an object with the members of `Strategy`, which is returned.
+        space: Space of the supernet.
+        steps: Number of steps.
+        random_subnets: Number of random subnets of a step, for named strategies that draw some.
+        parameters: Further arguments of the class or function.
+
+    Raises:
+        TrainingError: If a name or parameter is unknown, a value is wrong, or the object lacks a member.
     """
     parameters = parameters or {}
-    check_strategy(name, parameters)
-    beside = {"random_subnets": random_subnets} if draws_subnets(name) else {}
-    return STRATEGIES[name](space, steps, **beside, **parameters)
+    if isinstance(strategy, str):
+        check_strategy(strategy, parameters)
+        beside = {"random_subnets": random_subnets} if draws_subnets(strategy) else {}
+        return STRATEGIES[strategy](space, steps, **beside, **parameters)
+    made: Any = strategy
+    if is_factory(strategy, Strategy):
+        made = strategy(space, steps, **parameters)
+    check_methods(made, Strategy, "training strategy", TrainingError)
+    for attribute in ("space", "phases", "taught"):
+        if not hasattr(made, attribute):
+            raise TrainingError(
+                f"training strategy {type(made).__name__} has no attribute {attribute!r}; derive the class "
+                f"from {Strategy.__module__}.{Strategy.__name__}, which has it"
+            )
+    return cast(Strategy, made)
 
 
 def draws_subnets(name: str) -> bool:

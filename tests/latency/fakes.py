@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import onnx
 
 from hwnas.latency.devices.onnxruntime import OnnxRuntimeDevice
-from hwnas.latency.measure import Identity, Plan, Samples
+from hwnas.latency.measure import Plan, Samples
 from hwnas.ops.onnx import parts
 from hwnas.progress import Progress, silent
 from hwnas.spaces import NetworkSpace, get_space
+from hwnas.testing.fakes import CALL_NS, FakeDevice, weight_cost
 
-CALL_NS = 4000
+__all__ = ["CALL_NS", "ComputedRuntime", "FakeDevice", "PinnedDevice", "small_space", "weight_cost"]
 
 
 def small_space(**changes) -> NetworkSpace:
@@ -37,42 +37,6 @@ def small_space(**changes) -> NetworkSpace:
         ],
     }
     return get_space("mobilenetv3", **{**parameters, **changes})
-
-
-def weight_cost(model: onnx.ModelProto) -> int:
-    """A cost in nanoseconds that is additive over operators: ten a weight."""
-    return 10 * sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
-
-
-class FakeDevice:
-    """Every model costs a call and what `cost` says, exactly; `disturb` changes single kept runs."""
-
-    def __init__(
-        self,
-        cost: Callable[[onnx.ModelProto], int] = weight_cost,
-        disturb: Callable[[np.ndarray], np.ndarray] = lambda times: times,
-        name: str = "fake",
-    ) -> None:
-        self.name = name
-        self.cost = cost
-        self.disturb = disturb
-        self.plans: list[Plan] = []
-
-    @property
-    def identity(self) -> Identity:
-        return Identity(
-            {"name": self.name, "cpu": "none", "cores": 1},
-            {"name": "fake", "version": "1", "threads": 1, "graph_optimization": "all"},
-            "exact",
-        )
-
-    def measure(self, models, plan: Plan, progress: Progress = silent) -> Samples:
-        self.plans.append(plan)
-        costs = np.array([CALL_NS + self.cost(onnx.load_from_string(model)) for model in models])
-        visited = np.array([model for visit in plan.visits for model in visit])
-        times = self.disturb(np.repeat(costs[visited][:, None], plan.kept_runs, axis=1))
-        progress(len(plan.visits), len(plan.visits), "timing")
-        return Samples(visited, times, times + 100, np.zeros(times.shape, dtype=bool), 3 * costs)
 
 
 class ComputedRuntime(OnnxRuntimeDevice):

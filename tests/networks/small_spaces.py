@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
-
-from hwnas.networks.supernet import Supernet
 from hwnas.spaces import NetworkSpace, get_space
+from hwnas.testing.networks import perturbed as lively
+from hwnas.testing.networks import perturbed_supernet as lively_supernet
+from hwnas.testing.networks import random_batches as batches
+
+__all__ = ["SPACES", "batches", "lively", "lively_supernet"]
 
 STAGE = {"width": [16], "depth": [1, 2], "kernel": [3], "expand": [2]}
 
@@ -64,32 +65,3 @@ SPACES: dict[str, NetworkSpace] = {
         head={"width": 32, "activation": "relu"},
     ),
 }
-
-
-@torch.no_grad()
-def lively(net: nn.Module, seed: int = 0) -> nn.Module:
-    """The network with batch norms away from 1, 0, 0, 1 and kernel matrices away from the identity."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in net.modules():
-        if hasattr(module, "running_mean"):
-            for name, tensor in module.state_dict().items():
-                if tensor.dim():
-                    low = -0.5 if name in ("bias", "running_mean") else 0.5
-                    tensor.copy_(torch.rand(tensor.shape, generator=generator) + low)
-    for name, parameter in net.named_parameters():
-        if ".kernel_" in name:
-            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
-    return net
-
-
-def lively_supernet(space: NetworkSpace, seed: int = 0, kernel_transform: bool = False) -> Supernet:
-    """A supernet in eval mode whose residual blocks, and kernel matrices if it has some, do something."""
-    net = Supernet(space, rng=seed, kernel_transform=kernel_transform)
-    lively(net, seed)
-    return net.eval()
-
-
-def batches(space: NetworkSpace, size: int, n: int = 3, images: int = 8) -> list[torch.Tensor]:
-    """n batches of seeded noise."""
-    generator = torch.Generator().manual_seed(n + size)
-    return [torch.randn(images, space.input_shape[0], size, size, generator=generator) for _ in range(n)]
