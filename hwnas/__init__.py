@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hwnas.store import Store
     from hwnas.training.data import from_loader, load_dataset, resize
     from hwnas.training.evaluation import AccuracyEvaluator
+    from hwnas.training.train import train
 
 __version__ = "0.1.0"
 
@@ -63,6 +64,7 @@ _HOMES = {
     "resize": "hwnas.training.data",
     "run": "hwnas.pipeline",
     "search": "hwnas.searching.loop",
+    "train": "hwnas.training.train",
 }
 
 __all__ = [
@@ -97,6 +99,7 @@ __all__ = [
     "resize",
     "run",
     "search",
+    "train",
 ]
 
 

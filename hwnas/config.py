@@ -371,18 +371,39 @@ def parse_config(data: Mapping[str, Any], origin: str = "the experiment") -> Exp
     try:
         return Experiment.model_validate(data)
     except ValidationError as error:
-        problems = []
-        for problem in error.errors()[:MOST_PROBLEMS]:
-            where = " ".join(".".join(str(part) for part in problem["loc"]).split())[:MOST_SHOWN]
-            given = f" (got {_shown(problem['input'])})" if where and problem["type"] != "missing" else ""
-            message = problem["msg"].removeprefix("Value error, ")
-            if problem["type"] == "extra_forbidden":
-                message = f"unknown key; {known_names(str(problem['loc'][-1]), _known(problem['loc']))}"
-                given = ""
-            problems.append(f"{where}: {message}{given}" if where else message)
-        if error.error_count() > MOST_PROBLEMS:
-            problems.append(f"and {error.error_count() - MOST_PROBLEMS} more")
-        raise ConfigError(f"{origin}: " + "; ".join(problems)) from None
+        raise ConfigError(f"{origin}: {_explained(error)}") from None
+
+
+def parse_training(data: Mapping[str, Any], origin: str) -> Training:
+    """Return the section `training` of an experiment.
+
+    Args:
+        data: Fields of the section.
+        origin: Beginning of the error message.
+
+    Raises:
+        ConfigError: If a field is unknown or has a wrong value; the message names the field.
+    """
+    try:
+        return Training.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_explained(error, Training)}") from None
+
+
+def _explained(error: ValidationError, model: type[Section] = Experiment) -> str:
+    """Return what is wrong with each field of a section."""
+    problems = []
+    for problem in error.errors()[:MOST_PROBLEMS]:
+        where = " ".join(".".join(str(part) for part in problem["loc"]).split())[:MOST_SHOWN]
+        given = f" (got {_shown(problem['input'])})" if where and problem["type"] != "missing" else ""
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            known = known_names(str(problem["loc"][-1]), _known(problem["loc"], model))
+            message, given = f"unknown key; {known}", ""
+        problems.append(f"{where}: {message}{given}" if where else message)
+    if error.error_count() > MOST_PROBLEMS:
+        problems.append(f"and {error.error_count() - MOST_PROBLEMS} more")
+    return "; ".join(problems)
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -429,8 +450,7 @@ def _set(data: dict[str, Any], key: str, value: Any) -> None:
     data[last] = value
 
 
-def _known(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Experiment
+def _known(location: tuple[int | str, ...], model: Any) -> list[str]:
     for part in location[:-1]:
         model = get_args(model)[1] if get_origin(model) is dict else model.model_fields[part].annotation
     return list(model.model_fields)

@@ -45,6 +45,7 @@ def test_public_names_are_pinned() -> None:
         "resize",
         "run",
         "search",
+        "train",
     ]
     for name in hwnas.__all__:
         assert callable(getattr(hwnas, name))

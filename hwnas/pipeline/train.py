@@ -14,7 +14,6 @@ from hwnas.progress import Progress
 from hwnas.store import remove_folder
 
 if TYPE_CHECKING:  # torch is loaded by the stages that need it
-    from hwnas.networks.supernet import Supernet
     from hwnas.pipeline.job import Run
     from hwnas.training.loop import TrainingResult
 
@@ -68,17 +67,14 @@ def check(run: Run, pending: Sequence[str], again: bool) -> None:
 def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     from hwnas.training.data import SPLITS
 
-    net, result = train_supernet(run, progress)
+    result = train_supernet(run, progress)
+    net = result.supernet
     layout = "channels last" if result.arithmetic.channels_last else "channels first"
     log.info("train: computed in %s, %s", result.arithmetic.precision, layout)
-    facts: dict[str, Any] = {"arithmetic": asdict(result.arithmetic)}
-    if result.earlier:
-        facts["diverged"] = list(result.earlier)
-    net.metadata = {**facts, "training": run.config.training.recipe}
     net.save(run.directory / "supernet")
     outputs = {
         "checksum": net.checksum,
-        **facts,
+        **{key: value for key, value in net.metadata.items() if key != "training"},
         "reports": [asdict(report) for report in result.reports],
     }
     left_out = {split: sorted(run.data(split).stored.left_out) for split in SPLITS}
@@ -87,21 +83,18 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     return outputs, ["supernet/model.safetensors", "supernet/supernet.json"]
 
 
-def train_supernet(run: Run, progress: Progress) -> tuple[Supernet, TrainingResult]:
-    from hwnas.networks.supernet import Supernet
-    from hwnas.training.loop import train
+def train_supernet(run: Run, progress: Progress) -> TrainingResult:
+    from hwnas.training.train import train
 
-    net = Supernet(run.space, run.config.seed, run.config.training.kernel_transform)
-    result = train(
-        net,
+    return train(
+        run.space,
         run.data("train"),
         run.data("validation"),
-        run.config.training,
-        run.directory / "supernet",
-        run.config.seed,
-        progress,
+        directory=run.directory / "supernet",
+        seed=run.config.seed,
+        progress=progress,
+        **run.config.training.model_dump(),
     )
-    return net, result
 
 
 def forget(run: Run) -> None:
