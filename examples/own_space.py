@@ -6,10 +6,8 @@ Static and elastic modules, ONNX graphs, MACs and parameters follow from the op 
 from dataclasses import dataclass
 
 import hwnas
-from hwnas.config import Training
 from hwnas.ops import Conv, Graph, Op, WeightSpec
 from hwnas.spaces import NetworkSpace, Slot
-from hwnas.training.loop import train
 
 
 @dataclass(frozen=True)
@@ -65,9 +63,9 @@ class PlainSpace(NetworkSpace):
 
 
 def main(steps=1500, evaluations=60, device="onnxruntime", folder="runs/own_space"):
-    table, net = hwnas.profile(PlainSpace(), device), hwnas.Supernet(PlainSpace())
+    table = hwnas.profile(PlainSpace(), device)
     data = [hwnas.load_dataset("cluttered-digits", s, train=4000) for s in ("train", "validation")]
-    train(net, *data, Training(steps=steps), folder)  # goes on from a checkpoint that is there
+    net = hwnas.train(PlainSpace(), *data, steps=steps, directory=folder).supernet  # or resumes there
     net.save(folder)
     evaluator = hwnas.AccuracyEvaluator(hwnas.load_supernet(folder, space=PlainSpace()), *data)
     objectives = [hwnas.Objective("accuracy", "max", evaluator, expensive=True)]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import hwnas
+from hwnas.testing import Rule
 from hwnas.training.sampling import largest, smallest
 from tests.latency.fakes import FakeDevice
 from tests.networks.small_spaces import batches, lively_supernet
@@ -50,6 +51,19 @@ def test_an_operator_of_your_own_is_built_exported_and_counted(
         assert block.macs == 2 * c * c * block.integer("k") ** 2 * height * width
         assert hwnas.Operator.parse(block.key) == block
     hwnas.export_onnx(network, tmp_path / "net.onnx", (1, *network.input_shape))  # compares with torch
+
+
+@pytest.mark.parametrize("rule", hwnas.testing.SPACE_RULES, ids=str)
+def test_a_space_of_your_own_keeps_the_rules(own_space: dict[str, Any], rule: Rule) -> None:
+    rule(own_space["PlainSpace"]())
+
+
+def test_a_strategy_and_a_predictor_of_your_own() -> None:
+    names = runpy.run_path(str(EXAMPLES / "own_plugins.py"))
+    hwnas.testing.check_predictor(names["Line"]())
+    hwnas.testing.check_strategy(names["HalfPredicted"])
+    front = names["main"](evaluations=14)
+    assert front.best().metrics["accuracy"] > 80
 
 
 @pytest.mark.filterwarnings("default")  # torch's exporter warns of its own parts

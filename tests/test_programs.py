@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -14,6 +15,7 @@ import torch
 
 import hwnas
 from hwnas.errors import InfeasibleError
+from hwnas.searching.strategies import Candidates, History
 from tests.conftest import write_config
 
 
@@ -110,6 +112,30 @@ def test_one_architecture_as_a_plain_network_and_as_onnx(tmp_path: Path) -> None
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
     assert np.allclose(logits, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+class MyStrategy:
+    """Random architectures, each once."""
+
+    def begin(self, problem: Any, seed: int) -> None:
+        self.candidates, self.history, self.seed = Candidates(problem), History(problem), seed
+
+    def ask(self, n: int, pending: Sequence[hwnas.Architecture] = ()) -> hwnas.Architectures:
+        rng = np.random.default_rng([self.seed, len(self.history), len(pending)])
+        drawn = self.candidates.draw(min(n, 10), rng, self.history.seen(pending))
+        return self.candidates.problem.space.architectures(drawn)
+
+    def tell(self, evaluations: Sequence[hwnas.Evaluation]) -> None:
+        self.history.add(evaluations)
+
+
+def test_plug_ins_are_objects() -> None:
+    space = hwnas.SearchSpace("macro", [hwnas.Choice(f"layer{i}", (0, 1, 2)) for i in range(8)])
+    worth = hwnas.Objective("worth", "max", lambda a: [sum(x.genotype) for x in a], expensive=True)
+    cost = hwnas.Objective("cost", "min", lambda a: [sum(x.genotype[:4]) for x in a])
+    result = hwnas.search(space, objectives=[worth, cost], strategy=MyStrategy(), evaluations=100, seed=0)
+    assert len(result.evaluations) == 100
+    hwnas.testing.check_strategy(MyStrategy)
 
 
 def test_an_infeasible_constraint_ends_at_once_with_what_can_be_reached() -> None:

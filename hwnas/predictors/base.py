@@ -18,7 +18,7 @@ SCHEMA = 1  # of a saved predictor
 
 
 class PredictorLike(Protocol):
-    """What a search asks of a predictor. `Predictor` is a base class that offers it.
+    """Protocol of a predictor. `Predictor` is a base class that implements it.
 
     A predictor may have an attribute `parameters`, a dict of plain data, the options that it was made with: a
     stored search is not resumed with others.

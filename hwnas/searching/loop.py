@@ -232,10 +232,10 @@ def search(
     Raises:
         InfeasibleError: At once, if no architecture satisfies the bounds on cheap metrics; the message has
             the nearest reachable value.
-        SearchError: If an argument is wrong, if a strategy or predictor lacks a method or returns something
-            else than its protocol says, if an evaluate function returns another shape, or if more than half
-            of the evaluations failed, of 10 failures on or at the end. The search then goes back to before
-            the first failure, and tries again when it is run again.
+        SearchError: If an argument is wrong; if a strategy or predictor does not follow its protocol; if an
+            evaluate function returns another shape. Also if more than half of the evaluations failed: after
+            10 failures, or at the end. The search then goes back to before the first failure, and tries
+            again when it is run again.
         StoreError: If the store holds another search of this name, or another process works on this one.
     """
     evaluations = whole("evaluations", evaluations, 1)

@@ -19,7 +19,7 @@ from hwnas.predictors import PREDICTORS, Predictor, PredictorLike, get_predictor
 from hwnas.testing.problems import accuracy, toy_space
 from hwnas.testing.rules import NotApplicable, Suite, check_rules, require, require_error
 
-Make = Callable[..., PredictorLike]  # of an optional seed
+Make = Callable[..., PredictorLike]  # a function of an optional seed
 Array = NDArray[np.float64]
 
 

@@ -64,12 +64,12 @@ def supernet(space: NetworkSpace, kernel_transform: bool = False) -> Supernet:
     return perturbed_supernet(space, kernel_transform=kernel_transform)
 
 
-def require_close(found: Any, expected: Any, what: str) -> None:
+def require_close(outputs: Any, expected: Any, what: str) -> None:
     """Require that outputs differ by at most 1e-4, relative to the largest of them."""
-    found, expected = (np.asarray(values) for values in (found, expected))
-    require(found.shape == expected.shape, f"{what}: shapes {found.shape} and {expected.shape}.")
+    outputs, expected = (np.asarray(values) for values in (outputs, expected))
+    require(outputs.shape == expected.shape, f"{what}: shapes {outputs.shape} and {expected.shape}.")
     scale = float(np.abs(expected).max())
-    far = float((np.abs(found - expected) - 1e-4 * np.abs(expected)).max())
+    far = float((np.abs(outputs - expected) - 1e-4 * np.abs(expected)).max())
     require(far <= 1e-4 * scale, f"{what}: they differ by {far:.3g}, and the largest output is {scale:.3g}.")
 
 
@@ -101,8 +101,8 @@ def equal_values_are_equal_architectures(space: SearchSpace) -> None:
             f"and that has {again[wrong[:1]].tolist()}.",
         )
         for arch in space.architectures(canonical[space.valid(canonical)]):
-            made = space.architecture(arch.values)
-            require(made == arch, f"{arch} has values that make {made}.")
+            parsed = space.architecture(arch.values)
+            require(parsed == arch, f"the values of {arch} are read as {parsed}.")
 
 
 @suite.rule
@@ -218,9 +218,9 @@ def sums_equal_a_loop_over_operators(space: NetworkSpace) -> None:
     for seed in range(10):
         archs = space.sample(4, seed)
         for name, (vectorised, value) in sums.items():
-            found = vectorised(archs).tolist()
+            totals = vectorised(archs).tolist()
             expected = [sum(value(op) for op in space.operators(arch)) for arch in archs]
-            require(found == expected, f"{name} are {found}, and by operators {expected}.")
+            require(totals == expected, f"{name} are {totals}, and by operators {expected}.")
 
 
 # ---- networks ------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def a_saved_supernet_is_loaded(space: NetworkSpace) -> None:
     require(loaded.space == space, f"the space is {loaded.space.id}, not {space.id}.")
 
 
-Parts = dict[str, tuple[slice, ...]]  # of parameters, by name
+Parts = dict[str, tuple[slice, ...]]  # part of each parameter, by name
 
 
 def used(op: Op, module: ElasticOp) -> Parts:

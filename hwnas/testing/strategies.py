@@ -30,8 +30,8 @@ class Subject:
 
     def search(self, problem: Problem, evaluations: int) -> SearchResult:
         """Search a problem."""
-        space, wanted, bounds = problem.space, problem.objectives, problem.constraints
-        return search(space, wanted, bounds, self.plugin, evaluations, **self.options)
+        space, metrics, bounds = problem.space, problem.objectives, problem.constraints
+        return search(space, metrics, bounds, self.plugin, evaluations, **self.options)
 
 
 def check_strategy(strategy: StrategyLike, **options: Any) -> None:
@@ -61,11 +61,11 @@ def mobilenet() -> NetworkSpace:
 def large(bound: float = 3e8) -> Problem:
     """Return a problem on Once-for-All's space: an accuracy made up from parameters, and bounded MACs."""
     space = mobilenet()
-    wanted = (
+    metrics = (
         Objective("accuracy", "max", lambda archs: space.params(archs) ** 0.1, expensive=True),
         Objective("macs", "min", space.macs),
     )
-    return Problem(space, wanted, (Constraint("macs", upper=bound),))
+    return Problem(space, metrics, (Constraint("macs", upper=bound),))
 
 
 def smallest_macs() -> float:
@@ -97,11 +97,11 @@ def cheap() -> Problem:
 
 def both() -> Problem:
     """Return a problem of two expensive objectives, one of them bounded."""
-    wanted = (
+    metrics = (
         Objective("accuracy", "max", accuracy, expensive=True),
         Objective("cost", "min", cost, expensive=True),
     )
-    return Problem(toy_space(), wanted, (Constraint("cost", upper=9.0),))
+    return Problem(toy_space(), metrics, (Constraint("cost", upper=9.0),))
 
 
 def on_and_off(choices: int, name: str, distance: Callable[[Any], Any]) -> Problem:
@@ -149,21 +149,24 @@ def evaluated(problem: Problem, archs: Sequence[Architecture], fail_every: int =
 
 def run_strategy(strategy: Strategy, problem: Problem, n: int) -> list[Evaluation]:
     """Ask, evaluate and tell until n architectures are evaluated or no more are asked for."""
-    told: list[Evaluation] = []
-    while len(told) < n:
-        batch = strategy.ask(n - len(told))
+    evaluations: list[Evaluation] = []
+    while len(evaluations) < n:
+        batch = strategy.ask(n - len(evaluations))
         if not len(batch):
             break
-        require(len(batch) <= n - len(told), f"ask({n - len(told)}) returned {len(batch)} architectures.")
+        require(
+            len(batch) <= n - len(evaluations),
+            f"ask({n - len(evaluations)}) returned {len(batch)} architectures.",
+        )
         batch_evaluations = evaluated(problem, batch)
         strategy.tell(batch_evaluations)
-        told += batch_evaluations
-    return told
+        evaluations += batch_evaluations
+    return evaluations
 
 
-def require_new_feasible(problem: Problem, told: list[Evaluation], n: int) -> None:
+def require_new_feasible(problem: Problem, evaluations: list[Evaluation], n: int) -> None:
     """Require n different, canonical architectures that satisfy the constraints on cheap metrics."""
-    archs = [e.architecture for e in told]
+    archs = [e.architecture for e in evaluations]
     require(len(archs) == n, f"{len(archs)} architectures were asked for until ask returned none, not {n}.")
     require(
         len(set(archs)) == n, f"{n - len(set(archs))} of {n} architectures were asked for more than once."
@@ -175,7 +178,7 @@ def require_new_feasible(problem: Problem, told: list[Evaluation], n: int) -> No
     require(
         not len(missed),
         f"{len(missed)} of {n} architectures break {' and '.join(map(str, problem.constraints))}, the first "
-        f"with {told[missed[0]].metrics if len(missed) else None}.",
+        f"with {evaluations[missed[0]].metrics if len(missed) else None}.",
     )
 
 
@@ -191,13 +194,13 @@ def asks_new_feasible_architectures(subject: Subject, make: Callable[[], Problem
 
 @suite.each(SMALL_AND_LARGE)
 def follows_from_seed_and_evaluations(subject: Subject, make: Callable[[], Problem]) -> None:
-    """What it asks follows from the seed and from what it was told, in any portions, and nothing else."""
+    """The architectures follow from the seed and the evaluations, told in any portions, alone."""
     problem = make()
     first = subject.begin(problem, 5)
-    told = run_strategy(first, problem, 40)
+    evaluations = run_strategy(first, problem, 40)
     second = subject.begin(problem, 5)
-    second.tell(told[:13])
-    second.tell(told[13:])
+    second.tell(evaluations[:13])
+    second.tell(evaluations[13:])
     asked = list(first.ask(10))
     require(asked == list(first.ask(10)), "a second ask without a tell in between returned other ones.")
     require(asked == list(second.ask(10)), "a new object that was told the same asked for other ones.")
@@ -209,7 +212,7 @@ def follows_from_seed_and_evaluations(subject: Subject, make: Callable[[], Probl
     )
 
 
-@suite.each({f"{name}-{told}": (name, told) for name in SMALL_AND_LARGE for told in (0, 25, 40)})
+@suite.each({f"{name}-{number}": (name, number) for name in SMALL_AND_LARGE for number in (0, 25, 40)})
 def does_not_ask_for_pending_again(subject: Subject, case: tuple[str, int]) -> None:
     """Pending architectures are not asked for again, and others are, by the seed."""
     problem = PROBLEMS[case[0]]()
@@ -233,8 +236,8 @@ def ends_with_pending(subject: Subject) -> None:
     strategy = subject.begin(problem)
     space = problem.space
     feasible = [a for a, c in zip(space.enumerate(), cost(space.enumerate()), strict=True) if c <= 9]
-    left = list(strategy.ask(10, feasible))
-    require(left == [], f"all {len(feasible)} feasible ones were pending, and {left} were asked for.")
+    batch = list(strategy.ask(10, feasible))
+    require(batch == [], f"all {len(feasible)} feasible ones were pending, and {batch} were asked for.")
     last = list(strategy.ask(10, feasible[1:]))
     require(last == feasible[:1], f"only {feasible[0]} was left, and {last} were asked for.")
 
@@ -244,14 +247,14 @@ def predicts_its_batch(subject: Subject) -> None:
     """Its attribute `predicted`, if it has one, is of the last batch, in its order."""
     problem = small()
     strategy = subject.begin(problem)
-    told = run_strategy(strategy, problem, 70)
+    evaluations = run_strategy(strategy, problem, 70)
     batch = strategy.ask(10)
     for metric, predicted in getattr(strategy, "predicted", {}).items():
         require(metric == "accuracy", f"{metric!r} was predicted; only accuracy is expensive.")
         require(
             0 < len(predicted) <= len(batch), f"{len(predicted)} predictions of {len(batch)} architectures."
         )
-        values = np.array([e.metrics["accuracy"] for e in told if e.status == "ok"])
+        values = np.array([e.metrics["accuracy"] for e in evaluations if e.status == "ok"])
         error = float(np.abs(accuracy(batch)[: len(predicted)] - predicted).mean())
         require(
             error < 0.2 * values.std(),
@@ -263,10 +266,10 @@ def predicts_its_batch(subject: Subject) -> None:
 def finds_all_of_a_small_space(subject: Subject) -> None:
     """Ends with every feasible architecture of a small space."""
     problem = Problem(toy_space(4), tuple(objectives()), tuple(at_most(5)))
-    told = run_strategy(subject.begin(problem), problem, 10_000)
+    evaluations = run_strategy(subject.begin(problem), problem, 10_000)
     archs = problem.space.enumerate()
     feasible = {arch for arch, c in zip(archs, cost(archs), strict=True) if c <= 5}
-    asked = {e.architecture for e in told}
+    asked = {e.architecture for e in evaluations}
     require(asked == feasible, f"{len(feasible - asked)} of {len(feasible)} were not asked for.")
 
 
@@ -274,8 +277,8 @@ def finds_all_of_a_small_space(subject: Subject) -> None:
 def finds_the_only_one_of_a_large_space(subject: Subject) -> None:
     """Ends in a large space with the one architecture that is feasible."""
     problem = large(smallest_macs())
-    told = run_strategy(subject.begin(problem), problem, 20)
-    require(len(told) == 1, f"{len(told)} architectures were asked for.")
+    evaluations = run_strategy(subject.begin(problem), problem, 20)
+    require(len(evaluations) == 1, f"{len(evaluations)} architectures were asked for.")
 
 
 @suite.each(FAR_APART)
@@ -309,11 +312,11 @@ def goes_on_after_failures(subject: Subject) -> None:
 def searches_one_architecture(subject: Subject) -> None:
     """Searches a space of one architecture, which is then the front."""
     space = SearchSpace("one", [Choice("depth", (2,)), Choice("kernel", (3,), (("depth", (2,)),))])
-    wanted = (
+    metrics = (
         Objective("accuracy", "max", lambda archs: [90.0] * len(archs), expensive=True),
         Objective("cost", "min", lambda archs: [1.0] * len(archs)),
     )
-    for some in (wanted, wanted[:1], wanted[1:]):
+    for some in (metrics, metrics[:1], metrics[1:]):
         result = subject.search(Problem(space, some), 5)
         front = [e.architecture.values for e in result.front]
         require(front == [{"depth": 2, "kernel": 3}], f"the front is {front}.")
@@ -345,7 +348,7 @@ def calls_no_function_without_architectures(subject: Subject, kind: str) -> None
         choices = [Choice(name, (0, 1, 2)) for name in "ab"]
         ordered, valid = counted(lambda g: np.sort(g, axis=1)), counted(lambda g: g[:, 1] > 0)
         space = SearchSpace("hooks", choices, canonical=ordered, valid=valid)
-    wanted = (
+    metrics = (
         Objective("accuracy", "max", counted(lambda archs: [sum(a.genotype) for a in archs]), expensive=True),
         Objective("cheap", "min", counted(metric)),
     )
@@ -353,7 +356,7 @@ def calls_no_function_without_architectures(subject: Subject, kind: str) -> None
         Constraint("cheap", upper=bound),
         Constraint("own", upper=bound, evaluate=counted(metric)),
     )
-    number = len(subject.search(Problem(space, wanted, bounds), 40).evaluations)
+    number = len(subject.search(Problem(space, metrics, bounds), 40).evaluations)
     require(0 < number < 40, f"{number} architectures were evaluated; fewer than 40 are feasible.")
 
 

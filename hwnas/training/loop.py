@@ -141,9 +141,9 @@ def train(
     same: a damaged file that no step has read may be repaired, or left out.
 
     `teacher`, otherwise that of the settings, is another supernet, whose largest subnet teaches, or any
-    network that makes logits of images as the data has them; it is left as it was. `strategy`, a strategy or
-    a class or function that makes one of the space and the number of steps, takes the place of the one that
-    the settings name. A checkpoint is told apart by its class and its `parameters`.
+    network that makes logits of images as the data has them; it is left as it was. `strategy` replaces the
+    one that the settings name: an object, or a class or function that is called with the space and the number
+    of steps. A checkpoint is resumed only with a strategy of the same class and `parameters`.
 
     In one of several processes of torchrun this computes its part of each batch; the first one judges,
     reports and writes, into a folder that all of them can read.

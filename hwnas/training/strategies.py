@@ -58,7 +58,7 @@ class Phase:
 
 
 class Strategy(ABC):
-    """What the training loop asks: the phases, and the subnets of a step.
+    """Base class of training strategies: the phases, and the subnets of a step.
 
     `parameters`, if there are any, are the options that it was made with, as plain data: a checkpoint is not
     resumed with others.

@@ -51,7 +51,7 @@ class Guided(Shuffled):
 class Nearest:
     """The mean of the three nearest rows, and their spread; what a user would write."""
 
-    fitted = 0  # by all objects
+    fitted = 0  # number of fits of all objects
 
     def fit(self, features: np.ndarray, targets: np.ndarray) -> None:
         type(self).fitted += 1
@@ -64,7 +64,7 @@ class Nearest:
 
 
 def ids(strategy: Any = "linas", evaluations: int = 30, **options: Any) -> list[str]:
-    """What a search asks for, in order."""
+    """Run a search; return the ids of its architectures in order."""
     result = hwnas.search(toy_space(), objectives(), at_most(9), strategy, evaluations, 3, **options)
     return [e.architecture.id for e in result.evaluations]
 
