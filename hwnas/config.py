@@ -41,6 +41,10 @@ MOST_LETTERS = 100  # of such a name; file systems take 255 bytes
 MOST = 10**9  # of any whole number but the seed; none that is larger is meant
 
 
+# New name of each renamed field by its old dotted key, such as {"training.average": "ema_decay"}. Experiments
+# and stored inputs of runs (see `hwnas.inputs`) that have the old name are read.
+RENAMED: dict[str, str] = {}
+
 MAX_CORE = 8191  # Linux supports 8192 cores
 Core = Annotated[int, Field(ge=0, le=MAX_CORE)]  # number of a core
 
@@ -366,10 +370,33 @@ def overridden(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[st
     return changed
 
 
+def renamed(data: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """Replace old names of fields by new ones; see `RENAMED`.
+
+    Args:
+        data: Plain data of an experiment, or of a section of it.
+        section: Dotted key of that section.
+
+    Returns:
+        The data with new names.
+
+    Raises:
+        ConfigError: if the data has a field by both names.
+    """
+    result: dict[str, Any] = {}
+    for name, value in data.items():
+        key = f"{section}.{name}" if section else str(name)
+        new = RENAMED.get(key, name)
+        if new != name and new in data:
+            raise ConfigError(f"{key} is the old name of {new}; leave out {name}")
+        result[new] = renamed(value, key) if isinstance(value, Mapping) else value
+    return result
+
+
 def parse_config(data: Mapping[str, Any], origin: str = "the experiment") -> Experiment:
     """The experiment in plain data; ConfigError names each wrong field and its value."""
     try:
-        return Experiment.model_validate(data)
+        return Experiment.model_validate(renamed(data))
     except ValidationError as error:
         raise ConfigError(f"{origin}: {_explained(error)}") from None
 

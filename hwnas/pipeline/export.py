@@ -30,7 +30,7 @@ def inputs(run: Run) -> dict[str, Any]:
     return {
         "supernet": run.outputs("train")["checksum"],
         "front": run.outputs("search")["front"],
-        "export": run.config.export.model_dump(exclude_defaults=True),  # older runs know none of it
+        "export": run.config.export.model_dump(),
         **({"test_images": run.data("test").checksum} if recorded else {}),
     }
 

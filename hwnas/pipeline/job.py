@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from hwnas.config import COSTS, GIVEN_DATA, Experiment, Named, load_config, over
 from hwnas.errors import ConfigError, DamagedImagesError, DataError, StoreError
 from hwnas.files import expanded
 from hwnas.images import OLD_READER, READER
+from hwnas.inputs import canonical, flat
 from hwnas.latency.devices import DEVICES
 from hwnas.latency.predictor import LatencyPredictor, MeasuredLatency
 from hwnas.latency.table import LatencyTable
@@ -481,7 +482,10 @@ class Run:
             raise StoreError(
                 f"{self.directory}: {user} needs {name}, which is not finished; run: {invocation.finish()}"
             )
-        before, now = dict(_flat(done["inputs"])), dict(_flat(self._inputs(name)))
+        sections = STAGES[name].sections
+        before, now = (
+            dict(flat(canonical(inputs, sections))) for inputs in (done["inputs"], self._inputs(name))
+        )
         differing = [
             f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
             for key in sorted(before.keys() | now.keys())
@@ -940,12 +944,3 @@ def _standing(status: Status, budgets_ms: Sequence[float]) -> dict[str, str]:
     for name, tau in status.kendall_tau.items():
         facts[f"rank correlation of predicted {name}"] = f"{tau:.2f}"
     return facts
-
-
-def _flat(data: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested mappings as (dotted key, value) pairs."""
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -86,9 +86,9 @@ def _latency_inputs(run: Run) -> dict[str, Any]:
 
 
 def cores_inputs(run: Run) -> dict[str, Any]:
-    """The chosen cores as an input of a stage; no input without a choice, as in runs of older versions."""
+    """The chosen cores as an input of a stage; None for the fastest ones."""
     cores = run.config.latency.cores
-    return {} if cores is None else {"cores": list(cores)}
+    return {"cores": None if cores is None else list(cores)}
 
 
 def check(run: Run, pending: Sequence[str], again: bool) -> None:

@@ -38,13 +38,13 @@ def more_evaluations(run: Run, more: int) -> int:
 
 
 def inputs(run: Run) -> dict[str, Any]:
-    lag, profiled = run.config.search.lag, run.outputs("profile")
+    profiled = run.outputs("profile")
     return {
         "supernet": run.outputs("train")["checksum"],
         "table": profiled["table"],
         "further_tables": profiled.get("further_tables", {}),
         "budgets_ms": list(run.config.latency.budgets_ms),
-        "search": run.config.search.model_dump(exclude=NO_MATTER if lag else {*NO_MATTER, "lag"}),
+        "search": run.config.search.model_dump(exclude=NO_MATTER),
         "seed": run.config.seed,
     }
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hwnas.pipeline import export, profile, report, search, train, verify
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Stage:
     """What a stage is made from, plain data that is compared, how it is made, and what is made from it.
 
+    `sections` are the experiment's sections in its inputs, by their places; see `hwnas.inputs`.
     `check` raises what would stop the stage, before anything is changed. It gets the stages that are made
     earlier in the same command, whose results it cannot check, and whether the stage is made again.
     `make` returns plain data on what it made and the artefacts it left, relative to the run's folder.
@@ -28,6 +29,7 @@ class Stage:
     followers: tuple[str, ...]
     check: Callable[[Run, Sequence[str], bool], None]
     forget: Callable[[Run], None] = lambda run: None
+    sections: Mapping[str, str] = field(default_factory=dict)
 
 
 STAGES: dict[str, Stage] = {
@@ -44,11 +46,21 @@ STAGES: dict[str, Stage] = {
         ("search", "export", "verify", "report"),
         train.check,
         train.forget,
+        {"training": "training"},
     ),
-    "search": Stage(search.inputs, search.make, ("export", "verify", "report"), search.check, search.forget),
-    "export": Stage(export.inputs, export.make, ("verify", "report"), export.check),
+    "search": Stage(
+        search.inputs,
+        search.make,
+        ("export", "verify", "report"),
+        search.check,
+        search.forget,
+        {"search": "search"},
+    ),
+    "export": Stage(
+        export.inputs, export.make, ("verify", "report"), export.check, sections={"export": "export"}
+    ),
     "verify": Stage(verify.inputs, verify.make, ("report",), verify.check),
-    "report": Stage(report.inputs, report.make, (), report.check),
+    "report": Stage(report.inputs, report.make, (), report.check, sections={"search.search": "search"}),
 }
 
 

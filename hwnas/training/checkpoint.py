@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hwnas.errors import ChecksumError, TrainingError
 from hwnas.images import OLD_READER
+from hwnas.inputs import canonical
 from hwnas.networks.supernet import Supernet, tensors_digest
 from hwnas.store import digest, read_bytes, write_bytes
 
@@ -244,7 +245,9 @@ def _resumed(
     """The learning rates that diverged before; TrainingError for the checkpoint of another training."""
     if about["schema"] != SCHEMA:
         raise TrainingError(f"{path} has schema {about['schema']}, this hwnas reads {SCHEMA}; {REMEDY}")
-    before, now = about["inputs"], json.loads(json.dumps(inputs))
+    before, now = (
+        canonical(each, {"": "training"}) for each in (about["inputs"], json.loads(json.dumps(inputs)))
+    )
     differ = {k: f"{k} was {before.get(k)}, is {v}" for k, v in now.items() if before.get(k) != v}
     read = about.get("reading", {}).get("files_read")
     if "data" in differ and read is not None and read == files_read(about["step"]):
