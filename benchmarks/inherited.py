@@ -30,7 +30,6 @@ from hwnas.store import read_json, write_json
 from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.finetune import finetuning
 from hwnas.training.loop import train
-from hwnas.training.sampling import largest, smallest
 
 CANDIDATES = 2000  # random architectures that those to be trained alone are chosen from
 
@@ -62,7 +61,7 @@ def trained_alone(run: Run, arch: Architecture, epochs: int) -> list[float]:
     net = Supernet(FixedSpace(run.space, arch), run.config.seed)
     folder.mkdir(parents=True, exist_ok=True)
     train(net, data, run.data("validation"), settings, folder, run.config.seed)
-    found = [float(judge([largest(net.space)])[0]) for judge in evaluators(run, net)]
+    found = [float(judge([net.space.largest()])[0]) for judge in evaluators(run, net)]
     write_json(folder / "accuracy.json", {"accuracy": found})
     return found
 
@@ -93,7 +92,7 @@ def main() -> None:
     net, space = hwnas.load_supernet(arguments.run), run.space
     judges = evaluators(run, net)
     print(f"{cpu_name()}; {arguments.run}, {space.id}")
-    groups = {"largest": [largest(space)], "smallest": [smallest(space)]}
+    groups = {"largest": [space.largest()], "smallest": [space.smallest()]}
     if arguments.random:
         groups[f"{arguments.random} random"] = list(space.sample(arguments.random, 1))
     for name, archs in groups.items():

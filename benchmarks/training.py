@@ -34,7 +34,6 @@ from hwnas.training import loop
 from hwnas.training.checkpoint import Arithmetic, State
 from hwnas.training.data import Dataset, Held, read_dataset
 from hwnas.training.evaluation import CALIBRATION_BATCH, AccuracyEvaluator, evaluating
-from hwnas.training.sampling import largest, smallest
 
 console = Console(width=110)
 ROOT = Path(__file__).parents[1]
@@ -270,7 +269,7 @@ def strategies(name: str, path: str | None, seed: int, cpu_s: float, only: list[
     table = Table(title=f"{name}: validation accuracy after {cpu_s:g} CPU-seconds, seed {seed}, percent")
     for column in ("strategy", "steps", "CPU s", "largest", "smallest", "30 random: mean", "least"):
         table.add_column(column, justify="right" if column != "strategy" else "left")
-    judged = [largest(space), smallest(space), *space.sample(30, 123)]
+    judged = [space.largest(), space.smallest(), *space.sample(30, 123)]
     for label, changes in STRATEGIES.items():
         if only and label not in only:
             continue

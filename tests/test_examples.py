@@ -11,7 +11,6 @@ import torch
 
 import hwnas
 from hwnas.testing import Rule
-from hwnas.training.sampling import largest, smallest
 from tests.latency.fakes import FakeDevice
 from tests.networks.small_spaces import batches, lively_supernet
 
@@ -40,7 +39,7 @@ def test_an_operator_of_your_own_is_built_exported_and_counted(
     space = own_space["PlainSpace"]()
     net = lively_supernet(space)
     images = batches(space, 24)
-    for arch in (largest(space), smallest(space), *space.sample(3, rng=0)):
+    for arch in (space.largest(), space.smallest(), *space.sample(3, rng=0)):
         statistics = hwnas.calibrate(net, arch, images)
         network = net.extract(arch, statistics)
         with torch.no_grad():

@@ -10,7 +10,6 @@ import hwnas
 from hwnas.config import load_config
 from hwnas.networks.supernet import Supernet
 from hwnas.spaces import get_space
-from hwnas.training.sampling import largest, smallest
 
 ROOT = Path(__file__).parents[1]
 SUPERNETS = ROOT / "examples" / "supernets"
@@ -29,7 +28,7 @@ def stated(name: str) -> tuple[float, float]:
 def found(net: Supernet, name: str, **parameters: object) -> tuple[float, float]:
     train, test = (hwnas.load_dataset(name, split=s, **parameters) for s in ("train", "test"))
     evaluator = hwnas.AccuracyEvaluator(net, train, test)
-    high, low = evaluator([largest(net.space), smallest(net.space)])
+    high, low = evaluator([net.space.largest(), net.space.smallest()])
     return high, low
 
 

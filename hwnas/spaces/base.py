@@ -625,6 +625,48 @@ class NetworkSpace(SearchSpace, ABC):
             found.update(dict.fromkeys(op for op in self.slot_operators(slot, precision).values() if op))
         return tuple(found)
 
+    def largest(self) -> Architecture:
+        """Return the architecture with the largest value of every choice.
+
+        Raises:
+            SpaceError: if the space does not allow it.
+        """
+        return self._end(max)
+
+    def smallest(self) -> Architecture:
+        """Return the architecture with the smallest value of every choice.
+
+        Raises:
+            SpaceError: if the space does not allow it.
+        """
+        return self._end(min)
+
+    def rank(self, choice: str, value: Any) -> Any:
+        """Return the key by which the values of a choice are ordered from the smallest to the largest.
+
+        Args:
+            choice: Name of the choice.
+            value: One of its values.
+
+        Returns:
+            The value itself, unless a subclass orders the values of this choice in another way.
+        """
+        return value
+
+    def _end(self, extreme: Callable[..., Any]) -> Architecture:
+        """Return the architecture whose values are the `min` or the `max` of each choice."""
+        genotype = []
+        for choice in self.choices:
+            ranks = [self.rank(choice.name, value) for value in choice.values]
+            genotype.append(ranks.index(extreme(ranks)))
+        end = Architectures(self, self.canonical(np.array([genotype])))[0]
+        if not self.valid([end])[0]:
+            raise SpaceError(
+                f"the valid hook of space {self.name!r} refuses {end.values}, an end of the space, and "
+                "training rests on both ends; allow it, or leave out the values that no network may have"
+            )
+        return end
+
     def macs(self, archs: Any) -> NDArray[np.float64]:
         """Multiply-accumulates of one input, (n,)."""
         return self._macs(archs)

@@ -11,7 +11,8 @@ from hwnas.spaces.base import Choice, NetworkSpace, Slot
 from hwnas.spaces.checks import is_list
 
 CHOICE = "precision"
-SEARCHED = ("fp32", "int8")  # the precisions that networks can be built, timed and exported in
+# Precisions that networks can be built, timed and exported in, the one with the most bits first.
+SEARCHED = ("fp32", "int8")
 
 
 class PrecisionSpace(NetworkSpace):
@@ -41,3 +42,7 @@ class PrecisionSpace(NetworkSpace):
     def operator(self, slot: str, values: Mapping[str, Any], precision: str = "fp32") -> Operator | None:
         """As in the other space, in the precision that is chosen, whatever `precision` says."""
         return self.space.operator(slot, values, values[CHOICE])
+
+    def rank(self, choice: str, value: Any) -> Any:
+        """Order precisions by their bits: fp32 is the largest. Other choices are ordered as in `space`."""
+        return -SEARCHED.index(value) if choice == CHOICE else self.space.rank(choice, value)

@@ -13,7 +13,6 @@ from hwnas.config import Named, Training
 from hwnas.networks.supernet import Supernet
 from hwnas.spaces import Architecture
 from hwnas.spaces.fixed import FixedSpace
-from hwnas.training.sampling import largest
 from hwnas.training.strategies import BatchLoss, Strategy, Subnet
 
 
@@ -21,7 +20,7 @@ class Alone(Strategy):
     """The one architecture of a space in every step, on labels and on what a teacher says."""
 
     def subnets(self, step: int, rng: np.random.Generator, batch_loss: BatchLoss) -> list[Subnet]:
-        return [Subnet(largest(self.space), labels=1, teacher=1)]
+        return [Subnet(self.space.largest(), labels=1, teacher=1)]
 
 
 def finetuning(settings: Training, epochs: int, images: int, learning_rate: float | None = None) -> Training:

@@ -53,7 +53,6 @@ from hwnas.training.data.stored import CHECKED_FILE, Streamed
 from hwnas.training.evaluation import AccuracyEvaluator
 from hwnas.training.losses import LOSSES
 from hwnas.training.parallel import all_or_none, connect, local_rank, mean, rank, wait_for_all, world_size
-from hwnas.training.sampling import largest, smallest
 from hwnas.training.strategies import Phase, Strategy, Subnet, draws_subnets, get_strategy
 
 TIMED_ROUNDS = 5
@@ -219,7 +218,7 @@ def train(
                 rate = (state.step - first) * settings.batch_size / (time.perf_counter() - started)
                 try:
                     with _averaged(state):
-                        large, small = evaluator([largest(net.space), smallest(net.space)]).tolist()
+                        large, small = evaluator([net.space.largest(), net.space.smallest()]).tolist()
                 except EvaluationError as error:
                     kept = checkpoint.note_divergence(path)
                     raise TrainingError(
@@ -390,7 +389,7 @@ def choose_arithmetic(net: Supernet, plan: Plan) -> Arithmetic:
 
 def _check_fit(space: NetworkSpace, data: Dataset) -> None:
     """DataError if the networks of the space cannot take these images or tell these classes apart."""
-    channels, classes = space.input_shape[0], space.operators(largest(space))[-1].out_shape[0]
+    channels, classes = space.input_shape[0], space.operators(space.largest())[-1].out_shape[0]
     if (len(data.mean), len(data.classes)) != (channels, classes):
         raise DataError(
             f"the data has {len(data.mean)} channels and {len(data.classes)} classes, "
@@ -468,7 +467,7 @@ def _teacher(network: nn.Module, space: NetworkSpace, device: torch.device) -> T
     network.to(device).requires_grad_(False)
     if not isinstance(network, Supernet):
         network.eval()
-        classes = space.operators(largest(space))[-1].out_shape[0]
+        classes = space.operators(space.largest())[-1].out_shape[0]
 
         def checked(images: Tensor) -> Tensor:
             said = network(images)
@@ -481,14 +480,14 @@ def _teacher(network: nn.Module, space: NetworkSpace, device: torch.device) -> T
             return said
 
         return lambda part, arithmetic: _computed(checked, arithmetic, part.images)
-    ends = [s.input_shape[:1] + s.operators(largest(s))[-1].out_shape for s in (network.space, space)]
+    ends = [s.input_shape[:1] + s.operators(s.largest())[-1].out_shape for s in (network.space, space)]
     if ends[0] != ends[1]:
         raise TrainingError(
             f"the teacher is made for {ends[0][0]} channels and {ends[0][1]} classes, the space for "
             f"{ends[1][0]} and {ends[1][1]}; choose a teacher of the same data"
         )
     network.train()
-    arch = largest(network.space)
+    arch = network.space.largest()
     return lambda part, arithmetic: _logits(network, network.space, arch, part, arithmetic)
 
 

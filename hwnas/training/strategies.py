@@ -23,7 +23,6 @@ from hwnas.errors import TrainingError, known_names
 from hwnas.plugins import check_methods, is_factory
 from hwnas.spaces import Architecture, Architectures, NetworkSpace
 from hwnas.spaces.base import Genotypes
-from hwnas.training.sampling import largest, smallest
 
 # The loss of a subnet on the labels of the step's batch.
 BatchLoss = Callable[[Architecture], float]
@@ -81,7 +80,7 @@ class Sandwich(Strategy):
     def __init__(self, space: NetworkSpace, steps: int, random_subnets: int = 2) -> None:
         super().__init__(space, steps)
         self.random_subnets = random_subnets
-        self._largest, self._smallest = largest(space), smallest(space)
+        self._largest, self._smallest = space.largest(), space.smallest()
 
     def subnets(self, step: int, rng: np.random.Generator, batch_loss: BatchLoss) -> list[Subnet]:
         between = self._between(rng, batch_loss)
@@ -138,7 +137,7 @@ class Attentive(Sandwich):
         self.candidates = candidates
         rng = np.random.default_rng(0)
         pool = space.sample(POOL, rng)
-        low, high = space.macs([smallest(space)])[0], space.macs([largest(space)])[0]
+        low, high = space.macs([space.smallest()])[0], space.macs([space.largest()])[0]
         self._low = low
         self._width = max((high - low) / BUCKETS, 1.0) if bucket_mmacs is None else 1e6 * bucket_mmacs
         self._bucket_of = self._buckets(pool.genotypes)

@@ -3,7 +3,6 @@ from __future__ import annotations
 import torch
 
 from hwnas.networks.drop import Drop
-from hwnas.training.sampling import largest
 
 from .small_spaces import SPACES, batches, lively_supernet
 
@@ -24,7 +23,7 @@ def test_what_stays_keeps_the_mean() -> None:
 
 def test_only_training_leaves_out() -> None:
     space = SPACES["mbconv"]
-    net, arch = lively_supernet(space), largest(space)
+    net, arch = lively_supernet(space), space.largest()
     images = batches(space, 32)[0]
     net.train()
     whole = net(images, arch)

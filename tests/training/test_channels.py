@@ -6,7 +6,6 @@ import torch
 from hwnas.networks.calibration import calibrate
 from hwnas.spaces import get_space
 from hwnas.training.channels import sort_channels
-from hwnas.training.sampling import largest, smallest
 
 from ..networks.small_spaces import SPACES, batches, lively_supernet
 
@@ -20,7 +19,7 @@ ALL_SPACES = {**SPACES, "bottlenecks": BOTTLENECKS}
 def test_sorting_leaves_the_largest_as_it_is_and_changes_smaller_ones(name: str) -> None:
     space = ALL_SPACES[name]
     net = lively_supernet(space)
-    big, small = largest(space), smallest(space)
+    big, small = space.largest(), space.smallest()
     outputs = []
     for _ in range(2):
         found = []

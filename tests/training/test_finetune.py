@@ -12,7 +12,6 @@ from hwnas.networks.supernet import Supernet, tensors_digest
 from hwnas.spaces import SPACES, get_space
 from hwnas.training.finetune import Alone, finetuning, inherited
 from hwnas.training.loop import train
-from hwnas.training.sampling import largest, smallest
 
 from ..networks.small_spaces import lively
 from .small_data import blobs, tiny_space
@@ -28,7 +27,7 @@ def test_what_is_inherited_computes_the_same(transform: bool) -> None:
     space = tiny_space(classes=3, kernels=(3, 5, 7))
     net = lively(Supernet(space, 0, transform)).train()
     images = torch.randn(4, 1, 24, 24, generator=torch.Generator().manual_seed(0))
-    for arch in (largest(space), smallest(space), *space.sample(3, 0)):
+    for arch in (space.largest(), space.smallest(), *space.sample(3, 0)):
         alone = inherited(net, arch).train()
         own = alone.space.architecture(arch.values)
         with torch.no_grad():
@@ -43,7 +42,7 @@ def test_what_is_inherited_computes_the_same(transform: bool) -> None:
 @pytest.mark.parametrize("name", SPACES)
 def test_networks_of_every_space_inherit(name: str) -> None:
     space = get_space(name)
-    arch = smallest(space)
+    arch = space.smallest()
     net = Supernet(space)
     alone = inherited(net, arch)
     extracted, own = net.eval().extract, alone.space.architecture(arch.values)
@@ -63,7 +62,7 @@ def test_settings_keep_the_share_of_the_warm_up() -> None:
 def test_it_learns_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     """The teacher's largest subnet stays as it is; a resumed training is the same as one that was not."""
     space = tiny_space(classes=3)
-    teacher, arch = Supernet(space, 1), smallest(space)
+    teacher, arch = Supernet(space, 1), space.smallest()
     before = teacher.checksum
     settings = finetuning(SETTINGS, epochs=8, images=96)
 

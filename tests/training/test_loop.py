@@ -34,7 +34,6 @@ from hwnas.training.loop import (
     learning_rate_at,
     train,
 )
-from hwnas.training.sampling import largest
 from hwnas.training.strategies import Phase, Subnet, get_strategy
 
 from ..networks.small_spaces import SPACES, lively
@@ -397,7 +396,7 @@ def test_labels_are_smoothed_and_only_who_learns_from_them_alone_leaves_out() ->
     plan = plan_of(net, SETTINGS.model_copy(update={"label_smoothing": 0.25}))
     drop = Drop(0, 1e-9, torch.Generator())  # nothing is left out yet
     part = loop.Part(blobs(16).images, blobs(16).labels, drop)
-    archs = [largest(net.space), *net.space.sample(2, 0)]
+    archs = [net.space.largest(), *net.space.sample(2, 0)]
     subnets = [Subnet(archs[0], 1, 0), Subnet(archs[1], 0, 1), Subnet(archs[2], 1, 1)]
     heard, fp32 = Heard(net), Arithmetic("fp32", True)
     loss = loop._accumulate(heard, [part], subnets, fp32, plan, None)
@@ -454,7 +453,7 @@ def test_another_teacher_teaches(tmp_path: Path, external: str) -> None:
     """Its word changes what is learnt, and it stays as it is."""
     space = tiny_space(classes=3)
     teacher = Supernet(space, rng=7)
-    network: nn.Module = build_network(space, largest(space), 7) if external == "network" else teacher
+    network: nn.Module = build_network(space, space.largest(), 7) if external == "network" else teacher
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     taught, alone = tiny_net(), tiny_net()
     train(taught, blobs(), blobs(60), SETTINGS, tmp_path / "taught", teacher=network)

@@ -7,7 +7,6 @@ import pytest
 
 from hwnas.errors import TrainingError
 from hwnas.spaces import Architecture, NetworkSpace, get_space
-from hwnas.training.sampling import largest, smallest
 from hwnas.training.strategies import BUCKETS, Attentive, Subnet, get_strategy
 
 from .small_data import tiny_space
@@ -26,7 +25,7 @@ def test_sandwich() -> None:
     space = tiny_space()
     found = subnets("sandwich", space)
     random = list(space.sample(2, np.random.default_rng(0)))
-    assert [subnet.arch for subnet in found] == [largest(space), smallest(space), *random]
+    assert [subnet.arch for subnet in found] == [space.largest(), space.smallest(), *random]
     assert [(subnet.labels, subnet.teacher) for subnet in found] == [(1, 0), (0, 1), (0, 1), (0, 1)]
     assert len(subnets("sandwich", space, random_subnets=0)) == 2
 
@@ -60,14 +59,14 @@ def test_attentive_trains_the_best_or_worst_of_alike_candidates(mode: str) -> No
         return float(arch.values["stage1.depth"]) + len(asked) / 1000
 
     found = strategy.subnets(0, np.random.default_rng(0), batch_loss)
-    assert [subnet.arch for subnet in found[:2]] == [largest(space), smallest(space)]
+    assert [subnet.arch for subnet in found[:2]] == [space.largest(), space.smallest()]
     assert len(found) == 4
     assert len(asked) == 8
     for chosen, candidates in ((found[2].arch, asked[:4]), (found[3].arch, asked[4:])):
         depths = [arch.values["stage1.depth"] for arch in candidates]
         assert chosen.values["stage1.depth"] == (min(depths) if mode == "best" else max(depths))
         macs = space.macs(candidates)
-        span = space.macs([largest(space)])[0] - space.macs([smallest(space)])[0]
+        span = space.macs([space.largest()])[0] - space.macs([space.smallest()])[0]
         assert macs.max() - macs.min() <= span / BUCKETS
 
 
