@@ -147,9 +147,10 @@ class LatencyTable:
         """Calibrated sum of the operators of n architectures of one space, (n,), in milliseconds.
 
         `precision`, where it is no choice of the space, defaults to the table's first. The calibration of an
-        architecture is that of its space, resolution and precision; failing that, that of the same resolution
-        and precision in another space; failing that, the plain sum is returned. Either substitute is logged
-        as a warning, once a space. TableError names an operator that is missing.
+        architecture is that of its space, resolution and precision, or of the space that this is a part of
+        (`SearchSpace.restrict`); failing that, that of the same resolution and precision in another space;
+        failing that, the plain sum is returned. Either substitute is logged as a warning, once a space.
+        TableError names an operator that is missing.
         """
         if len(archs) == 0:
             return np.zeros(0)
@@ -209,9 +210,10 @@ class LatencyTable:
         fitting = [
             c for c in self.calibration if c["resolution"] == resolution and c["precision"] == precision
         ]
-        for c in fitting:
-            if c["space"] == space.id:
-                return c["slope"], c["intercept_ms"]
+        for own in (space, *([] if space.whole is None else [space.whole])):
+            for c in fitting:
+                if c["space"] == own.id:
+                    return c["slope"], c["intercept_ms"]
         where = f"{space.id} at resolution {resolution} in {precision}"
         if fitting:
             log.warning("the table is not calibrated for %s; using that of %s", where, fitting[0]["space"])

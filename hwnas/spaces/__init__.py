@@ -55,7 +55,9 @@ def space_of(definition: Mapping[str, Any]) -> NetworkSpace:
     if not isinstance(definition, Mapping) or not isinstance(definition.get("name"), str):
         raise SpaceError(f"a space is its name and parameters, got {definition!r:.80}")
     parameters = dict(definition)
-    return get_space(parameters.pop("name"), **parameters)
+    restriction = parameters.pop("restrict", None)
+    space = get_space(parameters.pop("name"), **parameters)
+    return space if restriction is None else space.restrict(restriction)
 
 
 __all__ = [

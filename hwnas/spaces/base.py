@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
-from typing import Any, ClassVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from hwnas.spaces.sampling import (
     rare_sampler,
     reject,
 )
+
+if TYPE_CHECKING:
+    from hwnas.spaces.restrict import RestrictedNetworkSpace, RestrictedSpace
 
 Rng = int | np.random.Generator
 Genotypes = NDArray[np.int64]
@@ -59,7 +62,7 @@ class Choice:
         where = f"choice {self.name!r}"
         if not isinstance(self.group, str | None):
             raise SpaceError(f"{where}: group is a text or None, got {self.group!r}")
-        object.__setattr__(self, "values", _values(f"{where}: values", self.values))
+        object.__setattr__(self, "values", value_list(f"{where}: values", self.values))
         object.__setattr__(self, "requires", _requirements(where, self.requires))
         if not self.values:
             raise SpaceError(f"{where} has no values; give at least one")
@@ -70,7 +73,7 @@ class Choice:
             raise SpaceError(f"choice {self.name!r} has a value twice: {self.values}")
 
 
-def _values(where: str, values: Any) -> tuple[Any, ...]:
+def value_list(where: str, values: Any) -> tuple[Any, ...]:
     """Return values as a tuple, a set sorted, NumPy scalars as Python's; SpaceError if they are no list."""
     if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
         raise SpaceError(f"{where} is a list, such as (3, 5), got {values!r:.80}")
@@ -93,7 +96,7 @@ def _requirements(where: str, requires: Any) -> tuple[tuple[str, tuple[Any, ...]
         )
     single = (str, int, float, bool, np.generic)
     return tuple(
-        (name, _values(f"{where}: requires {name}", (values,) if isinstance(values, single) else values))
+        (name, value_list(f"{where}: requires {name}", (values,) if isinstance(values, single) else values))
         for name, values in pairs
     )
 
@@ -182,6 +185,8 @@ class SearchSpace:
     genotypes are allowed, (n,) booleans; it sees canonical ones only. To train a supernet, it must allow the
     largest values of all choices together, and the smallest.
     """
+
+    whole: SearchSpace | None = None  # the space that this one is a part of; see `restrict`
 
     def __init__(
         self,
@@ -281,18 +286,21 @@ class SearchSpace:
         return Architectures(self, canonical)
 
     def genotypes(self, archs: Any) -> Genotypes:
-        """(n, g) genotypes of Architectures, of a sequence of Architecture, or of an integer array."""
+        """(n, g) genotypes of Architectures, of a sequence of Architecture, or of an integer array.
+
+        Architectures of a part of this space, or of a space that this is a part of, are translated.
+        """
         if isinstance(archs, Architectures):
-            self._check_origin(archs.space)
-            return archs.genotypes
+            return self._translated(archs.origin, archs.genotypes)
         if isinstance(archs, Architecture):
             raise SpaceError("expected a sequence of architectures, got one; write [arch]")
         if not isinstance(archs, np.ndarray):
             archs = list(archs)
             if archs and isinstance(archs[0], Architecture):
-                for arch in archs:
-                    self._check_origin(arch.space)
-                archs = [arch.genotype for arch in archs]
+                archs = [
+                    arch.genotype if arch.space == self.id else self._translated_genotype(arch)
+                    for arch in archs
+                ]
         array = np.asarray(archs)
         if array.size == 0:
             return np.zeros((0, len(self.choices)), dtype=np.int64)
@@ -312,9 +320,41 @@ class SearchSpace:
             )
         return array
 
-    def _check_origin(self, space: str) -> None:
-        if space != self.id:
-            raise SpaceError(f"these architectures are of space {space}, not of {self.id}")
+    def _translated(self, origin: SearchSpace, genotypes: Genotypes) -> Genotypes:
+        """Return canonical genotypes (n, g) of a space that has the same whole, (n, g) in this one."""
+        if origin.id == self.id:
+            return genotypes
+        if (origin.whole or origin).id != (self.whole or self).id:
+            raise SpaceError(f"these architectures are of space {origin.id}, not of {self.id}")
+        return self.from_whole(origin.in_whole(genotypes))
+
+    def _translated_genotype(self, arch: Architecture) -> tuple[int, ...]:
+        return tuple(self._translated(arch.origin, np.array([arch.genotype]))[0].tolist())
+
+    def in_whole(self, genotypes: Genotypes) -> Genotypes:
+        """Return canonical genotypes as those of the space that this is a part of: themselves if of none."""
+        return genotypes
+
+    def from_whole(self, genotypes: Genotypes) -> Genotypes:
+        """Return canonical genotypes of the space that this is a part of as its own; see `in_whole`."""
+        return genotypes
+
+    def restrict(self, values: Mapping[str, Sequence[Any]]) -> RestrictedSpace:
+        """Return the part of the space in which choices keep only some of their values.
+
+        Args:
+            values: Values to keep by the names of choices; a choice that is not named keeps all.
+
+        Returns:
+            The part; its `to_whole` and `to_part` translate architectures.
+
+        Raises:
+            SpaceError: if there is no such choice or value, a choice keeps no value, or no architecture is
+                left.
+        """
+        from hwnas.spaces.restrict import RestrictedSpace
+
+        return RestrictedSpace(self, values)
 
     @property
     def has_hooks(self) -> bool:
@@ -582,6 +622,12 @@ class NetworkSpace(SearchSpace, ABC):
     def operator(self, slot: str, values: Mapping[str, Any], precision: str = "fp32") -> Operator | None:
         """The operator in a slot, given at least the values of the slot's choices; None if it is skipped."""
 
+    def restrict(self, values: Mapping[str, Sequence[Any]]) -> RestrictedNetworkSpace:
+        """Return a part of the space, as `SearchSpace.restrict`, that can be built, timed and exported."""
+        from hwnas.spaces.restrict import RestrictedNetworkSpace
+
+        return RestrictedNetworkSpace(self, values)
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of the largest input."""
@@ -591,8 +637,8 @@ class NetworkSpace(SearchSpace, ABC):
 
     def lower(self, arch: Architecture, precision: str = "fp32") -> dict[str, Operator]:
         """The operators of an architecture by slot, in the order in which they run."""
-        self._check_origin(arch.space)
-        values = {c.name: c.values[i] for c, i in zip(self.choices, arch.genotype, strict=True)}
+        genotype = arch.genotype if arch.space == self.id else self._translated_genotype(arch)
+        values = {c.name: c.values[i] for c, i in zip(self.choices, genotype, strict=True)}
         found = {slot.name: self.operator(slot.name, values, precision) for slot in self.slots}
         return {name: operator for name, operator in found.items() if operator is not None}
 
@@ -732,7 +778,8 @@ class OperatorSum:
     def __call__(self, archs: Any) -> NDArray[np.float64]:
         """(n,) sums, of a subclass what it joins the values to."""
         genotypes = self.space.genotypes(archs)
-        if isinstance(archs, Architectures) and len(genotypes) <= SUMMED_AT_ONCE:
+        own = isinstance(archs, Architectures) and genotypes is archs.genotypes  # not those of a part
+        if own and len(genotypes) <= SUMMED_AT_ONCE:
             if archs._places is None:
                 archs._places = self._places(genotypes)
             return np.asarray(self._joined(self._values[archs._places], axis=1))
