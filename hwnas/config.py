@@ -412,7 +412,7 @@ def parse_training(data: Mapping[str, Any], origin: str) -> Training:
         ConfigError: If a field is unknown or has a wrong value; the message names the field.
     """
     try:
-        return Training.model_validate(data)
+        return Training.model_validate(renamed(data, "training"))
     except ValidationError as error:
         raise ConfigError(f"{origin}: {_explained(error, Training)}") from None
 

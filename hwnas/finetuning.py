@@ -33,7 +33,7 @@ from hwnas.text import command_line
 
 if TYPE_CHECKING:
     from hwnas.config import Training
-    from hwnas.networks.supernet import Supernet
+    from hwnas.networks.base import WeightSharing
 
 Z = 1.96  # standard errors in half a 95 % interval
 
@@ -131,7 +131,7 @@ def _made_from(
 
 def _training(
     run: Run, parent: Mapping[str, Any], name: str, made: Mapping[str, Any], again: bool
-) -> tuple[Supernet, Supernet, Training]:
+) -> tuple[WeightSharing, WeightSharing, Training]:
     """The network to train, its teacher and the settings, checked; `again` ignores an earlier checkpoint."""
     from hwnas.networks.supernet import load_supernet
     from hwnas.training.finetune import Alone, finetuning, inherited
@@ -151,7 +151,7 @@ def _train(
     parent: Mapping[str, Any],
     name: str,
     made: Mapping[str, Any],
-    training: tuple[Supernet, Supernet, Training],
+    training: tuple[WeightSharing, WeightSharing, Training],
     display: Display,
 ) -> None:
     """Train, judge and export a model."""

@@ -16,7 +16,7 @@ from hwnas import finetuning, pipeline
 from hwnas.cli import main
 from hwnas.errors import ConfigError
 from hwnas.finetuning import _difference, finetune_model
-from hwnas.networks.supernet import tensors_digest
+from hwnas.networks.base import tensors_digest
 from hwnas.pipeline import load_run
 from hwnas.progress import Progress
 from hwnas.store import read_json

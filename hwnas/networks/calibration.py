@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hwnas.errors import DataError, SpaceError
+from hwnas.networks.base import WeightSharing, check_weight_sharing
 from hwnas.networks.elastic import Moments
 from hwnas.spaces import Architecture
-
-if TYPE_CHECKING:
-    from hwnas.networks.supernet import Supernet
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Statistics:
 
 @torch.no_grad()
 def calibrate(
-    net: Supernet, arch: Architecture, batches: Iterable[Tensor | tuple[Tensor, Tensor]]
+    net: WeightSharing, arch: Architecture, batches: Iterable[Tensor | tuple[Tensor, Tensor]]
 ) -> Statistics:
     """The batch-norm statistics of a subnet: mean and unbiased variance of each batch, averaged.
 
@@ -47,8 +44,9 @@ def calibrate(
     `batches` are images (n, c, h, w) at the architecture's resolution, or pairs of images and labels;
     training images, 1000 to 2000 in all, are usual. The mode, the weights and the stored statistics of
     the supernet are left as they are. DataError if there are no batches, or a batch is too small to have
-    a variance.
+    a variance; SpaceError if `net` is no supernet.
     """
+    check_weight_sharing(net)
     totals: dict[str, tuple[Tensor, Tensor]] = {}
     count = total = 0
     for batch in batches:

@@ -10,7 +10,6 @@ It keeps no active state. Which subnet runs, and by which statistics it normalis
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 
 from hwnas.errors import ChecksumError, DataError, SpaceError, StoreError
 from hwnas.files import expanded
+from hwnas.networks.base import ElasticWeights
 from hwnas.networks.blocks import StaticNetwork, initialise, operator_modules, torch_generator
 from hwnas.networks.calibration import Statistics
 from hwnas.networks.drop import Drop
@@ -41,7 +41,7 @@ from hwnas.ops.base import RUNNING_MEAN, RUNNING_VAR, Op
 from hwnas.ops.linear import Linear
 from hwnas.spaces import SPACES, Architecture, NetworkSpace, Slot, space_of
 from hwnas.spaces.base import Rng, id_of
-from hwnas.store import digest, parse_json, read_bytes, read_json, write_bytes, write_json
+from hwnas.store import parse_json, read_bytes, read_json, write_bytes, write_json
 from hwnas.text import command_line, one_line
 
 SCHEMA = 1
@@ -49,7 +49,7 @@ WEIGHTS_FILE = "model.safetensors"
 DEFINITION_FILE = "supernet.json"
 
 
-class Supernet(nn.Module):
+class Supernet(ElasticWeights):
     """Shared weights of a space. `slots.<slot>.<op>` are elastic ops as large as the largest version.
 
     `has_statistics` says whether the stored batch-norm statistics mean anything: they do for imported
@@ -126,11 +126,6 @@ class Supernet(nn.Module):
         """Return an elastic op by the names of its slot and of itself."""
         ops = cast(nn.ModuleDict, self.slots[_module_name(slot)])
         return cast(ElasticOp, ops[name])
-
-    @property
-    def checksum(self) -> str:
-        """SHA-256, in hexadecimal digits, over the space's definition and the weights."""
-        return digest([self.space.definition, tensors_digest(self.state_dict())])
 
     def save(self, directory: str | Path) -> None:
         """Write `model.safetensors` and `supernet.json` into a folder, each whole or not at all."""
@@ -222,15 +217,6 @@ def _elastic_ops(
         if scale is not None:
             nn.init.zeros_(ops[name].weight(scale))
     return dict(ops)
-
-
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256, in hexadecimal digits, over the names, types, shapes and values of tensors."""
-    found = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 def refer_to_supernet(directory: str | Path, target: str | Path, checksum: str) -> None:

@@ -56,7 +56,7 @@ from hwnas.training.strategies import check_strategy as check_training_strategy
 
 if TYPE_CHECKING:  # torch is loaded by the stages that need it
     from hwnas.export.quantize import PrecisionEvaluator
-    from hwnas.networks.supernet import Supernet
+    from hwnas.networks.base import WeightSharing
     from hwnas.training.data import Dataset
     from hwnas.training.evaluation import AccuracyEvaluator
 
@@ -644,7 +644,7 @@ class Run:
         return self.table
 
     @cached_property
-    def supernet(self) -> Supernet:
+    def supernet(self) -> WeightSharing:
         """The supernet that the train stage left."""
         from hwnas.networks.supernet import load_supernet
 

@@ -14,6 +14,7 @@ from hwnas.progress import Progress
 from hwnas.store import remove_folder
 
 if TYPE_CHECKING:  # torch is loaded by the stages that need it
+    from hwnas.networks.supernet import Supernet
     from hwnas.pipeline.job import Run
     from hwnas.training.loop import TrainingResult
 
@@ -83,7 +84,7 @@ def make(run: Run, progress: Progress) -> tuple[dict[str, Any], list[str]]:
     return outputs, ["supernet/model.safetensors", "supernet/supernet.json"]
 
 
-def train_supernet(run: Run, progress: Progress) -> TrainingResult:
+def train_supernet(run: Run, progress: Progress) -> TrainingResult[Supernet]:
     from hwnas.training.train import train
 
     return train(

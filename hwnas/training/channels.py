@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from hwnas.networks.base import ElasticWeights
 from hwnas.networks.elastic import ElasticOp
-from hwnas.networks.supernet import Supernet
 from hwnas.ops.base import Op
 from hwnas.ops.graph import Graph, Node
 from hwnas.spaces import NetworkSpace, Slot
@@ -19,7 +19,7 @@ Counts = Mapping[tuple[str, str], Sequence[int]]
 
 
 @torch.no_grad()
-def sort_channels(net: Supernet, opened: Sequence[Sequence[int]] | None = None) -> None:
+def sort_channels(net: ElasticWeights, opened: Sequence[Sequence[int]] | None = None) -> None:
     """Order the inner channels of every block by the L1 norm of the weights that read them, in place.
 
     `opened` are, by choice of the space, the positions of the values that subnets have been trained with;
@@ -102,7 +102,9 @@ def _order(importance: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.cat(parts)
 
 
-def _sort(net: Supernet, slot: str, writer: Op, between: Sequence[Op], reader: Op, counts: Counts) -> None:
+def _sort(
+    net: ElasticWeights, slot: str, writer: Op, between: Sequence[Op], reader: Op, counts: Counts
+) -> None:
     """Order the channels that `writer` writes, `between` pass on, and `reader` reads."""
     order = _order(_importance(net.op(slot, reader.name), "in"), counts[writer.name, "out"])
     _permute(net.op(slot, reader.name), "in", order)

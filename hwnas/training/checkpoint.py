@@ -21,7 +21,7 @@ from torch import Tensor
 from hwnas.errors import ChecksumError, TrainingError
 from hwnas.images import OLD_READER
 from hwnas.inputs import canonical
-from hwnas.networks.supernet import Supernet, tensors_digest
+from hwnas.networks.base import WeightSharing, tensors_digest
 from hwnas.store import digest, read_bytes, write_bytes
 
 SCHEMA = 1
@@ -54,13 +54,13 @@ class Report:
 class State:
     """All that a training changes."""
 
-    net: Supernet
+    net: WeightSharing
     optimizer: torch.optim.SGD
     arithmetic: Arithmetic
     step: int = 0
     reports: list[Report] = field(default_factory=list)
     average: dict[str, Tensor] | None = None  # of the weights by name, where one is kept
-    teacher: Supernet | None = None  # the weights as they were, where a phase keeps them
+    teacher: WeightSharing | None = None  # the weights as they were, where a phase keeps them
     earlier: list[dict[str, Any]] = field(default_factory=list)  # learning rates that diverged, up to a step
     losses: list[float] = field(default_factory=list)  # of the steps since the last report
 
@@ -155,7 +155,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def load(
     path: Path,
-    net: Supernet,
+    net: WeightSharing,
     optimizer: torch.optim.SGD,
     inputs: Mapping[str, Any],
     files_read: Callable[[int], str | None] = lambda step: None,
@@ -273,7 +273,7 @@ def _resumed(
     return list(earlier)
 
 
-def copy_of(net: Supernet, weights: Mapping[str, Tensor]) -> Supernet:
+def copy_of(net: WeightSharing, weights: Mapping[str, Tensor]) -> WeightSharing:
     """A supernet of the same space, on the same device, with these weights."""
     made = copy.deepcopy(net)
     made.load_state_dict(weights)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from hwnas.errors import EvaluationError
 from hwnas.memory import keep_freed_memory
+from hwnas.networks.base import WeightSharing, check_weight_sharing
 from hwnas.networks.blocks import StaticNetwork
 from hwnas.networks.calibration import Statistics, calibrate
-from hwnas.networks.supernet import Supernet
 from hwnas.spaces import Architecture
 from hwnas.training.data import Dataset
 
@@ -64,17 +64,19 @@ class AccuracyEvaluator:
     """Top-1 accuracy of subnets in percent: ``evaluator(archs)`` has shape (n,).
 
     Each subnet is calibrated on the same `calibration_images` images of `calibration_data` (training
-    images), drawn by `seed`, then judged on all of `data`, both at the subnet's resolution.
+    images), drawn by `seed`, then judged on all of `data`, both at the subnet's resolution. SpaceError if
+    `net` is no supernet.
     """
 
     def __init__(
         self,
-        net: Supernet,
+        net: WeightSharing,
         calibration_data: Dataset,
         data: Dataset,
         calibration_images: int = 1024,
         seed: int = 0,
     ) -> None:
+        check_weight_sharing(net)
         self.net = net
         self.calibration_data = calibration_data.subset(calibration_images, seed)
         self.data = data

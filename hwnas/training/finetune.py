@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from hwnas.config import Named, Training
+from hwnas.errors import TrainingError
+from hwnas.networks.base import ElasticWeights, WeightSharing
 from hwnas.networks.supernet import Supernet
 from hwnas.spaces import Architecture
 from hwnas.spaces.fixed import FixedSpace
@@ -39,8 +41,24 @@ def finetuning(settings: Training, epochs: int, images: int, learning_rate: floa
     return settings.model_copy(update=changes)
 
 
-def inherited(net: Supernet, arch: Architecture) -> Supernet:
-    """A supernet of one architecture, with a copy of the weights that it has in another."""
+def inherited(net: WeightSharing, arch: Architecture) -> Supernet:
+    """Copy the weights of one architecture into a supernet of its own.
+
+    Args:
+        net: The supernet with the weights.
+        arch: An architecture of its space.
+
+    Returns:
+        The supernet of that architecture alone.
+
+    Raises:
+        TrainingError: if the weights of each op cannot be cut from those of `net`.
+    """
+    if not isinstance(net, ElasticWeights):
+        raise TrainingError(
+            f"a subnet of {type(net).__name__} cannot be fine-tuned: only those of ElasticWeights can; train "
+            "the network that its extract(arch, statistics) returns in a loop of your own"
+        )
     space = FixedSpace(net.space, arch)
     made = Supernet(space)
     with torch.no_grad():

@@ -22,10 +22,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -38,9 +39,10 @@ from hwnas.config import Named, Training
 from hwnas.errors import DataError, EvaluationError, TrainingError
 from hwnas.files import expanded
 from hwnas.memory import keep_freed_memory
+from hwnas.networks.base import ElasticWeights, WeightSharing, check_weight_sharing, tensors_digest
 from hwnas.networks.blocks import torch_generator
 from hwnas.networks.drop import Drop
-from hwnas.networks.supernet import Supernet, load_supernet, tensors_digest
+from hwnas.networks.supernet import load_supernet
 from hwnas.plugins import identity
 from hwnas.progress import Progress, as_progress, silent
 from hwnas.spaces import Architecture, NetworkSpace
@@ -59,14 +61,17 @@ TIMED_ROUNDS = 5
 TOLERANCE = 0.01  # of images' values, by which normalising and resizing may miss 0…1
 
 
+Net = TypeVar("Net", bound=WeightSharing)
+
+
 @dataclass(frozen=True)
-class TrainingResult:
+class TrainingResult(Generic[Net]):
     """The trained supernet, how it was computed, and the reports, the last one at the last step.
 
     `earlier` has `learning_rate` and `until_step` of those that diverged before a lower one went on.
     """
 
-    supernet: Supernet
+    supernet: Net = field(compare=False)  # torch modules are equal only to themselves
     arithmetic: Arithmetic
     reports: tuple[Report, ...]
     earlier: tuple[dict[str, Any], ...] = ()
@@ -115,7 +120,7 @@ class Plan:
 
 
 def train(
-    net: Supernet,
+    net: Net,
     train_data: Dataset,
     validation_data: Dataset,
     settings: Training,
@@ -124,7 +129,7 @@ def train(
     progress: Progress | bool = silent,
     teacher: nn.Module | None = None,
     strategy: Strategy | Callable[..., Strategy] | None = None,
-) -> TrainingResult:
+) -> TrainingResult[Net]:
     """Train a supernet in place, and leave it in eval mode on the CPU.
 
     Every `settings.report_every` steps, and after the last, the largest and the smallest subnet are judged on
@@ -150,12 +155,14 @@ def train(
     TrainingError if the loss or a gradient is not finite, naming the step and the learning rate: the weights
     are then those before that step, and the checkpoint, of the last report, is gone on from with a lower
     `learning_rate`; for a teacher of other classes, or that is `net` itself; and if another process is lost.
-    TrainingError, too, if outputs of the teacher, or outputs on `validation_data`, are NaN or infinite.
+    TrainingError, too, if outputs of the teacher, or outputs on `validation_data`, are NaN or infinite; and
+    for settings that this kind of supernet does not support. SpaceError if `net` is no supernet.
     DataError if there are fewer images than a batch holds, the images or classes are not those of the space,
     the two datasets differ in their channels or classes, one of them is not a `Dataset`, or TrivialAugment is
     to change images whose values are not known.
     """
     progress = as_progress(progress, "train")
+    check_weight_sharing(net)
     strategy = _made(strategy, net, settings)
     teacher, device = _prepared(net, train_data, validation_data, settings, teacher)
     directory = expanded(directory)
@@ -237,7 +244,7 @@ def train(
 
 
 def check_training(
-    net: Supernet,
+    net: WeightSharing,
     train_data: Dataset,
     validation_data: Dataset,
     settings: Training,
@@ -263,6 +270,7 @@ def check_training(
         TrainingError: Settings do not fit each other, or the checkpoint is that of another training.
         ChecksumError: The checkpoint is damaged.
     """
+    check_weight_sharing(net)
     strategy = _made(strategy, net, settings)
     teacher, _ = _prepared(net, train_data, validation_data, settings, teacher)
     with _as_it_was(teacher):
@@ -275,7 +283,7 @@ def check_training(
 
 
 def _prepared(
-    net: Supernet,
+    net: WeightSharing,
     train_data: Dataset,
     validation_data: Dataset,
     settings: Training,
@@ -308,7 +316,7 @@ def _prepared(
 
 
 def _made(
-    strategy: Strategy | Callable[..., Strategy] | None, net: Supernet, settings: Training
+    strategy: Strategy | Callable[..., Strategy] | None, net: WeightSharing, settings: Training
 ) -> Strategy | None:
     """The strategy that takes the place of the settings' one, if there is one."""
     if isinstance(strategy, str):
@@ -325,7 +333,7 @@ def strategy_settings(strategy: Strategy) -> dict[str, Any]:
 
 
 def _inputs(
-    net: Supernet,
+    net: WeightSharing,
     train_data: Dataset,
     validation_data: Dataset,
     settings: Training,
@@ -361,7 +369,7 @@ def learning_rate_at(step: int, settings: Training, phase: Phase) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def choose_arithmetic(net: Supernet, plan: Plan) -> Arithmetic:
+def choose_arithmetic(net: WeightSharing, plan: Plan) -> Arithmetic:
     """The precision of the settings, channels last; for "auto" what is fastest on this machine.
 
     That is the precision and memory layout in which a few steps of forward and backward take least time.
@@ -421,7 +429,7 @@ def _device(settings: Training) -> torch.device:
 
 
 def _plan(
-    net: Supernet,
+    net: WeightSharing,
     data: Dataset,
     settings: Training,
     seed: int,
@@ -450,10 +458,26 @@ def _plan(
         _check_unset(settings, "loss", f"strategy {named.name} learns from labels alone")
     if teacher is not None and not strategy.taught:
         raise TrainingError(f"strategy {named.name} learns from labels alone; leave out training.teacher")
+    _check_abilities(net, settings, strategy)
     first = rank() * settings.accumulate
     parts = range(first, first + settings.accumulate)
     teaches = None if teacher is None else _teacher(teacher, net.space, device)
     return Plan(data, settings, seed, strategy, teaches, device, parts, of)
+
+
+def _check_abilities(net: WeightSharing, settings: Training, strategy: Strategy) -> None:
+    """TrainingError if the settings ask for something that this kind of supernet cannot do."""
+    kind = type(net).__name__
+    if any((settings.dropout, settings.drop_connect)) and "drop" not in signature(net.forward).parameters:
+        raise TrainingError(
+            f"{kind} leaves nothing out in training; leave out training.dropout and training.drop_connect"
+        )
+    sorts = any(phase.sort_channels is not None for phase in strategy.phases)
+    if sorts and not isinstance(net, ElasticWeights):
+        raise TrainingError(
+            f"strategy {settings.strategy.name} sorts channels, which {kind} does not support; choose "
+            "another training.strategy"
+        )
 
 
 def _check_unset(settings: Training, name: str, why: str) -> None:
@@ -465,7 +489,7 @@ def _check_unset(settings: Training, name: str, why: str) -> None:
 def _teacher(network: nn.Module, space: NetworkSpace, device: torch.device) -> Teacher:
     """A network as a teacher of a space's networks: a supernet by its largest subnet, by batch statistics."""
     network.to(device).requires_grad_(False)
-    if not isinstance(network, Supernet):
+    if not isinstance(network, WeightSharing):
         network.eval()
         classes = space.operators(space.largest())[-1].out_shape[0]
 
@@ -497,7 +521,7 @@ def _teaches(teacher: Teacher, batch: Sequence[Part], arithmetic: Arithmetic) ->
     return all(bool(teacher(part, arithmetic).isfinite().all()) for part in batch)
 
 
-def _data_parallel(net: Supernet, device: torch.device) -> nn.Module:
+def _data_parallel(net: WeightSharing, device: torch.device) -> nn.Module:
     """The supernet, its gradients averaged over the processes if there are several.
 
     A step uses some parameters in some subnets only: what none of them used keeps no gradient.
@@ -513,7 +537,7 @@ def _data_parallel(net: Supernet, device: torch.device) -> nn.Module:
         return DistributedDataParallel(net, devices, broadcast_buffers=False, find_unused_parameters=True)
 
 
-def _optimizer(net: Supernet, settings: Training) -> torch.optim.SGD:
+def _optimizer(net: WeightSharing, settings: Training) -> torch.optim.SGD:
     """Nesterov SGD; batch norm and biases, which have one dimension, do not decay."""
     weights = [p for p in net.parameters() if p.dim() > 1]
     others = [p for p in net.parameters() if p.dim() <= 1]
@@ -570,6 +594,7 @@ def _begin(phase: Phase, state: State, settings: Training) -> None:
     if phase.keep_teacher:
         state.teacher = checkpoint.copy_of(state.net, state.net.state_dict())
     if phase.sort_channels is not None:
+        assert isinstance(state.net, ElasticWeights)
         sort_channels(state.net, phase.sort_channels)
     state.optimizer.state.clear()
     if settings.average:
@@ -694,7 +719,7 @@ def _logits(
 ) -> Tensor:
     """(n, classes) of a subnet at its resolution."""
     images = part.at(space.resolution(arch), arithmetic.channels_last)
-    return _computed(model, arithmetic, images, arch, None, drop)
+    return _computed(model, arithmetic, images, arch, None, *([] if drop is None else [drop]))
 
 
 def _computed(
@@ -746,7 +771,7 @@ def _averaged(state: State) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _swap(net: Supernet, other: dict[str, Tensor]) -> None:
+def _swap(net: WeightSharing, other: dict[str, Tensor]) -> None:
     """Exchange a supernet's weights with others of the same names."""
     for name, parameter in net.named_parameters():
         kept = parameter.clone()

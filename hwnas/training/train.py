@@ -12,6 +12,7 @@ from torch import nn
 
 from hwnas.config import Training, parse_training
 from hwnas.errors import TrainingError
+from hwnas.networks.base import WeightSharing
 from hwnas.networks.supernet import Supernet
 from hwnas.progress import Progress, silent
 from hwnas.spaces import NetworkSpace
@@ -23,7 +24,7 @@ from hwnas.training.strategies import Strategy, get_strategy
 
 
 def train(
-    space: NetworkSpace | Supernet,
+    space: NetworkSpace | WeightSharing,
     train_data: Dataset,
     validation_data: Dataset,
     *,
@@ -34,7 +35,7 @@ def train(
     seed: int = 0,
     progress: Progress | bool = silent,
     **options: Any,
-) -> TrainingResult:
+) -> TrainingResult[Any]:
     """Train a supernet: the weights of all architectures of a space at once.
 
         data = [hwnas.load_dataset("cluttered-digits", split) for split in ("train", "validation")]
@@ -45,7 +46,8 @@ def train(
     same kind of processor. This is also how `hwnas train CONFIG` trains.
 
     Args:
-        space: A space, whose new supernet is drawn by `seed`; or a supernet, which is trained in place.
+        space: A space, whose new supernet is drawn by `seed`; or a supernet (any
+            `hwnas.networks.base.WeightSharing`), which is trained in place.
         train_data: Labelled images to train on, from `load_dataset` or `from_loader`.
         validation_data: Labelled images on which the largest and the smallest subnet are evaluated.
         steps: Number of steps of the optimiser.
@@ -71,13 +73,14 @@ def train(
         TrainingError: If options do not fit each other, the checkpoint is that of another training, or the
             loss or a gradient is not finite.
     """
-    if not isinstance(space, (NetworkSpace, Supernet)):
+    if not isinstance(space, (NetworkSpace, WeightSharing)):
         raise TrainingError(f"space is {space!r:.80}; give a NetworkSpace or a Supernet")
     if directory is None and world_size() > 1:
         raise TrainingError("several processes train in one directory that all of them can read; give it")
     named, folder = isinstance(strategy, (str, Mapping)), isinstance(teacher, (str, Path))
-    if isinstance(space, Supernet):
-        options.setdefault("kernel_transform", space.kernel_transform)
+    transformed = bool(getattr(space, "kernel_transform", False))  # supernets of other kinds have none
+    if isinstance(space, WeightSharing):
+        options.setdefault("kernel_transform", transformed)
     settings = parse_training(
         {
             **options,
@@ -87,14 +90,16 @@ def train(
         },
         "train",
     )
-    net = space
-    if isinstance(net, NetworkSpace):
-        net = Supernet(net, seed, settings.kernel_transform)
-    elif settings.kernel_transform != net.kernel_transform:
+    net: WeightSharing
+    if isinstance(space, NetworkSpace):
+        net = Supernet(space, seed, settings.kernel_transform)
+    elif settings.kernel_transform != transformed:
         raise TrainingError(
             f"kernel_transform is {settings.kernel_transform}, and the supernet was made with "
-            f"{net.kernel_transform}; leave it out"
+            f"{transformed}; leave it out"
         )
+    else:
+        net = space
     recipe = settings.recipe
     network = teacher if isinstance(teacher, nn.Module) else None
     if network is not None:

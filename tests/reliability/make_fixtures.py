@@ -20,7 +20,7 @@ import numpy as np
 import hwnas
 from hwnas.choosing import choose
 from hwnas.latency.table import LatencyTable
-from hwnas.networks.supernet import tensors_digest
+from hwnas.networks.base import tensors_digest
 from hwnas.pipeline import load_run
 from hwnas.predictors import get_predictor, load_predictor
 from tests.conftest import write_config

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hwnas.config import Training
-from hwnas.networks.supernet import Supernet, tensors_digest
+from hwnas.networks.base import tensors_digest
+from hwnas.networks.supernet import Supernet
 from hwnas.spaces import SPACES, get_space
 from hwnas.training.finetune import Alone, finetuning, inherited
 from hwnas.training.loop import train

@@ -386,7 +386,9 @@ class Heard(nn.Module):
         self.net = net
         self.drops: list[Drop | None] = []
 
-    def forward(self, images: Tensor, arch: Architecture, statistics: None, drop: Drop | None) -> Tensor:
+    def forward(
+        self, images: Tensor, arch: Architecture, statistics: None, drop: Drop | None = None
+    ) -> Tensor:
         self.drops.append(drop)
         return self.net(images, arch, statistics, drop)
 
