@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,28 +18,63 @@ ACCURACY_TOLERANCE = 0.1  # points of accuracy; one image at least
 
 Images = NDArray[np.float32]
 Logits = Callable[[Images], Images]  # (n, c, h, w) to (n, classes), for any n
+Arrays = Mapping[str, NDArray[Any]]  # inputs (n, …) by name
+Samples = TypeVar("Samples", Images, Arrays)
 
 
-def in_batches(run: Logits, size: int | None, images: Images) -> Images:
-    """What `run` gives for n images (n, c, h, w) when it takes `size` at once; None: as many as there are.
+def in_batches(run: Callable[[Samples], Images], size: int | None, samples: Samples) -> Images:
+    """Compute the outputs of n samples in batches.
 
-    The last batch is filled up with copies of the first image, whose outputs are dropped.
+    The last batch is filled up with copies of the first sample, whose outputs are dropped.
+
+    Args:
+        run: A function of a batch.
+        size: Size of a batch; None for all samples at once.
+        samples: Images (n, c, h, w), or inputs (n, …) by name.
+
+    Returns:
+        The outputs, (n, …).
     """
-    size = size or len(images)
-    filled = np.concatenate([images, images[np.zeros(-len(images) % size, dtype=int)]])
-    return np.concatenate([run(filled[i : i + size]) for i in range(0, len(filled), size)])[: len(images)]
+    if isinstance(samples, Mapping):
+        n = len(next(iter(samples.values())))
+        rows = _filled_rows(n, size or n)
+        outputs = [run({name: array[part] for name, array in samples.items()}) for part in rows]  # type: ignore[arg-type]
+    else:
+        n = len(samples)
+        outputs = [run(samples[part]) for part in _filled_rows(n, size or n)]
+    return np.concatenate(outputs)[:n]
 
 
-def check_outputs(logits: Logits, model: nn.Module, images: Tensor, runtime: str) -> float:
-    """The largest difference of outputs from torch's on images, as a share of the largest output.
+def _filled_rows(n: int, size: int) -> NDArray[np.int64]:
+    """Return the rows of n samples in batches, (batches, size); row 0 fills up the last batch."""
+    return np.pad(np.arange(n), (0, -n % size)).reshape(-1, size)
 
-    ExportError, naming the runtime, above 1e-4: the file does not compute what the network computes.
-    EvaluationError if torch's outputs are NaN or infinite.
+
+def check_outputs(
+    logits: Callable[[Any], Images], model: nn.Module, inputs: Tensor | Mapping[str, Tensor], runtime: str
+) -> float:
+    """Compare the outputs of a runtime with those of torch.
+
+    Args:
+        logits: The function that the runtime computes, of arrays like `inputs`.
+        model: The network in torch.
+        inputs: Images (n, c, h, w), or inputs (n, …) by name.
+        runtime: Name of the runtime in messages.
+
+    Returns:
+        The largest difference, as a share of the largest output.
+
+    Raises:
+        ExportError: If it is above 1e-4: the file does not compute what the network computes.
+        EvaluationError: If outputs of torch are NaN or infinite.
     """
     with torch.no_grad():
-        expected = model.eval()(images).float().numpy()
+        expected = model.eval()(inputs).float().numpy()
     check_finite(np.isfinite(expected).reshape(len(expected), -1).all(1), "the network by torch")
-    actual = logits(images.numpy())
+    if isinstance(inputs, Tensor):
+        actual = logits(inputs.numpy())
+    else:
+        actual = logits({name: tensor.numpy() for name, tensor in inputs.items()})
     difference = float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-6))
     if not difference <= TOLERANCE:
         raise ExportError(f"{runtime} differs from torch by {difference:.1e}, allowed is {TOLERANCE:.0e}")

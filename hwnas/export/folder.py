@@ -13,8 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
-from itertools import pairwise
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from torch import Tensor
 from hwnas.errors import ChecksumError, SpaceError, StoreError
 from hwnas.files import expanded
 from hwnas.networks.blocks import StaticNetwork
+from hwnas.ops.network import InputSpec, Network
 from hwnas.spaces import Operator
 from hwnas.store import file_digest, parse_json, read_bytes, read_json, write_bytes, write_json
 from hwnas.text import command_line
@@ -63,9 +63,17 @@ def save_model(network: StaticNetwork, folder: str | Path, facts: Mapping[str, A
             "schema": SCHEMA,
             **facts,
             "operators": [{"key": op.key, "norm_eps": op.norm_eps} for op in network.operators],
+            **_connections(network.network),
             "weights_sha256": file_digest(folder / WEIGHTS_FILE),
         },
     )
+
+
+def _connections(network: Network) -> dict[str, Any]:
+    """Return the inputs and connections of a network as plain data; nothing for a chain."""
+    if network.is_chain:
+        return {}
+    return {"inputs": [asdict(spec) for spec in network.inputs], "connections": network.connections}
 
 
 def load_model(folder: str | Path) -> StaticNetwork:
@@ -93,7 +101,7 @@ def load_model(folder: str | Path) -> StaticNetwork:
         )
     data = read_json(definition, _remedy(folder))
     with torch.device("meta"):  # shapes without memory, until they are known to be those of the file
-        network = StaticNetwork(_operators(data, definition))
+        network = StaticNetwork(_network(data, definition))
     if file_digest(weights) != data.get("weights_sha256"):
         raise ChecksumError(f"{weights} is not what {definition.name} was written for; {_remedy(folder)}")
     try:
@@ -116,21 +124,27 @@ def _check_precision(folder: Path) -> None:
         )
 
 
-def _operators(data: Mapping[str, Any], path: Path) -> list[Operator]:
-    """The operators that `model.json` names; StoreError if they make no network."""
+def _network(data: Mapping[str, Any], path: Path) -> Network:
+    """The network that `model.json` describes; StoreError if it describes none."""
     try:
         operators = [
             replace(Operator.parse(str(entry["key"])), norm_eps=_positive(entry["norm_eps"]))
             for entry in data["operators"]
         ]
+        inputs = [InputSpec(**{**spec, "shape": tuple(spec["shape"])}) for spec in data.get("inputs", ())]
+        connections = tuple(tuple(sources) for sources in data.get("connections", ()))
     except (SpaceError, KeyError, TypeError, ValueError) as error:
         raise StoreError(
             f"{path} does not say what the network is made of ({error}); {_remedy(path.parent)}"
         ) from None
-    follow = all(before.out_shape == after.in_shape for before, after in pairwise(operators))
-    if not operators or not follow:
-        raise StoreError(f"{path}: its operators do not follow on each other; {_remedy(path.parent)}")
-    return operators
+    try:
+        if "connections" in data:
+            return Network(tuple(inputs), tuple(operators), connections)
+        return Network.chain(operators)
+    except SpaceError:
+        raise StoreError(
+            f"{path}: its operators do not follow on each other; {_remedy(path.parent)}"
+        ) from None
 
 
 def _positive(number: Any) -> float:

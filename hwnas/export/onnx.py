@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.errors import ExportError
-from hwnas.export.checks import Images, Logits, check_outputs, in_batches, top1_by
+from hwnas.export.checks import Arrays, Images, Logits, check_outputs, in_batches, top1_by
 from hwnas.files import expanded
 from hwnas.networks.blocks import StaticNetwork, folded_weights
-from hwnas.ops.onnx import INPUT, OPSET, OUTPUT, onnx_model
+from hwnas.ops.network import INPUT, random_inputs
+from hwnas.ops.onnx import OPSET, OUTPUT, onnx_model
 from hwnas.store import write_output
 from hwnas.training.evaluation import Batches, Top1Result
 
@@ -23,46 +24,81 @@ from hwnas.training.evaluation import Batches, Top1Result
 def export_onnx(
     model: nn.Module,
     path: str | Path,
-    input_shape: tuple[int, int, int, int],
+    input_shape: tuple[int, ...] | None = None,
     metadata: Mapping[str, str] | None = None,
     dynamic_batch: bool = False,
 ) -> Path:
-    """Write a network as one ONNX file, checked against torch, and return its path.
+    """Write a network as one ONNX file, checked against torch.
 
-    `input_shape` is (batch, channels, height, width) in pixels; the input is called ``input`` and the
-    output ``logits``. With `dynamic_batch` the file takes any number of images, whatever `batch` says: the
-    first dimension of both is called ``batch``. Networks that hwnas built become the very graph that is
-    timed on devices, batch norm folded; any other module goes through torch's exporter. `metadata` goes into
-    the file's properties. ExportError when ONNX's checker refuses the file, when outputs on random images
-    differ by more than 1e-4 of the largest, or for a shape that the network is not for; EvaluationError when
-    outputs on random images are NaN or infinite.
+    A network that hwnas built becomes the very graph that is timed on devices, batch norm folded, with the
+    inputs that it declares. Any other module of one float32 input goes through torch's exporter. The output
+    is called ``logits``, and the input of an image classifier ``input``.
+
+    Args:
+        model: The network.
+        path: The file to write.
+        input_shape: Shape of the first input, such as (batch, channels, height, width). None stands for the
+            declared inputs of a network that hwnas built, and a batch of 1.
+        metadata: Properties of the file.
+        dynamic_batch: Whether the file takes batches of any size; the first dimension of the inputs and of
+            the output is then called ``batch``, whatever `input_shape` has.
+
+    Returns:
+        The path.
+
+    Raises:
+        ExportError: If ONNX's checker refuses the file, outputs on random inputs differ from torch's by more
+            than 1e-4 of the largest, or the network is not for this shape.
+        EvaluationError: If outputs on random inputs are NaN or infinite.
     """
-    batch, *shape = input_shape
     if isinstance(model, StaticNetwork):
+        batch, *shape = input_shape or (1, *model.input_shape)
         if tuple(shape) != model.input_shape:
             raise ExportError(
                 f"input_shape {input_shape} is not what the network is for: {(batch, *model.input_shape)}; "
-                "build the architecture in a space of that resolution"
+                f"build the architecture in a space of that {'resolution' if len(shape) == 3 else 'size'}"
             )
         size = None if dynamic_batch else batch
-        proto = onnx_model(model.operators, folded_weights(model), size, metadata)
+        proto = onnx_model(model.network, folded_weights(model), size, metadata)
+    elif input_shape is None:
+        raise ExportError(
+            f"the input of a {type(model).__name__} is not known; give input_shape, such as (1, 3, 224, 224)"
+        )
     else:
+        batch, *shape = input_shape
         proto = _traced(model, input_shape, metadata, dynamic_batch)
     data = proto.SerializeToString()
     for checked in (1, 3) if dynamic_batch else (batch,):
-        images = np.random.default_rng(0).standard_normal((checked, *shape), dtype=np.float32)
-        check_onnx(data, model, torch.from_numpy(images))
+        check_onnx(data, model, _random_inputs(model, checked, shape))
     write_output(path, data)
     return expanded(path)
 
 
-def check_onnx(data: bytes, model: nn.Module, images: Tensor) -> float:
-    """The largest difference between ONNX Runtime and torch on images, as a share of the largest output.
+def _random_inputs(model: nn.Module, batch: int, shape: Sequence[int]) -> Tensor | dict[str, Tensor]:
+    """Return random images (batch, *shape), or the declared inputs of a network by name."""
+    if isinstance(model, StaticNetwork):
+        arrays = random_inputs(model.network.inputs, batch)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    return torch.from_numpy(np.random.default_rng(0).standard_normal((batch, *shape), dtype=np.float32))
 
-    ExportError above 1e-4: the file does not compute what the network computes. EvaluationError if torch's
-    outputs are NaN or infinite.
+
+def check_onnx(data: bytes, model: nn.Module, inputs: Tensor | Mapping[str, Tensor]) -> float:
+    """Compare ONNX Runtime with torch.
+
+    Args:
+        data: A serialised ONNX model.
+        model: The network that it was made of.
+        inputs: Images (n, c, h, w), or inputs (n, …) by name.
+
+    Returns:
+        The largest difference of outputs, as a share of the largest output.
+
+    Raises:
+        ExportError: If it is above 1e-4: the file does not compute what the network computes.
+        EvaluationError: If outputs of torch are NaN or infinite.
     """
-    return check_outputs(_runs(data), model, images, "ONNX Runtime")
+    run = _runs(data) if isinstance(inputs, Tensor) else _runs_inputs(data)
+    return check_outputs(run, model, inputs, "ONNX Runtime")
 
 
 def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
@@ -90,18 +126,24 @@ def onnx_top1(data: bytes, batches: Batches, name: str = "the network") -> Top1R
 
 
 def _runs(data: bytes) -> Logits:
-    """What a serialised model computes by ONNX Runtime."""
+    """Return the function from images that a serialised model computes by ONNX Runtime."""
+    run = _runs_inputs(data)
+    return lambda images: run({INPUT: images})
+
+
+def _runs_inputs(data: bytes) -> Callable[[Arrays], Images]:
+    """Return the function from inputs by name that a serialised model computes by ONNX Runtime."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     declared = session.get_inputs()[0].shape[0]
     size = declared if isinstance(declared, int) else None
 
-    def run(images: Images) -> Images:
-        outputs: Images = session.run([OUTPUT], {INPUT: images})[0]
+    def run(inputs: Arrays) -> Images:
+        outputs: Images = session.run([OUTPUT], dict(inputs))[0]
         return outputs
 
-    return lambda images: in_batches(run, size, images)
+    return lambda inputs: in_batches(run, size, inputs)
 
 
 def _traced(

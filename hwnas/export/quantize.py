@@ -60,7 +60,7 @@ def quantize(
     every attempt failed.
     """
     _check_calibration(data, images)
-    operators = parts(onnx.load_from_string(data))[0]
+    operators = parts(onnx.load_from_string(data))[0].operators
     tried: list[Quantized] = []
 
     def accuracy_or_failure(model: bytes) -> float:
@@ -128,7 +128,7 @@ class PrecisionEvaluator:
         if space.precision(arch) == "fp32":
             return self.evaluator.accuracy(arch)
         network = self.evaluator.net.extract(arch, self.evaluator.statistics(arch))
-        data = onnx_model(network.operators, folded_weights(network)).SerializeToString()
+        data = onnx_model(network.network, folded_weights(network)).SerializeToString()
         batches = ((images.cpu(), labels.cpu()) for images, labels in self.evaluator.batches(arch))
         name = self.evaluator.title(arch)
         return onnx_top1(self.quantized(data, space.resolution(arch)), batches, name).accuracy

@@ -7,7 +7,6 @@ against them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import cast
 
 import numpy as np
@@ -15,7 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hwnas.errors import DataError, SpaceError
 from hwnas.ops.base import RUNNING_VAR, STATISTICS, Op, WeightSpec
+from hwnas.ops.network import InputSpec, Network, as_network
 from hwnas.ops.operator import Operator
 from hwnas.spaces import Architecture, NetworkSpace
 from hwnas.spaces.base import Rng
@@ -23,14 +24,26 @@ from hwnas.spaces.base import Rng
 MOMENTUM = 0.1  # share by which running statistics move in training, as in torch's batch norm
 BATCHES_TRACKED = "norm.num_batches_tracked"  # torch's batch norm stores a count, which has no use here
 
+# The inputs of a network: one tensor, tensors in the declared order, or tensors by name; each (batch, …).
+Inputs = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+
 
 def register_weight(module: nn.Module, name: str, tensor: Tensor, trained: bool = True) -> None:
-    """Register a parameter or a buffer of a dotted name, with empty modules on the way to it."""
+    """Register a parameter or a buffer of a dotted name, with empty modules on the way to it.
+
+    Raises:
+        SpaceError: If the name is that of an attribute of the module.
+    """
     *parents, last = name.split(".")
     for parent in parents:
         if parent not in module._modules:
             module.add_module(parent, nn.Module())
         module = module.get_submodule(parent)
+    if hasattr(type(module), last):
+        raise SpaceError(
+            f"a weight of an op cannot be called {name!r}; choose another name, or give the op a scope, such "
+            "as 'own.'"
+        )
     if trained:
         module.register_parameter(last, nn.Parameter(tensor))
     else:
@@ -94,27 +107,67 @@ class OperatorModule(nn.Module):
 
 
 class StaticNetwork(nn.Module):
-    """One architecture as a plain network in single precision: a chain of operators' modules.
+    """One architecture as a plain network in single precision: a module of each operator, connected.
 
-    `operators` says what it is made of, `blocks` holds one module for each.
+    Attributes:
+        network: The operators, their connections and the inputs.
+        operators: The operators in the order in which they run.
+        blocks: One module an operator.
     """
 
-    def __init__(self, operators: Iterable[Operator]) -> None:
+    def __init__(self, network: Network | Iterable[Operator]) -> None:
+        """Make the modules of a network, or of operators that form a chain."""
         super().__init__()
-        self.operators = tuple(replace(operator, precision="fp32") for operator in operators)
-        blocks = [OperatorModule(operator) for operator in self.operators]
-        self.blocks = nn.ModuleList(blocks)
+        self.network = as_network(network).with_precision("fp32")
+        self.operators = self.network.operators
+        self.blocks = nn.ModuleList([OperatorModule(operator) for operator in self.operators])
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(channels, height, width) that the architecture asks for; other sizes are accepted."""
-        return self.operators[0].in_shape
+        """Shape of the first input, such as (channels, height, width); other sizes are accepted."""
+        return self.network.inputs[0].shape
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits, (batch, classes), of images (batch, channels, height, width)."""
-        for block in self.blocks:
-            x = block(x)
-        return x
+    def forward(self, x: Inputs, *further: Tensor) -> Tensor:
+        """Compute the result, such as logits (batch, classes).
+
+        Args:
+            x: The first input, such as images (batch, channels, height, width), or all inputs in a sequence
+                or a mapping by name.
+            *further: The other inputs in the declared order.
+
+        Returns:
+            The output of the last operator, (batch, …).
+
+        Raises:
+            DataError: For inputs of other names, or more or fewer of them.
+        """
+        named = named_inputs(self.network.inputs, (cast(Tensor, x), *further) if further else x)
+        return self.network.evaluate(named, lambda place, *values: cast(Tensor, self.blocks[place](*values)))
+
+
+def named_inputs(specs: Sequence[InputSpec], inputs: Inputs) -> dict[str, Tensor]:
+    """Return the inputs of a network by name.
+
+    Args:
+        specs: The inputs that the network declares.
+        inputs: One tensor, tensors in the declared order, or tensors by name.
+
+    Returns:
+        A tensor for each declared input.
+
+    Raises:
+        DataError: For inputs of other names, or more or fewer of them.
+    """
+    names = [spec.name for spec in specs]
+    if isinstance(inputs, Mapping):
+        if inputs.keys() != set(names):
+            got = ", ".join(map(str, inputs)) or "none"
+            raise DataError(f"the inputs of the network are {', '.join(names)}, got {got}")
+        return dict(inputs)
+    values = list(inputs) if isinstance(inputs, list | tuple) else [cast(Tensor, inputs)]
+    if len(values) != len(names):
+        raise DataError(f"the network has {len(names)} inputs ({', '.join(names)}), got {len(values)}")
+    return dict(zip(names, values, strict=True))
 
 
 def operator_modules(network: StaticNetwork) -> list[OperatorModule]:
@@ -127,7 +180,7 @@ def build_network(space: NetworkSpace, arch: Architecture, rng: Rng = 0) -> Stat
 
     SpaceError if the architecture is not one of this space.
     """
-    network = StaticNetwork(space.operators(arch))
+    network = StaticNetwork(space.network(arch))
     generator = torch_generator(rng)
     for block in operator_modules(network):
         for _, module in block.op_modules():
@@ -153,14 +206,14 @@ def folded_weights(network: StaticNetwork) -> list[dict[str, NDArray[np.float32]
 
 
 def unfolded_network(
-    operators: Sequence[Operator], weights: Sequence[Mapping[str, NDArray[np.float32]]]
+    network: Network | Sequence[Operator], weights: Sequence[Mapping[str, NDArray[np.float32]]]
 ) -> StaticNetwork:
     """The network in eval mode that has these folded weights, one mapping an operator; see `folded_weights`.
 
     Batch norms are there, as in any static network, and change nothing but by their bias.
     """
-    network = StaticNetwork(operators).eval()
-    for block, given in zip(operator_modules(network), weights, strict=True):
+    static = StaticNetwork(network).eval()
+    for block, given in zip(operator_modules(static), weights, strict=True):
         for layer, module in block.op_modules():
             own = {
                 name.removeprefix(f"{layer}."): torch.from_numpy(array.copy())
@@ -168,7 +221,7 @@ def unfolded_network(
                 if name.startswith(f"{layer}.")
             }
             module.set_weights(module.op.unfold(own))
-    return network
+    return static
 
 
 # ---- drawing weights ------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ Without statistics of its own a subnet's accuracy says little: https://arxiv.org
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hwnas.errors import DataError, SpaceError
 from hwnas.networks.base import WeightSharing, check_weight_sharing
+from hwnas.networks.blocks import Inputs
 from hwnas.networks.elastic import Moments
 from hwnas.spaces import Architecture
 
@@ -36,23 +37,25 @@ class Statistics:
 
 @torch.no_grad()
 def calibrate(
-    net: WeightSharing, arch: Architecture, batches: Iterable[Tensor | tuple[Tensor, Tensor]]
+    net: WeightSharing, arch: Architecture, batches: Iterable[Inputs | tuple[Inputs, Tensor]]
 ) -> Statistics:
     """The batch-norm statistics of a subnet: mean and unbiased variance of each batch, averaged.
 
     A batch weighs in both averages as many times as it has images, so that every image counts alike.
-    `batches` are images (n, c, h, w) at the architecture's resolution, or pairs of images and labels;
-    training images, 1000 to 2000 in all, are usual. The mode, the weights and the stored statistics of
-    the supernet are left as they are. DataError if there are no batches, or a batch is too small to have
-    a variance; SpaceError if `net` is no supernet.
+    `batches` are images (n, c, h, w) at the architecture's resolution, mappings of inputs by name, or pairs
+    of either and labels; training images, 1000 to 2000 in all, are usual. The mode, the weights and the
+    stored statistics of the supernet are left as they are. DataError if there are no batches, or a batch is
+    too small to have a variance; SpaceError if `net` is no supernet.
     """
     check_weight_sharing(net)
     totals: dict[str, tuple[Tensor, Tensor]] = {}
     count = total = 0
     for batch in batches:
-        images = batch if isinstance(batch, Tensor) else batch[0]
+        inputs: Inputs = batch if isinstance(batch, Tensor | Mapping) else batch[0]
+        tensors = inputs.values() if isinstance(inputs, Mapping) else inputs
+        images = inputs if isinstance(inputs, Tensor) else next(iter(tensors))
         try:
-            moments = net.batch_moments(images, arch)
+            moments = net.batch_moments(inputs, arch)
         except ValueError as error:
             raise DataError(
                 f"batch {count} of shape {tuple(images.shape)} has no variance ({error}); "

@@ -21,15 +21,15 @@ class Drop:
     generator: torch.Generator
 
     def of_features(self, x: Tensor) -> Tensor:
-        """(n, c, 1, 1) with single features zero: https://arxiv.org/abs/1207.0580."""
+        """(n, …) with single features zero: https://arxiv.org/abs/1207.0580."""
         return x * self._kept(x.shape, self.features, x)
 
     def of_branch(self, x: Tensor, depth: float) -> Tensor:
-        """What a block adds, (n, c, h, w), zero for some images: https://arxiv.org/abs/1603.09382.
+        """What a block adds, (n, …), zero for some samples: https://arxiv.org/abs/1603.09382.
 
         The share grows with the block's `depth` in the network, 0…1.
         """
-        return x * self._kept((len(x), 1, 1, 1), self.connect * depth, x)
+        return x * self._kept((len(x), *(1,) * (x.dim() - 1)), self.connect * depth, x)
 
     def _kept(self, shape: tuple[int, ...], share: float, x: Tensor) -> Tensor:
         kept = torch.rand(shape, generator=self.generator) >= share

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
-from hwnas.ops.onnx import INPUT, OPERATORS, Weights, onnx_model
+from hwnas.ops.network import INPUT, Network, as_network, random_inputs
+from hwnas.ops.onnx import CONNECTIONS, OPERATORS, Weights, onnx_model
 from hwnas.spaces import Operator
 from hwnas.store import temporary_folder
 
@@ -33,35 +34,41 @@ METHODS = {
 }
 PERCENTILE = 99.99
 HELD_IMAGES = 16  # whose activations are in memory at once
-ONLY_FP32 = (OPERATORS, "predicted_latency_ms")  # properties that are not true of a model in 8 bits
+# Properties that are not true of a model in 8 bits.
+ONLY_FP32 = (OPERATORS, CONNECTIONS, "predicted_latency_ms")
 
 Images = NDArray[np.float32]
 
 
-def timed_model(operators: Sequence[Operator], weights: Sequence[Weights], batch_size: int = 1) -> bytes:
-    """A chain of operators, all in fp32 or all in int8, as a serialised model that can be timed.
+def timed_model(
+    network: Network | Sequence[Operator], weights: Sequence[Weights], batch_size: int = 1
+) -> bytes:
+    """A network, or a chain of operators, all in fp32 or all in int8, as a serialised model to be timed.
 
     In 8 bits it is calibrated on noise: what it computes is of no use, how long that takes is the same.
     SpaceError as in `onnx_model`, and for operators of several precisions.
     """
-    if {operator.precision for operator in operators} != {"int8"}:
-        return bytes(onnx_model(operators, weights, batch_size).SerializeToString())
-    whole = [replace(operator, precision="fp32") for operator in operators]
-    data = onnx_model(whole, weights, batch_size).SerializeToString()
-    shape = (batch_size, *operators[0].in_shape)
-    noise = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    return quantized(data, noise, "minmax")
+    network = as_network(network)
+    if {operator.precision for operator in network.operators} != {"int8"}:
+        return bytes(onnx_model(network, weights, batch_size).SerializeToString())
+    data = onnx_model(network.with_precision("fp32"), weights, batch_size).SerializeToString()
+    return quantized(data, random_inputs(network.inputs, batch_size), "minmax")
 
 
-def quantized(data: bytes, images: Images, method: str, excluded: Sequence[int] = ()) -> bytes:
-    """A serialised model of hwnas in 8 bits, but for the operators at the positions `excluded`."""
+def quantized(
+    data: bytes, images: Images | Mapping[str, NDArray[Any]], method: str, excluded: Sequence[int] = ()
+) -> bytes:
+    """A serialised model of hwnas in 8 bits, but for the operators at the positions `excluded`.
+
+    It is calibrated on `images` (n, c, h, w), or on all inputs (n, …) by name.
+    """
     model = onnx.load_from_string(data)
     props = {prop.key: prop.value for prop in model.metadata_props if prop.key not in ONLY_FP32}
     # What pre-processing would do to a model is done in those of hwnas; this keeps it from asking for it.
     onnx.helper.set_model_props(model, {"onnx.quant.pre_process": "onnxruntime.quant"})
     kept = [node.name for node in model.graph.node if int(node.name.split(".")[0]) in excluded]
     batch = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
-    reader = _Reader(images, batch)
+    reader = _Reader(images if isinstance(images, Mapping) else {INPUT: images}, batch)
     with _quiet(), temporary_folder() as folder:
         path = folder / "quantized.onnx"
         quantize_static(
@@ -88,17 +95,24 @@ def quantized(data: bytes, images: Images, method: str, excluded: Sequence[int] 
 
 
 class _Reader:
-    """Calibration images as ONNX Runtime reads them: one feed a batch, a range of batches at a time.
+    """Calibration inputs as ONNX Runtime reads them: one feed a batch, a range of batches at a time.
 
     `held` batches are in memory together; it divides their number.
     """
 
-    def __init__(self, images: Images, batch: int) -> None:
-        whole = images if len(images) >= batch else np.resize(images, (batch, *images.shape[1:]))
-        batches = [whole[i : i + batch] for i in range(0, len(whole) - batch + 1, batch)]
+    def __init__(self, inputs: Mapping[str, NDArray[Any]], batch: int) -> None:
+        whole = {
+            name: array if len(array) >= batch else np.resize(array, (batch, *array.shape[1:]))
+            for name, array in inputs.items()
+        }
+        samples = min(map(len, whole.values()))
+        batches = [
+            {name: array[i : i + batch] for name, array in whole.items()}
+            for i in range(0, samples - batch + 1, batch)
+        ]
         self.held = min(max(1, HELD_IMAGES // batch), len(batches))
         self._batches = batches[: len(batches) // self.held * self.held]
-        self._left: Iterator[Images] = iter(self._batches)
+        self._left = iter(self._batches)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -107,10 +121,9 @@ class _Reader:
         """What is read next: batches from one number up to another."""
         self._left = iter(self._batches[start_index:end_index])
 
-    def get_next(self) -> dict[str, Images] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         """The next feed; None at the end."""
-        batch = next(self._left, None)
-        return None if batch is None else {INPUT: batch}
+        return next(self._left, None)
 
 
 @contextmanager

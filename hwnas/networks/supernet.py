@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,14 @@ from torch import Tensor, nn
 from hwnas.errors import ChecksumError, DataError, SpaceError, StoreError
 from hwnas.files import expanded
 from hwnas.networks.base import ElasticWeights
-from hwnas.networks.blocks import StaticNetwork, initialise, operator_modules, torch_generator
+from hwnas.networks.blocks import (
+    Inputs,
+    StaticNetwork,
+    initialise,
+    named_inputs,
+    operator_modules,
+    torch_generator,
+)
 from hwnas.networks.calibration import Statistics
 from hwnas.networks.drop import Drop
 from hwnas.networks.elastic import (
@@ -39,6 +46,7 @@ from hwnas.networks.elastic import (
 from hwnas.ops.add import Add
 from hwnas.ops.base import RUNNING_MEAN, RUNNING_VAR, Op
 from hwnas.ops.linear import Linear
+from hwnas.ops.network import InputSpec, Network
 from hwnas.spaces import SPACES, Architecture, NetworkSpace, Slot, space_of
 from hwnas.spaces.base import Rng, id_of
 from hwnas.store import parse_json, read_bytes, read_json, write_bytes, write_json
@@ -65,12 +73,13 @@ class Supernet(ElasticWeights):
         self.has_statistics = False
         self.metadata: dict[str, Any] = {}
         self._warned = False
-        self._lower = lru_cache(maxsize=1024)(space.lower)
+        self._lower = _cached_lowering(space)
         self.slots = nn.ModuleDict()
         generator = torch_generator(rng)
         for slot in space.slots:
             ops = _elastic_ops(space, slot, generator, kernel_transform)
             self.slots[_module_name(slot.name)] = nn.ModuleDict(ops)
+        self._has_norms = any(RUNNING_MEAN in m.specs for m in self.modules() if isinstance(m, ElasticOp))
 
     def __getstate__(self) -> dict[str, Any]:
         """What travels to another process: all but the cache."""
@@ -78,14 +87,19 @@ class Supernet(ElasticWeights):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._lower = lru_cache(maxsize=1024)(self.space.lower)
+        self._lower = _cached_lowering(self.space)
 
     def forward(
-        self, x: Tensor, arch: Architecture, statistics: Statistics | None = None, drop: Drop | None = None
+        self,
+        inputs: Inputs,
+        arch: Architecture,
+        statistics: Statistics | None = None,
+        drop: Drop | None = None,
     ) -> Tensor:
         """Logits (batch, classes) of a subnet for images (batch, channels, height, width) of any size.
 
-        In training mode batch norm uses the batch's own statistics, whatever else is given, and nothing is
+        Where the space declares several inputs, `inputs` are tensors in that order, or a mapping by name. In
+        training mode batch norm uses the batch's own statistics, whatever else is given, and nothing is
         recorded; what `drop` says is left out. In eval mode batch norm uses `statistics`, or else the stored
         ones, which are right only for imported weights (otherwise one warning), and nothing is left out.
         SpaceError for an architecture of another space, or statistics of another architecture; DataError for
@@ -93,26 +107,26 @@ class Supernet(ElasticWeights):
         """
         _check_architecture(arch)
         if self.training:
-            return self._run(x, arch, by_batch, drop)
-        return self._run(x, arch, self._normalise(arch, statistics))
+            return self._run(inputs, arch, by_batch, drop)
+        return self._run(inputs, arch, self._normalise(arch, statistics))
 
-    def batch_moments(self, x: Tensor, arch: Architecture) -> dict[str, tuple[Tensor, Tensor]]:
+    def batch_moments(self, inputs: Inputs, arch: Architecture) -> dict[str, tuple[Tensor, Tensor]]:
         """Mean and unbiased variance, (c,) each, that each batch norm sees in a batch, by "slot.layer"."""
         _check_architecture(arch)
         record: dict[str, tuple[Tensor, Tensor]] = {}
-        self._run(x, arch, by_batch_into(record))
+        self._run(inputs, arch, by_batch_into(record))
         return record
 
     @torch.no_grad()
     def extract(self, arch: Architecture, statistics: Statistics | None = None) -> StaticNetwork:
         """A plain network in eval mode, weights copied, with the outputs of ``self(x, arch, statistics)``."""
         _check_architecture(arch)
-        operators = self._lower(arch)
+        slots, lowered = self._lower(arch)
         moments = statistics.of(arch) if statistics is not None else {}
         if statistics is None:
             self._normalise(arch, None)
-        network = StaticNetwork(operators.values())
-        for block, (slot, operator) in zip(operator_modules(network), operators.items(), strict=True):
+        network = StaticNetwork(lowered)
+        for block, slot, operator in zip(operator_modules(network), slots, lowered.operators, strict=True):
             for op, (_, module) in zip(operator.ops, block.op_modules(), strict=True):
                 weights = self.op(slot, op.name).cut(op)
                 if f"{slot}.{op.name}" in moments:
@@ -144,31 +158,30 @@ class Supernet(ElasticWeights):
             },
         )
 
-    def _run(self, x: Tensor, arch: Architecture, normalise: Normalise, drop: Drop | None = None) -> Tensor:
-        operators = self._lower(arch)
-        channels = next(iter(operators.values())).in_shape[0]
-        if not isinstance(x, Tensor) or x.dim() != 4 or x.shape[1] != channels:
-            got = f"of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            raise DataError(
-                f"the images are {got}; this space takes tensors (batch, {channels}, height, width)"
-            )
-        for place, (slot, operator) in enumerate(operators.items()):
-            graph = operator.graph
-            values = dict(zip(graph.inputs, (x,), strict=True))
+    def _run(
+        self, inputs: Inputs, arch: Architecture, normalise: Normalise, drop: Drop | None = None
+    ) -> Tensor:
+        slots, network = self._lower(arch)
+
+        def run_operator(place: int, *arguments: Tensor) -> Tensor:
+            graph = network.operators[place].graph
+            values = dict(zip(graph.inputs, arguments, strict=True))
             for node in graph.nodes:
-                inputs = [values[name] for name in node.inputs]
+                read = [values[name] for name in node.inputs]
                 if drop is not None and isinstance(node.op, Linear):
-                    inputs[0] = drop.of_features(inputs[0])
+                    read[0] = drop.of_features(read[0])
                 if drop is not None and isinstance(node.op, Add):
-                    inputs[0] = drop.of_branch(inputs[0], place / len(operators))
-                x = self.op(slot, node.op.name)(node.op, *inputs, normalise=normalise)
-                values[node.op.name] = x
-        return x
+                    read[0] = drop.of_branch(read[0], place / len(slots))
+                module = self.op(slots[place], node.op.name)
+                values[node.op.name] = module(node.op, *read, normalise=normalise)
+            return values[graph.nodes[-1].op.name]
+
+        return network.evaluate(_checked_inputs(network.inputs, inputs), run_operator)
 
     def _normalise(self, arch: Architecture, statistics: Statistics | None) -> Normalise:
         if statistics is not None:
             return by_moments(statistics.of(arch))
-        if not self.has_statistics and not self._warned:
+        if self._has_norms and not self.has_statistics and not self._warned:
             self._warned = True
             warnings.warn(
                 "the stored batch-norm statistics of this supernet are not those of a subnet; "
@@ -176,6 +189,35 @@ class Supernet(ElasticWeights):
                 stacklevel=3,
             )
         return by_stored
+
+
+def _cached_lowering(space: NetworkSpace) -> Callable[[Architecture], tuple[tuple[str, ...], Network]]:
+    """Return the function from an architecture to the slots of its operators and to its network."""
+
+    @lru_cache(maxsize=1024)
+    def lower(arch: Architecture) -> tuple[tuple[str, ...], Network]:
+        return tuple(space.lower(arch)), space.network(arch)
+
+    return lower
+
+
+def _checked_inputs(specs: Sequence[InputSpec], inputs: Inputs) -> dict[str, Tensor]:
+    """Return the inputs by name; DataError unless they are tensors of the declared kinds, of any sizes."""
+    named = named_inputs(specs, inputs)
+    for spec in specs:
+        x = named[spec.name]
+        got = f"of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        image, axes = spec.is_image and len(specs) == 1, 1 + len(spec.shape)
+        if not isinstance(x, Tensor) or x.dim() != axes or (image and x.shape[1] != spec.shape[0]):
+            shape = ", ".join(map(str, ("batch", *spec.shape)))
+            if image:
+                raise DataError(
+                    f"the images are {got}; this space takes tensors (batch, {spec.shape[0]}, height, width)"
+                )
+            raise DataError(f"input {spec.name!r} is {got}; this space takes a tensor ({shape})")
+        if not image and x.is_floating_point() != spec.dtype.startswith("float"):
+            raise DataError(f"input {spec.name!r} is {x.dtype}; this space takes {spec.dtype}")
+    return named
 
 
 def _check_architecture(arch: Architecture) -> None:

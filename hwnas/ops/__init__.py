@@ -9,6 +9,7 @@ from hwnas.ops.blocks import BLOCKS
 from hwnas.ops.conv import NORM_EPS, Conv
 from hwnas.ops.graph import Graph, Node
 from hwnas.ops.linear import Linear
+from hwnas.ops.network import InputSpec, Network
 from hwnas.ops.operator import PRECISIONS, Operator
 from hwnas.ops.pool import AveragePool, GlobalPool, MaxPool
 from hwnas.ops.rounding import make_divisible
@@ -25,8 +26,10 @@ __all__ = [
     "Conv",
     "GlobalPool",
     "Graph",
+    "InputSpec",
     "Linear",
     "MaxPool",
+    "Network",
     "Node",
     "Op",
     "Operator",

@@ -15,6 +15,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,15 +32,24 @@ STATISTICS = (RUNNING_MEAN, RUNNING_VAR)
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Shape, without the batch axis, and data type of a value."""
+    """Shape, without the batch axis, and data type of a value.
+
+    `dtype` is a name of NumPy, such as "float32" or "int64". `high` is the exclusive upper limit of the
+    integers that an op accepts, such as the size of a vocabulary; None if it accepts any.
+    """
 
     shape: Shape
     dtype: str = "float32"
+    high: int | None = None
 
     @property
     def size(self) -> int:
         """Number of elements for one input."""
         return math.prod(self.shape)
+
+    def bytes(self, float_bytes: int) -> int:
+        """Number of bytes for one input, where an element of a float32 value has `float_bytes`."""
+        return self.size * (float_bytes if self.dtype == "float32" else np.dtype(self.dtype).itemsize)
 
 
 @dataclass(frozen=True)

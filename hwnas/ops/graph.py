@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -116,19 +116,27 @@ class Graph:
             (node.op.name, node.inputs) for node in self.nodes if isinstance(node.op, (Add, Activation))
         )
 
-    @cached_property
-    def peak_elements(self) -> int:
-        """Largest number of elements that are held at once.
+    def peak_bytes(self, float_bytes: int, kept: Collection[str] = ()) -> int:
+        """Largest number of bytes of values that are held at once.
 
         Ops run one after another. A value is held until its last use, and an op that computes value by value
         writes its output in place of its first input.
+
+        Args:
+            float_bytes: Bytes of an element of a float32 value in the operator's precision.
+            kept: Names of inputs that are held to the end, because operators after this one read them.
+
+        Returns:
+            The number of bytes for one input.
         """
         last_use = {name: i for i, node in enumerate(self.nodes) for name in node.inputs}
-        held = {name: spec.size for name, spec in self.inputs.items()}
+        last_use |= dict.fromkeys(kept, len(self.nodes))
+        held = {name: spec.bytes(float_bytes) for name, spec in self.inputs.items()}
         peak = 0
         for i, node in enumerate(self.nodes):
-            size = self._outputs[node.op.name].size
-            peak = max(peak, sum(held.values()) + (0 if node.op.in_place else size))
+            size = self._outputs[node.op.name].bytes(float_bytes)
+            in_place = node.op.in_place and last_use[node.inputs[0]] == i
+            peak = max(peak, sum(held.values()) + (0 if in_place else size))
             held[node.op.name] = size
             held = {name: n for name, n in held.items() if last_use.get(name, -1) > i}
         return peak

@@ -14,22 +14,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from hwnas.errors import SpaceError
-from hwnas.ops.graph import INPUT as BLOCK_INPUT
+from hwnas.ops.network import InputSpec, Network, as_network
 from hwnas.ops.operator import Operator
 
 OPSET = 18
 IR_VERSION = 8  # the one that came with opset 18
-INPUT, OUTPUT = "input", "logits"
-OPERATORS = "operators"  # property of a model: the keys of its operators in order, as a JSON list
+OUTPUT = "logits"
+# Properties of a model, as JSON: the keys of its operators in order; the sources of the inputs of each
+# operator, as in `Network`, where they make no chain; the upper limits of integer inputs by name.
+OPERATORS, CONNECTIONS, INPUT_RANGES = "operators", "connections", "input_ranges"
 
 Weights = Mapping[str, NDArray[np.float32]]
 Rng = int | np.random.Generator
@@ -51,75 +52,112 @@ def random_weights(operator: Operator, rng: Rng) -> dict[str, NDArray[np.float32
 
 
 def onnx_model(
-    operators: Sequence[Operator],
+    network: Network | Sequence[Operator],
     weights: Sequence[Weights],
     batch_size: int | None = 1,
     metadata: Mapping[str, str] | None = None,
 ) -> onnx.ModelProto:
-    """A chain of operators as one ONNX model with its weights inside, checked.
+    """Build and check an ONNX model of a network, with its weights inside.
 
-    Input ``input`` is (batch, channels, height, width) float32, output ``logits`` is what the last operator
-    gives: (batch, classes) after a head, otherwise (batch, channels, height, width). `weights` holds one
-    mapping an operator. `batch_size` None leaves the batch open (dimension ``batch``). `metadata` goes into
-    the model's properties, as do the keys of the operators (`parts` reads them). SpaceError if operators do
-    not follow on each other, for weights that are missing or of another shape, and for a precision other
-    than fp32 (quantise the model instead).
+    The inputs are those of the network, each with a batch axis in front; that of a chain is called ``input``.
+    The output ``logits`` is the result of the last operator, such as (batch, classes) after a head. The
+    properties of the model hold the keys of the operators, from which `parts` makes the network again.
+
+    Args:
+        network: A network, or the operators of a chain.
+        weights: One mapping an operator, as in `random_weights`.
+        batch_size: Size of the batch axis; None leaves it open (dimension ``batch``).
+        metadata: Further properties of the model.
+
+    Returns:
+        The model.
+
+    Raises:
+        SpaceError: If the operators do not fit together, a weight is missing or has another shape, or a
+            precision is not fp32 (quantise the fp32 model instead).
     """
+    network = as_network(network)
     model = helper.make_model(
-        _graph(operators, weights, batch_size),
+        _graph(network, weights, batch_size),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="hwnas",
     )
-    keys = json.dumps([operator.key for operator in operators])
-    helper.set_model_props(model, {**(metadata or {}), OPERATORS: keys})
+    properties = {**(metadata or {}), OPERATORS: json.dumps([operator.key for operator in network.operators])}
+    if not network.is_chain:
+        properties[CONNECTIONS] = json.dumps(network.connections)
+    ranges = {spec.name: spec.high for spec in network.inputs if spec.high is not None}
+    if ranges:
+        properties[INPUT_RANGES] = json.dumps(ranges)
+    helper.set_model_props(model, properties)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def parts(model: onnx.ModelProto) -> tuple[list[Operator], list[dict[str, NDArray[np.float32]]], int | None]:
-    """The operators, weights and batch size that `onnx_model` made a model of.
+def parts(model: onnx.ModelProto) -> tuple[Network, list[dict[str, NDArray[np.float32]]], int | None]:
+    """Return the network, the weights and the batch size that `onnx_model` made a model of.
 
-    SpaceError for a model that it did not make, or that was changed since (optimised, quantised).
+    Raises:
+        SpaceError: For a model that it did not make, or that was changed since (optimised, quantised).
     """
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     try:
-        keys = json.loads({prop.key: prop.value for prop in model.metadata_props}[OPERATORS])
-        operators = [Operator.parse(key) for key in keys]
+        properties = {prop.key: prop.value for prop in model.metadata_props}
+        operators = [Operator.parse(key) for key in json.loads(properties[OPERATORS])]
+        if CONNECTIONS in properties:
+            inputs = _declared_inputs(model.graph, dict(json.loads(properties.get(INPUT_RANGES, "{}"))))
+            connections = tuple(tuple(sources) for sources in json.loads(properties[CONNECTIONS]))
+            network = Network(inputs, tuple(operators), connections)
+        else:
+            network = Network.chain(operators)
         weights = [
             {name: arrays[f"{i}.{name}"] for name in weight_shapes(operator)}
             for i, operator in enumerate(operators)
         ]
         batch = model.graph.input[0].type.tensor_type.shape.dim[0]
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise SpaceError(f"not a model that hwnas made, or changed since: it has no {error}") from None
     batch_size = batch.dim_value if batch.HasField("dim_value") else None
-    if _graph(operators, weights, batch_size) != model.graph:
+    if _graph(network, weights, batch_size) != model.graph:
         raise SpaceError("the model was changed since hwnas made it; give the file that was exported")
-    return operators, weights, batch_size
+    return network, weights, batch_size
 
 
-def _graph(
-    operators: Sequence[Operator], weights: Sequence[Weights], batch_size: int | None
-) -> onnx.GraphProto:
-    if not operators:
-        raise SpaceError("a model needs at least one operator")
-    for before, after in pairwise(operators):
-        if before.out_shape != after.in_shape:
-            raise SpaceError(f"{after.key} cannot follow {before.key}: the shapes between them differ")
+def _declared_inputs(graph: onnx.GraphProto, ranges: Mapping[str, int]) -> tuple[InputSpec, ...]:
+    """Return the inputs of a graph that `onnx_model` made."""
+    return tuple(
+        InputSpec(
+            value.name,
+            tuple(size.dim_value for size in value.type.tensor_type.shape.dim[1:]),
+            helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+            ranges.get(value.name),
+        )
+        for value in graph.input
+    )
+
+
+def _graph(network: Network, weights: Sequence[Weights], batch_size: int | None) -> onnx.GraphProto:
+    if len(weights) != len(network.operators):
+        raise SpaceError(f"the network has {len(network.operators)} operators, got weights of {len(weights)}")
     graph = GraphBuilder()
-    value = INPUT
-    for i, (operator, given) in enumerate(zip(operators, weights, strict=True)):
-        value = graph.operator(str(i), operator, given, value)
+
+    def add(place: int, *values: str) -> str:
+        return graph.operator(str(place), network.operators[place], weights[place], *values)
+
+    network.evaluate({spec.name: spec.name for spec in network.inputs}, add)
     graph.nodes[-1].output[0] = OUTPUT
     batch: int | str = "batch" if batch_size is None else batch_size
     return helper.make_graph(
         graph.nodes,
         "hwnas",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [batch, *operators[0].in_shape])],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, [batch, *operators[-1].out_shape])],
+        [_value_info(spec.name, spec.dtype, (batch, *spec.shape)) for spec in network.inputs],
+        [_value_info(OUTPUT, network.output.dtype, (batch, *network.output.shape))],
         graph.initializers,
     )
+
+
+def _value_info(name: str, dtype: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), list(shape))
 
 
 class GraphBuilder:
@@ -146,18 +184,22 @@ class GraphBuilder:
 
     def scalar(self, name: str, value: float) -> str:
         """Add a float32 constant that all nodes share, once, and return its name."""
+        return self.constant(name, np.array(value, dtype=np.float32))
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Add a constant array that all nodes share, once, and return its name."""
         if all(known.name != name for known in self.initializers):
-            self.initializers.append(numpy_helper.from_array(np.array(value, dtype=np.float32), name))
+            self.initializers.append(numpy_helper.from_array(value, name))
         return name
 
-    def operator(self, prefix: str, operator: Operator, weights: Weights, value: str) -> str:
+    def operator(self, prefix: str, operator: Operator, weights: Weights, *inputs: str) -> str:
         """Add an operator with its weights.
 
         Args:
             prefix: Prefix of the names of nodes and initializers.
             operator: An operator in fp32.
             weights: Arrays by the names of `weight_shapes`.
-            value: Name of the input.
+            *inputs: Names of the input values, in the order of the operator's inputs.
 
         Returns:
             The name of the output.
@@ -178,8 +220,8 @@ class GraphBuilder:
                 raise SpaceError(f"{operator.key}: {name} has shape {weights[name].shape}, expected {shape}")
             array = np.ascontiguousarray(weights[name], dtype=np.float32)
             self.initializers.append(numpy_helper.from_array(array, f"{prefix}.{name}"))
-        values = {BLOCK_INPUT: value}
+        values = dict(zip(operator.graph.inputs, inputs, strict=True))
         for node in operator.graph.nodes:
-            inputs = [values[name] for name in node.inputs]
-            values[node.op.name] = node.op.to_onnx(self, f"{prefix}.{node.op.name}", *inputs)
+            read = [values[name] for name in node.inputs]
+            values[node.op.name] = node.op.to_onnx(self, f"{prefix}.{node.op.name}", *read)
         return values[operator.graph.nodes[-1].op.name]

@@ -141,8 +141,8 @@ class Operator:
 
     @cached_property
     def activation_bytes(self) -> int:
-        """Largest number of bytes of activations that are held at once; see `Graph.peak_elements`."""
-        return self.graph.peak_elements * VALUE_BYTES[self.precision]
+        """Largest number of bytes of activations that are held at once; see `Graph.peak_bytes`."""
+        return self.graph.peak_bytes(VALUE_BYTES[self.precision])
 
     @cached_property
     def key(self) -> str:

@@ -92,7 +92,7 @@ def export_model(
     if network is None:
         network = run.supernet.extract(arch, run.evaluator.statistics(arch))
     batch_size = run.config.latency.batch_size
-    data = onnx_model(network.operators, folded_weights(network), batch_size).SerializeToString()
+    data = onnx_model(network.network, folded_weights(network), batch_size).SerializeToString()
     expected = top1_of(network, test, f"model {name}").accuracy
     images, _ = next(test.stream([np.arange(min(CHECKED_IMAGES, len(test)))]))
     images = resize(images, resolution)

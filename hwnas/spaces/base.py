@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import SpaceError
-from hwnas.ops import Operator
+from hwnas.ops import InputSpec, Network, Operator
+from hwnas.ops.network import INPUT, Source
 from hwnas.spaces.sampling import (
     ENUMERATION_LIMIT,
     EnumeratedSampler,
@@ -37,6 +38,7 @@ Rng = int | np.random.Generator
 Genotypes = NDArray[np.int64]
 Hook = Callable[[Genotypes], NDArray[Any]]
 
+SIZE_NAMES = ("resolution", "length")
 SUMMED_AT_ONCE = 8192  # architectures; what they need stays in the caches
 BLOCK_SIZE = 2**14  # combinations that are enumerated at once
 
@@ -603,20 +605,31 @@ class SearchSpace:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place in the network: the operator there depends on these choices and no others."""
+    """A place in the network: the operator there depends on these choices and no others.
+
+    `inputs` are the inputs of the operator: names of inputs of the network or of earlier slots. Without any
+    it reads the result of the slot before, and in the first slot the input of the network called "input". A
+    slot that is skipped passes on its first input.
+    """
 
     name: str
     choices: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
 
 
 class NetworkSpace(SearchSpace, ABC):
     """A space whose architectures can be built, timed and exported. Abstract: one subclass a file.
 
-    A network is a chain of slots. A subclass gives `slots` and `operator`; `operators` is the only
-    lowering, from which MACs, parameters, table keys, static networks and ONNX graphs come.
+    A network is a graph of slots, and a chain unless slots say otherwise. A subclass gives `slots` and
+    `operator`, and `inputs` where the network has other inputs than the one called "input". `operators` is
+    the only lowering, from which MACs, parameters, table keys, static networks and ONNX graphs come.
+
+    `size_name` is the name of the size of the inputs, one of `SIZE_NAMES`: "resolution" in pixels, or
+    "length" in tokens. Latency tables have a calibration for each size.
     """
 
     slots: tuple[Slot, ...]
+    size_name: str = "resolution"
 
     @abstractmethod
     def operator(self, slot: str, values: Mapping[str, Any], precision: str = "fp32") -> Operator | None:
@@ -628,11 +641,87 @@ class NetworkSpace(SearchSpace, ABC):
 
         return RestrictedNetworkSpace(self, values)
 
+    def inputs(self, arch: Architecture) -> tuple[InputSpec, ...]:
+        """Name, shape, data type and range of each input of an architecture, in order.
+
+        By default this is the one input of the operators that read "input". A space whose slots read other
+        inputs overrides it, and declares the same names for all architectures.
+        """
+        lowered = self.lower(arch)
+        for operator, sources in zip(lowered.values(), self._connections(lowered), strict=True):
+            for spec, source in zip(operator.inputs, sources, strict=False):
+                if source == INPUT:
+                    return (InputSpec(INPUT, spec.shape, spec.dtype, spec.high),)
+        return ()
+
+    def network(self, arch: Architecture, precision: str = "fp32") -> Network:
+        """The operators of an architecture with their connections and the inputs.
+
+        Args:
+            arch: An architecture of this space.
+            precision: Precision of the operators where that is no choice of the space.
+
+        Returns:
+            The network.
+
+        Raises:
+            SpaceError: If a slot reads what does not exist, or the operators do not fit together.
+        """
+        lowered, inputs = self.lower(arch, precision), self.inputs(arch)
+        self._check_slots([spec.name for spec in inputs])
+        return Network(inputs, tuple(lowered.values()), self._connections(lowered))
+
+    def _connections(self, lowered: Mapping[str, Operator]) -> tuple[tuple[Source, ...], ...]:
+        """The sources of the inputs of each operator, where skipped slots pass on their first input."""
+        connections: list[tuple[Source, ...]] = []
+        values: dict[str, Source] = {}  # the source of the result of each slot
+        last: Source = INPUT
+        for slot in self.slots:
+            sources = tuple(values.get(name, name) for name in slot.inputs) or (last,)
+            last = sources[0]
+            if slot.name in lowered:
+                connections.append(sources)
+                last = len(connections) - 1
+            values[slot.name] = last
+        if connections and last != len(connections) - 1:
+            raise SpaceError(
+                f"the last slot, {self.slots[-1].name}, is skipped and passes on a value that is not the "
+                "result of the last operator; make this value the result of the slot before"
+            )
+        return tuple(connections)
+
+    def _check_slots(self, inputs: Sequence[str]) -> None:
+        """Raise SpaceError if a slot reads what does not exist, or has the name of an input."""
+        known = list(inputs)
+        for slot in self.slots:
+            unknown = [name for name in slot.inputs if name not in known]
+            if unknown:
+                raise SpaceError(
+                    f"slot {slot.name!r} reads {unknown[0]!r}, which is neither an earlier slot nor an input "
+                    f"({', '.join(inputs) or 'none'}); declare inputs by {type(self).__name__}.inputs"
+                )
+            if slot.name in inputs:
+                raise SpaceError(f"slot {slot.name!r} has the name of an input; rename one of them")
+            known.append(slot.name)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether each slot reads the slot before and nothing else, by its declaration."""
+        return not any(slot.inputs for slot in self.slots)
+
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the largest input."""
-        first = [op.in_shape for op in self.slot_operators(self.slots[0]).values() if op is not None]
-        channels, height, width = max(first, key=lambda shape: shape[1])
+        """(channels, height, width) of the largest input; SpaceError if the networks take no images."""
+        held = [op for op in self.slot_operators(self.slots[0]).values() if op is not None]
+        return max(map(self._image_shape, held), key=lambda shape: shape[1])
+
+    def _image_shape(self, first: Operator) -> tuple[int, int, int]:
+        if len(first.in_shape) != 3:
+            raise SpaceError(
+                f"the networks of {self.id} take no images: {first.key} reads an input of shape "
+                f"{first.in_shape}, not (channels, height, width)"
+            )
+        channels, height, width = first.in_shape
         return channels, height, width
 
     def lower(self, arch: Architecture, precision: str = "fp32") -> dict[str, Operator]:
@@ -651,8 +740,12 @@ class NetworkSpace(SearchSpace, ABC):
         return self.operators(arch)[0].precision
 
     def resolution(self, arch: Architecture) -> int:
-        """The height (and width) that inputs of this architecture are resized to."""
-        return self.operators(arch)[0].in_shape[1]
+        """The height (and width) that images are resized to; SpaceError if the networks take no images."""
+        return self._image_shape(self.operators(arch)[0])[1]
+
+    def input_size(self, arch: Architecture) -> int:
+        """The size of the inputs of an architecture, called `size_name`; see `size_of_input`."""
+        return size_of_input(self.operators(arch)[0])
 
     def slot_operators(self, slot: Slot, precision: str = "fp32") -> dict[tuple[int, ...], Operator | None]:
         """What a slot holds for each combination of value indices of its choices."""
@@ -728,7 +821,13 @@ class NetworkSpace(SearchSpace, ABC):
         return self._model_bytes[precision](archs)
 
     def peak_activation_bytes(self, archs: Any, precision: str = "fp32") -> NDArray[np.float64]:
-        """The most that is held at once for one input, operator after operator, (n,); see `Operator`."""
+        """The most that is held at once for one input, operator after operator, (n,); see `Operator`.
+
+        Where networks are no chains, results that wait for a later operator are included.
+        """
+        if not self.is_chain:
+            found = Architectures(self, self.genotypes(archs))
+            return np.array([float(self.network(arch, precision).activation_bytes) for arch in found])
         if precision not in self._activation_bytes:
             self._activation_bytes[precision] = OperatorMax(self, lambda op: op.activation_bytes, precision)
         return self._activation_bytes[precision](archs)
@@ -798,6 +897,18 @@ class OperatorMax(OperatorSum):
     """The largest value, which is not negative, of the operators of n architectures, in the same way."""
 
     _joined: ClassVar[Callable[..., Any]] = staticmethod(np.max)
+
+
+def size_of_input(operator: Operator) -> int:
+    """Return the size of the inputs of a network from the operator in its first slot.
+
+    Args:
+        operator: An operator whose first input is one of the network.
+
+    Returns:
+        The first axis after the channels: the height of (channels, height, width), the length of (length,).
+    """
+    return operator.in_shape[min(1, len(operator.in_shape) - 1)]
 
 
 def id_of(definition: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hwnas.ops import Operator
+from hwnas.ops import InputSpec, Operator
 from hwnas.spaces.base import Architecture, Choice, NetworkSpace, Slot
 
 
@@ -15,7 +15,13 @@ class FixedSpace(NetworkSpace):
     def __init__(self, space: NetworkSpace, arch: Architecture) -> None:
         """SpaceError if the architecture is of another space."""
         self._space, self._arch = space, arch
-        self.slots = tuple(Slot(name, ()) for name in space.lower(arch))
+        names = tuple(space.lower(arch))
+        connections = ((),) * len(names) if space.is_chain else space.network(arch).connections
+        self.slots = tuple(
+            Slot(name, (), tuple(names[s] if isinstance(s, int) else s for s in sources))
+            for name, sources in zip(names, connections, strict=True)
+        )
+        self.size_name = space.size_name
         super().__init__(f"{space.name}-fixed", [Choice(name, (v,)) for name, v in arch.values.items()])
 
     @property
@@ -24,3 +30,6 @@ class FixedSpace(NetworkSpace):
 
     def operator(self, slot: str, values: Mapping[str, Any], precision: str = "fp32") -> Operator | None:
         return self._space.lower(self._arch, precision)[slot]
+
+    def inputs(self, arch: Architecture) -> tuple[InputSpec, ...]:
+        return self._space.inputs(self._arch)

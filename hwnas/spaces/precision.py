@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwnas.errors import SpaceError
-from hwnas.ops import Operator
-from hwnas.spaces.base import Choice, NetworkSpace, Slot
+from hwnas.ops import InputSpec, Operator
+from hwnas.spaces.base import Architecture, Choice, NetworkSpace, Slot
 from hwnas.spaces.checks import is_list
 
 CHOICE = "precision"
@@ -31,7 +31,8 @@ class PrecisionSpace(NetworkSpace):
             raise SpaceError(f"space {space.name!r} has hooks of its own choices; it takes no precisions")
         self.space = space
         self.precisions = tuple(precisions)
-        self.slots = tuple(Slot(slot.name, (CHOICE, *slot.choices)) for slot in space.slots)
+        self.size_name = space.size_name
+        self.slots = tuple(Slot(slot.name, (CHOICE, *slot.choices), slot.inputs) for slot in space.slots)
         super().__init__(space.name, [Choice(CHOICE, self.precisions), *space.choices])
 
     @property
@@ -46,3 +47,7 @@ class PrecisionSpace(NetworkSpace):
     def rank(self, choice: str, value: Any) -> Any:
         """Order precisions by their bits: fp32 is the largest. Other choices are ordered as in `space`."""
         return -SEARCHED.index(value) if choice == CHOICE else self.space.rank(choice, value)
+
+    def inputs(self, arch: Architecture) -> tuple[InputSpec, ...]:
+        values = {name: value for name, value in arch.values.items() if name != CHOICE}
+        return self.space.inputs(self.space.architecture(values))

@@ -49,13 +49,14 @@ def _axes(op: Op) -> set[str]:
 def _readers(graph: Graph, writer: Node) -> tuple[list[Op], Op | None]:
     """Return the ops that pass the channels of `writer` on one by one, and the op that reads them.
 
-    The second is None if the op writes no channels of its own, or several ops or a sum use them.
+    The second is None if the op writes no channels of its own, or several ops, or one of several inputs, use
+    them.
     """
     between: list[Op] = []
     name = writer.op.name
     while "out" in _axes(writer.op):
         users = [node for node in graph.nodes if name in node.inputs]
-        if len(users) != 1:
+        if len(users) != 1 or len(users[0].inputs) != 1:
             break
         axes = _axes(users[0].op)
         if "in" in axes:
@@ -119,9 +120,9 @@ def _sort(
 
 def _importance(module: ElasticOp, axis: str) -> Tensor:
     """Return the L1 norm, (c,), of the weights that read each channel of an axis."""
-    (name,) = [name for name, spec in module.specs.items() if spec.axes[1:2] == (axis,)]
-    weight = module.weight(name).abs()
-    return weight.sum([dim for dim in range(weight.dim()) if dim != 1])
+    weights = [module.weight(name).abs() for name, s in module.specs.items() if s.axes[1:2] == (axis,)]
+    norms = [weight.sum([dim for dim in range(weight.dim()) if dim != 1]) for weight in weights]
+    return torch.stack(norms).sum(0)
 
 
 def _permute(module: ElasticOp, axis: str, order: Tensor) -> None:

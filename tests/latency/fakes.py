@@ -53,8 +53,8 @@ class ComputedRuntime(OnnxRuntimeDevice):
         return replace(samples, time_ns=times, wall_ns=times + 100, preempted=preempted, cold_ns=3 * costs)
 
     def _cost_ns(self, model: onnx.ModelProto) -> int:
-        operators, _, batch_size = parts(model)
-        return CALL_NS + (batch_size or 1) * sum(operator.macs for operator in operators) // 10
+        network, _, batch_size = parts(model)
+        return CALL_NS + (batch_size or 1) * sum(operator.macs for operator in network.operators) // 10
 
 
 class PinnedDevice(FakeDevice):

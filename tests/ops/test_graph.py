@@ -39,15 +39,15 @@ def test_a_graph_that_cannot_be_computed_is_refused(nodes: tuple[Node, ...], mes
         Graph({"x": TensorSpec((3, 8, 8))}, nodes)
 
 
-def test_peak_elements_are_counted_over_the_values_that_are_still_used() -> None:
+def test_peak_bytes_are_counted_over_the_values_that_are_still_used() -> None:
     """The input of a residual block is held until the sum, which is computed in place."""
     size = 8 * 8
     chain = Graph.chain((3, 8, 8), [Conv("a", 3, 10), Conv("b", 10, 3)])
-    assert chain.peak_elements == (10 + 3) * size
+    assert chain.peak_bytes(4) == 4 * (10 + 3) * size
     residual = Graph.residual((3, 8, 8), [Conv("a", 3, 10), Conv("b", 10, 3)])
-    assert residual.peak_elements == (3 + 10 + 3) * size
+    assert residual.peak_bytes(4) == 4 * (3 + 10 + 3) * size
     shortcut = Graph.residual((3, 8, 8), [Conv("a", 3, 2)], [Conv("b", 3, 9), Conv("c", 9, 2)])
-    assert shortcut.peak_elements == (3 + 9 + 2) * size
+    assert shortcut.peak_bytes(4) == 4 * (3 + 9 + 2) * size
 
 
 def test_versions_in_one_slot_have_one_structure_whatever_their_sizes() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwnas.errors import SpaceError
-from hwnas.ops import Conv
+from hwnas.ops import Conv, Network
 from hwnas.ops.onnx import onnx_model, parts, random_weights, weight_shapes
 from hwnas.spaces import NetworkSpace, Operator, get_space
 
@@ -109,8 +109,8 @@ def test_parts_of_a_model_are_what_it_was_made_of(name, batch_size):
     operators = list(space.operators(space.sample(1, 2)[0]))
     weights = weights_of(operators)
     data = onnx_model(operators, weights, batch_size).SerializeToString()
-    found, found_weights, found_batch_size = parts(onnx.load_from_string(data))
-    assert (found, found_batch_size) == (operators, batch_size)
+    network, found_weights, found_batch_size = parts(onnx.load_from_string(data))
+    assert (network, found_batch_size) == (Network.chain(operators), batch_size)
     for one, two in zip(found_weights, weights, strict=True):
         assert one.keys() == two.keys()
         for key in one:

@@ -17,8 +17,8 @@ from google.protobuf.message import DecodeError
 from hwnas.errors import DeviceError, SpaceError
 from hwnas.latency.devices.local import LocalDevice, Row, Run
 from hwnas.latency.measure import Plan
-from hwnas.latency.runner import random_input
 from hwnas.memory import keep_freed_memory
+from hwnas.ops.network import random_inputs
 from hwnas.ops.onnx import parts
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ class TorchDevice(LocalDevice):
             torch.set_num_threads(before)
 
     def open(self, model: bytes) -> Run:
-        network, images = _network(model)
-        return lambda: network(images)
+        network, inputs = _network(model)
+        return lambda: network(*inputs)
 
 
 class TorchCudaDevice(LocalDevice):
@@ -121,19 +121,20 @@ class TorchCudaDevice(LocalDevice):
     def open(self, model: bytes) -> Run:
         import torch
 
-        network, images = _network(model)
-        network, images = network.cuda(), images.cuda()
+        network, inputs = _network(model)
+        network, inputs = network.cuda(), tuple(tensor.cuda() for tensor in inputs)
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(GRAPH_WARMUP_RUNS):
-                network(images)
+                network(*inputs)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._memory):
-            network(images)
+            network(*inputs)
 
-        def run(held: tuple[nn.Module, Tensor] = (network, images)) -> None:  # the graph owns no weights
+        # The graph owns no weights.
+        def run(held: tuple[nn.Module, tuple[Tensor, ...]] = (network, inputs)) -> None:
             graph.replay()
 
         return run
@@ -173,15 +174,15 @@ class TorchCudaDevice(LocalDevice):
         ]
 
 
-def _network(model: bytes) -> tuple[nn.Module, Tensor]:
-    """The network of an ONNX model that hwnas made, and its input; DeviceError for another."""
+def _network(model: bytes) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """The network of an ONNX model that hwnas made, and its inputs; DeviceError for another."""
     import torch
 
     from hwnas.networks.blocks import unfolded_network
 
     try:
-        operators, weights, batch_size = parts(onnx.load_from_string(model))
+        network, weights, batch_size = parts(onnx.load_from_string(model))
     except (DecodeError, SpaceError) as error:
         raise DeviceError(f"torch cannot load a model: {error}") from None
-    images = torch.from_numpy(random_input((batch_size or 1, *operators[0].in_shape)))
-    return unfolded_network(operators, weights), images
+    arrays = random_inputs(network.inputs, batch_size or 1).values()
+    return unfolded_network(network, weights), tuple(torch.from_numpy(array) for array in arrays)
