@@ -167,8 +167,8 @@ def benchmark(
     """Time any ONNX files together, by the protocol of `hwnas verify`, and compare each with the first.
 
     The files take turns, warm and back to back, in six passes with fresh sessions. Intervals are of 95 % over
-    the passes; those of ratios are narrower, since what slows all files down alike cancels. A file has one
-    input of floats; a batch that is left open is 1.
+    the passes; those of ratios are narrower, since what slows all files down alike cancels. Inputs are random
+    values of their declared types; a batch that is left open is 1.
 
     Example: `hwnas benchmark ours.onnx theirs.onnx --device ssh://pi@192.168.1.7 --threads 4`
 

@@ -103,7 +103,7 @@ class Device(Protocol):
         ...
 
     def measure(self, models: Sequence[bytes], plan: Plan, progress: Progress = silent) -> Samples:
-        """Times of serialised ONNX models that have one float32 input; DeviceError if one cannot run."""
+        """Times of serialised ONNX models on random inputs of their types; DeviceError if one cannot run."""
         ...
 
 

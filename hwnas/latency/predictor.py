@@ -339,9 +339,9 @@ def _time(
     """Time architectures on `cores`, if there are any; their latencies and the cores."""
     models = []
     for arch in archs:
-        operators = space.operators(arch)
-        weights = [random_weights(operator, generator) for operator in operators]
-        models.append(timed_model(operators, weights, batch_size))
+        network = space.network(arch)
+        weights = [random_weights(operator, generator) for operator in network.operators]
+        models.append(timed_model(network, weights, batch_size))
     samples = device.measure(
         models, Plan(shuffled_rounds(len(models), rounds, generator), cores=cores), progress
     )

@@ -5,13 +5,17 @@ it costs too much: the call, and layout conversions at its borders that a networ
 these cancel in the difference. An entry is the mean of (alone - an empty call) and (behind another - that
 other alone).
 
+An operator of several inputs is timed behind the operator that gives its first one; its other inputs are then
+inputs of the model.
+
 **How it is timed.** A visit runs the operators of one random architecture in turn, so that each finds the
 caches as it does inside a network: warm where a network fits, cold where it does not. A round is visits that
 together hold every operator, and a visit to each whole network, in shuffled order.
 
-**What makes it whole.** At each resolution, in each precision, networks over the range of MACs are timed back
-to back. Entries are corrected, alike operators alike, towards what these networks take; then they give slope
-and intercept of each resolution and precision. Further, random ones are only predicted, and judge the table.
+**What makes it whole.** At each size of the inputs (resolution, or length), in each precision, networks over
+the range of MACs are timed back to back. Entries are corrected, alike operators alike, towards what these
+networks take; then they give slope and intercept of each size and precision. Further, random ones are only
+predicted, and judge the table.
 
 benchmarks/README.md holds the measurements behind these choices, and the protocols that lost.
 """
@@ -53,11 +57,12 @@ from hwnas.latency.measure import Device, Identity, Plan, Samples, Timing, Visit
 from hwnas.latency.noise import noise
 from hwnas.latency.table import Entry, Group, LatencyTable, group_lookup
 from hwnas.networks.quantization import timed_model
-from hwnas.ops import PRECISIONS
+from hwnas.ops import PRECISIONS, Network
+from hwnas.ops.network import as_network
 from hwnas.ops.onnx import random_weights
 from hwnas.progress import Progress, as_progress, silent
 from hwnas.spaces import Architecture, Architectures, NetworkSpace, Operator
-from hwnas.spaces.base import Rng
+from hwnas.spaces.base import Rng, size_of_input
 
 CALIBRATION_NETWORKS = 48
 CANDIDATES = 2000  # architectures that networks are chosen from
@@ -266,38 +271,40 @@ def subject_of(
     seed = int(generator.integers(2**62))
     operators = space.all_operators(precision)
     weights = {operator: random_weights(operator, generator) for operator in operators}
-    chains = _covering_chains(space, operators, generator)
-    before = tuple(_before(i, chain) for i, chain in enumerate(chains))
+    covering = _covering_networks(space, operators, generator)
+    chains = [chain for chain, _ in covering]
+    before = tuple(_before(i, *pair) for i, pair in enumerate(covering))
     networks = _choose_networks(space, precision, calibration_networks, held_out_networks, generator)
     weights[EMPTY_CALL] = random_weights(EMPTY_CALL, generator)
 
-    def model(chain: Sequence[Operator]) -> bytes:
-        return timed_model(chain, [weights[operator] for operator in chain], batch_size)
+    def model(operators: Network | Sequence[Operator]) -> bytes:
+        network = as_network(operators)
+        return timed_model(network, [weights[operator] for operator in network.operators], batch_size)
 
-    timed: list[Sequence[Operator]] = [[operator] for operator in operators]
+    timed: list[Network | Sequence[Operator]] = [[operator] for operator in operators]
     for operator, other in zip(operators, before, strict=True):
         timed.append([operator] if other is None else [operators[other], operator])
     timed.append([EMPTY_CALL])
     for archs in networks.values():
-        timed += [space.operators(arch, precision) for part in archs for arch in part]
+        timed += [space.network(arch, precision) for part in archs for arch in part]
     models = Models(map(model, timed))
     chunks = _chunks(chains, len(operators), models)
     return Subject(space, precision, operators, before, networks, models, chunks, seed, batch_size)
 
 
-def _before(operator: int, chain: tuple[int, ...]) -> int | None:
-    """The operator that precedes one in a chain; None for the first."""
-    place = chain.index(operator)
-    return chain[place - 1] if place else None
+def _before(operator: int, chain: Chain, network: Network) -> int | None:
+    """The operator whose result is the first input of another; None where that is an input of the network."""
+    source = network.connections[chain.index(operator)][0]
+    return chain[source] if isinstance(source, int) else None
 
 
-def _covering_chains(
+def _covering_networks(
     space: NetworkSpace, operators: Sequence[Operator], generator: np.random.Generator
-) -> list[Chain]:
-    """For each operator a random architecture that holds it, as the indices of its operators in order."""
+) -> list[tuple[Chain, Network]]:
+    """For each operator a random network that holds it, with the indices of its operators in order."""
     precision = operators[0].precision
     index = {operator: i for i, operator in enumerate(operators)}
-    chains: dict[Operator, Chain] = {}
+    chains: dict[Operator, tuple[Chain, Network]] = {}
     for slot in space.slots:
         columns = [space.index(name) for name in slot.choices]
         for values, operator in space.slot_operators(slot, precision).items():
@@ -307,9 +314,9 @@ def _covering_chains(
             genotypes[:, columns] = values
             genotypes = space.canonical(genotypes)
             for arch in Architectures(space, genotypes[space.valid(genotypes)]):
-                found = space.operators(arch, precision)
-                if operator in found:
-                    chains[operator] = tuple(index[o] for o in found)
+                if operator in space.operators(arch, precision):
+                    network = space.network(arch, precision)
+                    chains[operator] = tuple(index[o] for o in network.operators), network
                     break
             else:
                 raise TableError(f"no valid architecture of {space.id} holds {operator.key}")
@@ -447,7 +454,10 @@ def _gain(
         slope, intercept = fit(of @ entries, measured[group])
         shares.append(slope * of * entries / linear(of @ entries, slope, intercept)[:, None])
     features = [
-        [*o.in_shape[:2], o.out_shape[0], o.out_shape[-1], o.macs, UNLIKE ** PRECISIONS.index(o.precision)]
+        [
+            *(o.in_shape[0], size_of_input(o), o.out_shape[0], o.out_shape[-1]),
+            *(max(1, o.macs), UNLIKE ** PRECISIONS.index(o.precision)),
+        ]
         for o in subject.operators
     ]
     return correction_gain(np.concatenate(shares), np.log2(features))
@@ -530,7 +540,7 @@ def _calibrate(
     slope, intercept = fit(sums[0], calibrating)
     row = {
         "space": space.id,
-        "resolution": group[0],
+        space.size_name: group[0],
         "precision": group[1],
         "slope": slope,
         "intercept_ms": intercept,

@@ -50,6 +50,24 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 PROVIDER = "CPUExecutionProvider"
+INPUT_RANGES = (
+    "input_ranges"  # property of a model: exclusive upper limits of integer inputs by name, as JSON
+)
+# NumPy names of the types of inputs that random values are made of, by their names in ONNX Runtime.
+TENSOR_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(bool)": "bool",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+}
 FREE_MEMORY = 0.25  # share of the machine's memory that open models leave free
 MAX_IMPOSSIBLE = 0.001  # share of readings that are no positive time; a clock with more of them is broken
 PREEMPTED_RATIO = 1.5  # wall time to CPU time of one thread
@@ -224,11 +242,58 @@ def open_onnxruntime(model: bytes, threads: int) -> Run:
     except Exception as error:  # its exceptions have no common base class
         reason = " ".join(str(error).split())
         raise RunnerError(f"ONNX Runtime cannot load a model: {reason}") from None
-    (argument,) = session.get_inputs()
-    shape = timed_shape(argument.shape)
+    properties = session.get_modelmeta().custom_metadata_map
+    inputs = [(i.name, dtype_of(i.name, i.type), timed_shape(i.shape)) for i in session.get_inputs()]
+    feed = random_inputs(inputs, input_ranges(properties.get(INPUT_RANGES)))
     outputs = [output.name for output in session.get_outputs()]
-    feed = {argument.name: random_input(shape)}
     return lambda: session.run(outputs, feed)
+
+
+def dtype_of(name: str, element_type: str) -> str:
+    """Return the data type of an input by its NumPy name.
+
+    Args:
+        name: Name of the input.
+        element_type: Type as ONNX Runtime writes it, such as "tensor(int64)".
+
+    Returns:
+        A name such as "int64".
+
+    Raises:
+        RunnerError: For a type of which no random values are made, such as text.
+    """
+    dtype = TENSOR_TYPES.get(element_type)
+    if dtype is None:
+        raise RunnerError(
+            f"input {name} of a model is a {element_type}, of which no random values are made; give a model "
+            f"whose inputs are among {', '.join(TENSOR_TYPES.values())}"
+        )
+    return dtype
+
+
+def input_ranges(text: str | None) -> dict[str, int]:
+    """Return the exclusive upper limits of integer inputs by name.
+
+    Args:
+        text: The property `INPUT_RANGES` of a model, as JSON; None if the model has none.
+
+    Returns:
+        The limits that the model declares.
+
+    Raises:
+        RunnerError: If the text is not a JSON object of positive integers.
+    """
+    try:
+        ranges = json.loads(text or "{}")
+    except ValueError:
+        ranges = None
+    numbers = ranges.values() if isinstance(ranges, dict) else [None]
+    if not all(isinstance(number, int) and number > 0 for number in numbers):
+        raise RunnerError(
+            f"the property {INPUT_RANGES} of a model is {text!r:.80}, no JSON object of positive integers; "
+            "export the model again, or remove the property"
+        )
+    return dict(ranges)
 
 
 def timed_shape(declared: Sequence[Any]) -> list[int]:
@@ -244,11 +309,29 @@ def timed_shape(declared: Sequence[Any]) -> list[int]:
     return [size for size in shape if size is not None]
 
 
-def random_input(shape: Sequence[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The input that models are timed on."""
+def random_inputs(
+    inputs: Sequence[tuple[str, str, Sequence[int]]], ranges: dict[str, int]
+) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+    """Return the inputs that a model is timed on, the same in every call.
+
+    Args:
+        inputs: Name, data type and shape of each input.
+        ranges: Exclusive upper limits of integers by name; 2 where there is none.
+
+    Returns:
+        Arrays by name: floats from the normal distribution, integers uniform from 0 to below their limit.
+    """
     import numpy as np
 
-    return np.random.default_rng(0).standard_normal(tuple(shape), dtype=np.float32)
+    generator = np.random.default_rng(0)
+    feed: dict[str, np.ndarray[Any, np.dtype[Any]]] = {}
+    for name, dtype, shape in inputs:
+        if np.dtype(dtype).kind == "f":
+            noise = generator.standard_normal(tuple(shape), dtype=np.float32)
+            feed[name] = noise.astype(dtype, copy=False)
+        else:
+            feed[name] = generator.integers(0, ranges.get(name, 2), tuple(shape)).astype(dtype)
+    return feed
 
 
 def onnxruntime_records(

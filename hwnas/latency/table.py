@@ -18,6 +18,7 @@ from hwnas.errors import DeviceError, TableError
 from hwnas.latency.measure import Identity
 from hwnas.latency.runner import core_list
 from hwnas.spaces import Architecture, Architectures, NetworkSpace, Operator, OperatorSum
+from hwnas.spaces.base import SIZE_NAMES, size_of_input
 from hwnas.store import check_seal, parse_json, read_bytes, sealed, write_output
 from hwnas.text import command_line
 
@@ -71,13 +72,20 @@ class _HeldOut(_Error):
 
 class _Calibration(_Part):
     space: str
-    resolution: int
+    resolution: int | None = None
+    length: int | None = None
     precision: str
     slope: float
     intercept_ms: float
     held_out: _HeldOut | None = None
     macs_baseline: _Error | None = None
     repeatability_cv: float | None = None
+
+    @model_validator(mode="after")
+    def _has_one_size(self) -> _Calibration:
+        if (self.resolution is None) == (self.length is None):
+            raise ValueError(f"it has not one of {', '.join(SIZE_NAMES)}, the size of the inputs")
+        return self
 
     @model_validator(mode="after")
     def _judged_whole(self) -> _Calibration:
@@ -126,8 +134,8 @@ class _Parts(_Part):
 class LatencyTable:
     """Operator latencies of one device, by key, with all that says what they are true of.
 
-    `device`, `runtime`, `protocol` and `calibration` (one row a space, resolution and precision) are plain
-    data as in the file. Source of the idea: https://arxiv.org/abs/1812.00332 (ProxylessNAS).
+    `device`, `runtime`, `protocol` and `calibration` (one row a space, size of the inputs and precision) are
+    plain data as in the file. Source of the idea: https://arxiv.org/abs/1812.00332 (ProxylessNAS).
     """
 
     device: Mapping[str, Any]
@@ -147,8 +155,8 @@ class LatencyTable:
         """Calibrated sum of the operators of n architectures of one space, (n,), in milliseconds.
 
         `precision`, where it is no choice of the space, defaults to the table's first. The calibration of an
-        architecture is that of its space, resolution and precision, or of the space that this is a part of
-        (`SearchSpace.restrict`); failing that, that of the same resolution and precision in another space;
+        architecture is that of its space, size of the inputs and precision, or of the space that this is a
+        part of (`SearchSpace.restrict`); failing that, that of the same size and precision in another space;
         failing that, the plain sum is returned. Either substitute is logged as a warning, once a space.
         TableError names an operator that is missing.
         """
@@ -206,15 +214,15 @@ class LatencyTable:
 
         return latency
 
-    def _calibration_of(self, space: NetworkSpace, resolution: int, precision: str) -> tuple[float, float]:
+    def _calibration_of(self, space: NetworkSpace, size: int, precision: str) -> tuple[float, float]:
         fitting = [
-            c for c in self.calibration if c["resolution"] == resolution and c["precision"] == precision
+            c for c in self.calibration if c.get(space.size_name) == size and c["precision"] == precision
         ]
         for own in (space, *([] if space.whole is None else [space.whole])):
             for c in fitting:
                 if c["space"] == own.id:
                     return c["slope"], c["intercept_ms"]
-        where = f"{space.id} at resolution {resolution} in {precision}"
+        where = f"{space.id} at {space.size_name} {size} in {precision}"
         if fitting:
             log.warning("the table is not calibrated for %s; using that of %s", where, fitting[0]["space"])
             return fitting[0]["slope"], fitting[0]["intercept_ms"]
@@ -412,7 +420,7 @@ class LatencyTable:
 
 def _calibration_lines(row: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"{row['space']} at {row['resolution']} px, {row['precision']}: "
+        f"{row['space']} at {size_text(row)}, {row['precision']}: "
         f"{row['slope']:.3f} × sum {row['intercept_ms']:+.4f} ms, from {row.get('networks')} networks"
     ]
     held_out, baseline = row.get("held_out"), row.get("macs_baseline")
@@ -429,7 +437,13 @@ def _calibration_lines(row: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-Group = tuple[int, str]  # the resolution and the precision of a network: each has a calibration of its own
+def size_text(row: Mapping[str, Any]) -> str:
+    """Return the size of the inputs of a row of calibration in words, such as "160 px" or "length 64"."""
+    return f"{row['resolution']} px" if row.get("resolution") is not None else f"length {row['length']}"
+
+
+# The size of the inputs and the precision of a network: each pair has a calibration of its own.
+Group = tuple[int, str]
 
 
 def group_lookup(
@@ -437,15 +451,21 @@ def group_lookup(
 ) -> tuple[list[Group], Callable[[Any], NDArray[np.int64]]]:
     """The groups of a space's networks, and the function from n architectures to theirs, (n,) positions.
 
-    TableError if the first slot can be empty.
+    TableError if the first slot, whose operator reads an input of the network and so has its size, can be
+    empty, or the space has another name for the size than tables have.
     """
+    if space.size_name not in SIZE_NAMES:
+        raise TableError(
+            f"the size of inputs of {space.id} is called {space.size_name!r}; size_name is one of "
+            f"{', '.join(SIZE_NAMES)}"
+        )
     slot = space.slots[0]
     columns = [space.index(name) for name in slot.choices]
     found: dict[tuple[int, ...], Group] = {}
     for index, operator in space.slot_operators(slot, precision).items():
         if operator is None:
             raise TableError(f"the first slot of {space.id} can be empty, so its input has no known size")
-        found[index] = (operator.in_shape[1], operator.precision)
+        found[index] = (size_of_input(operator), operator.precision)
     groups = sorted(set(found.values()))
     table = np.zeros(tuple(int(n) for n in space.cardinalities[columns]), dtype=np.int64)
     for index, group in found.items():

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from hwnas import text
 from hwnas.export.card import class_table
+from hwnas.latency.table import size_text
 from hwnas.report.data import (
     OperatorTime,
     ReportData,
@@ -396,6 +397,7 @@ _ENVIRONMENT.filters |= {
     "ms": _ms,
     "count": _count,
     "moment": _moment,
+    "size_text": size_text,
     "unbroken": _unbroken,
     "value": _value,
     "duration": _duration,

@@ -32,6 +32,7 @@ def network(
     kind: int = TensorProto.FLOAT,
     inputs: int = 1,
     external: bool = False,
+    properties: dict[str, str] | None = None,
 ) -> Path:
     """Convolution and mean of a first input; further ones are only there."""
     weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
@@ -48,7 +49,30 @@ def network(
         [numpy_helper.from_array(weight, "weight")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    helper.set_model_props(model, properties or {})
     onnx.save(model, path, save_as_external_data=external, size_threshold=0)
+    return path
+
+
+def text_network(path: Path, sequence: int | str = "sequence", kind: int = TensorProto.INT64) -> Path:
+    """An embedding of token ids, times a mask of another type, summed over the tokens."""
+    table = np.random.default_rng(0).standard_normal((30, 8)).astype(np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+            helper.make_node("Cast", ["mask"], ["kept"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["kept", "last"], ["column"]),
+            helper.make_node("Mul", ["vectors", "column"], ["out"]),
+        ],
+        "text",
+        [
+            helper.make_tensor_value_info("ids", kind, ("batch", sequence)),
+            helper.make_tensor_value_info("mask", TensorProto.BOOL, ("batch", sequence)),
+        ],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ("batch", sequence, 8))],
+        [numpy_helper.from_array(table, "table"), numpy_helper.from_array(np.array([-1]), "last")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
     return path
 
 
@@ -70,13 +94,48 @@ def shape_of(data: bytes) -> list[int]:
 
 
 def test_an_open_batch_is_one_and_said(tmp_path: Path) -> None:
-    data, name, notes = read_model(network(tmp_path / "a.onnx", ("batch", 3, 8, 8)), {})
-    assert (shape_of(data), name, notes) == ([1, 3, 8, 8], "image", ["batch 'batch' is taken as 1"])
+    data, names, notes = read_model(network(tmp_path / "a.onnx", ("batch", 3, 8, 8)), {})
+    assert (shape_of(data), names, notes) == ([1, 3, 8, 8], ["image"], ["batch 'batch' is taken as 1"])
     data, _, notes = read_model(network(tmp_path / "b.onnx"), {})
     assert (shape_of(data), notes) == ([1, 3, 8, 8], [])
     given = {"image": (4, 3, 16, 8)}
     data, _, notes = read_model(network(tmp_path / "c.onnx", ("n", 3, "h", None)), given)
     assert (shape_of(data), notes) == ([4, 3, 16, 8], [])
+
+
+@pytest.mark.parametrize("kind", [TensorProto.INT64, TensorProto.INT32])
+def test_inputs_of_several_types_are_timed(tmp_path: Path, kind: int) -> None:
+    """A dimension that one --input fixes is known in the other inputs."""
+    path = text_network(tmp_path / "text.onnx", kind=kind)
+    with pytest.raises(ConfigError, match="ids is batchxsequence; say its size: --input ids:1x128"):
+        read_model(path, {})
+    drawn = "integers of ids are drawn from 0 and 1"
+    for shapes, notes in (
+        ({"ids": (2, 16)}, [drawn]),
+        ({"ids": (1, 16), "mask": (1, 16)}, [drawn]),
+        ({"mask": (3, 16)}, [drawn]),
+    ):
+        data, names, found = read_model(path, shapes)
+        (batch, _) = next(iter(shapes.values()))
+        declared = [
+            [d.dim_value for d in value.type.tensor_type.shape.dim]
+            for value in onnx.load_from_string(data).graph.input
+        ]
+        assert (declared, names, found) == ([[batch, 16]] * 2, ["ids", "mask"], notes)
+    with pytest.raises(ConfigError, match="--input mask makes dimension sequence 8, another --input 16"):
+        read_model(path, {"ids": (1, 16), "mask": (1, 8)})
+    fixed = text_network(tmp_path / "fixed.onnx", 16, kind)
+    assert read_model(fixed, {})[2] == ["batch 'batch' is taken as 1", drawn]
+    found = benchmark([path, fixed], OnnxRuntimeDevice(), {"ids": (1, 16)}, rounds=12)
+    assert all(row["latency_ms"] > 0 for row in found["models"])
+
+
+@pytest.mark.parametrize(
+    "kind", [TensorProto.UINT8, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BOOL]
+)
+def test_images_of_any_number_are_timed(tmp_path: Path, kind: int) -> None:
+    path = network(tmp_path / "net.onnx", kind=kind, inputs=2)
+    assert benchmark([path], OnnxRuntimeDevice(), rounds=12)["models"][0]["latency_ms"] > 0
 
 
 @pytest.mark.parametrize("open_size", [-1, 0])
@@ -116,8 +175,18 @@ def test_a_device_refuses_an_open_size_other_than_the_batch(
         ),
         ({"shape": (1, 3, "h", 8)}, {"image": (1, 3, 8, 9)}, "--input image does not fit its shape, 1x3xhx8"),
         ({"shape": (1, 3, "h", 8)}, {"image": (1, 3, 8)}, "--input image does not fit its shape"),
-        ({"inputs": 2}, {}, r"has 2 inputs \(image, more1\); models of one can be timed"),
-        ({"kind": TensorProto.UINT8}, {}, "input image is of UINT8; models of FLOAT can be timed"),
+        ({"kind": TensorProto.STRING}, {}, "input image is of STRING; models of FLOAT, .*, INT64, .* can be"),
+        ({"shape": ("n", "length")}, {}, "image is nxlength; say its size: --input image:1x128"),
+        (
+            {"shape": ("n", 3, "h", "h")},
+            {"image": (1, 3, 8, 9)},
+            "--input image makes dimension h 9, another --input 8",
+        ),
+        (
+            {"properties": {"input_ranges": "3"}},
+            {},
+            r"net\.onnx: the property input_ranges .* is '3', no JSON",
+        ),
     ],
 )
 def test_what_cannot_be_timed_as_it_is(
