@@ -42,7 +42,8 @@ def benchmark(
     leaves them open. A row has `latency_ms` with its 95 % interval `latency_ci_ms`, `passes_ms`, `stable`
     (known to ±5 %), `cold_ms` (the slowest first call), `preempted` (share of runs), `dropped_readings`
     (number of impossible clock readings) and `notes`. Its `ratio` to the first file, with `ratio_ci`, is
-    taken pass by pass, so that what moves all files alike cancels. `cores` are the numbers of the cores of all passes; null if they are unknown.
+    taken pass by pass, so that what moves all files alike cancels. `cores` are the numbers of the cores of
+    all passes; null if they are unknown.
     ConfigError for a file that cannot be timed as it is; DeviceError if the device refuses it.
     """
     read = [read_model(file, shapes or {}) for file in files]

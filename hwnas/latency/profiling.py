@@ -301,7 +301,7 @@ def _before(operator: int, chain: Chain, network: Network) -> int | None:
 def _covering_networks(
     space: NetworkSpace, operators: Sequence[Operator], generator: np.random.Generator
 ) -> list[tuple[Chain, Network]]:
-    """For each operator a random network that holds it, with the indices of its operators in order."""
+    """Draw a random network for each operator that has it; return these with the indices of their operators."""
     precision = operators[0].precision
     index = {operator: i for i, operator in enumerate(operators)}
     chains: dict[Operator, tuple[Chain, Network]] = {}

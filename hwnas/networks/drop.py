@@ -25,7 +25,7 @@ class Drop:
         return x * self._kept(x.shape, self.features, x)
 
     def of_branch(self, x: Tensor, depth: float) -> Tensor:
-        """What a block adds, (n, …), zero for some samples: https://arxiv.org/abs/1603.09382.
+        """Set the branch of a block, (n, …), to zero for some samples: https://arxiv.org/abs/1603.09382.
 
         The share grows with the block's `depth` in the network, 0…1.
         """

@@ -105,8 +105,8 @@ class Network:
         """Check the connections.
 
         Raises:
-            SpaceError: If there is no operator, two inputs have one name, an operator reads a value that does
-                not exist or has another shape, data type or range, or no operator reads a result.
+            SpaceError: If there is no operator, two inputs have one name, or a result is not read; if an
+                operator reads a value that does not exist, or that has another shape, data type or range.
         """
         if not self.operators:
             raise SpaceError("a model needs at least one operator")
