@@ -301,7 +301,7 @@ def _before(operator: int, chain: Chain, network: Network) -> int | None:
 def _covering_networks(
     space: NetworkSpace, operators: Sequence[Operator], generator: np.random.Generator
 ) -> list[tuple[Chain, Network]]:
-    """Draw a random network for each operator that has it; return these with the indices of their operators."""
+    """Draw a random network for each operator that has it, with the indices of the network's operators."""
     precision = operators[0].precision
     index = {operator: i for i, operator in enumerate(operators)}
     chains: dict[Operator, tuple[Chain, Network]] = {}

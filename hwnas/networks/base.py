@@ -18,7 +18,7 @@ from hwnas.spaces import Architecture, NetworkSpace
 from hwnas.store import digest
 
 if TYPE_CHECKING:
-    from hwnas.networks.blocks import StaticNetwork
+    from hwnas.networks.blocks import Inputs, StaticNetwork
     from hwnas.networks.calibration import Statistics
     from hwnas.networks.elastic import ElasticOp, Moments
 
@@ -44,7 +44,7 @@ class WeightSharing(nn.Module, ABC):
         return digest([self.space.definition, tensors_digest(self.state_dict())])
 
     @abstractmethod
-    def forward(self, inputs: Tensor, arch: Architecture, statistics: Statistics | None = None) -> Tensor:
+    def forward(self, inputs: Inputs, arch: Architecture, statistics: Statistics | None = None) -> Tensor:
         """Compute the logits of a subnet.
 
         An implementation that can leave out features and blocks in training has one more optional argument,
@@ -52,7 +52,8 @@ class WeightSharing(nn.Module, ABC):
         `training.drop_connect`.
 
         Args:
-            inputs: Images (n, c, height, width).
+            inputs: The tensor of one input, such as images (n, c, height, width); tensors in the order of
+                `space.inputs(arch)`; or tensors by name.
             arch: The subnet.
             statistics: In eval mode its batch-norm statistics, from `calibrate`. In training mode batch norm
                 uses the statistics of the batch.
@@ -62,11 +63,11 @@ class WeightSharing(nn.Module, ABC):
         """
 
     @abstractmethod
-    def batch_moments(self, inputs: Tensor, arch: Architecture) -> Moments:
+    def batch_moments(self, inputs: Inputs, arch: Architecture) -> Moments:
         """Compute what each batch norm of a subnet normalises by in training.
 
         Args:
-            inputs: Images (n, c, height, width), n ≥ 2.
+            inputs: As for `forward`, n ≥ 2.
             arch: The subnet.
 
         Returns:
@@ -86,7 +87,7 @@ class WeightSharing(nn.Module, ABC):
             statistics: Its batch-norm statistics.
 
         Returns:
-            The network of `space.operators(arch)`; its outputs are those of
+            The network of `space.network(arch)`; its outputs are those of
             ``self(inputs, arch, statistics)``.
         """
 

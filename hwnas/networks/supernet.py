@@ -236,8 +236,10 @@ def _module_name(slot: str) -> str:
 def _elastic_ops(
     space: NetworkSpace, slot: Slot, generator: torch.Generator, kernel_transform: bool
 ) -> dict[str, nn.Module]:
-    """Return the elastic ops of a slot by name, with their first weights."""
+    """Return the elastic ops of a slot by name, with their first weights; none if it is always skipped."""
     operators = [op for op in space.slot_operators(slot).values() if op is not None]
+    if not operators:
+        return {}
     if len({operator.graph.structure for operator in operators}) != 1:
         raise SpaceError(
             f"the sums and activations of {slot.name} differ between architectures; connect its ops alike in "

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwnas.errors import SpaceError
-from hwnas.ops import Operator
+from hwnas.ops import InputSpec, Operator
 from hwnas.spaces.base import (
     Architecture,
     Architectures,
@@ -179,9 +179,9 @@ class RestrictedSpace(SearchSpace):
 
 
 class RestrictedNetworkSpace(RestrictedSpace, NetworkSpace):
-    """A restricted space whose architectures have the operators that they have in the whole space.
+    """A restricted space whose architectures have the operators and inputs that they have in the whole space.
 
-    It has the slots of the whole space that hold an operator in some architecture.
+    It has all slots of the whole space. A slot may be skipped in every architecture.
     """
 
     whole: NetworkSpace
@@ -189,7 +189,11 @@ class RestrictedNetworkSpace(RestrictedSpace, NetworkSpace):
     def __init__(self, space: NetworkSpace, values: Mapping[str, Sequence[Any]]) -> None:
         """Restrict a network space; arguments and errors are those of `RestrictedSpace`."""
         super().__init__(space, values)
-        self.slots = tuple(slot for slot in self.whole.slots if any(self.slot_operators(slot).values()))
+        self.slots, self.size_name = self.whole.slots, self.whole.size_name
+
+    def inputs(self, arch: Architecture) -> tuple[InputSpec, ...]:
+        """Return the inputs of an architecture, which are those in the whole space."""
+        return self.whole.inputs(self.to_whole(arch))
 
     def operator(self, slot: str, values: Mapping[str, Any], precision: str = "fp32") -> Operator | None:
         """Return the operator that the whole space has in a slot for these values."""

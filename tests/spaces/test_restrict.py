@@ -24,6 +24,7 @@ from tests.latency.fakes import ComputedRuntime, small_space
 from tests.latency.test_table import table
 from tests.networks.small_spaces import SPACES as SMALL
 from tests.networks.small_spaces import batches, lively_supernet
+from tests.spaces.two_inputs import TwoInputs, token_batch
 
 from .test_base import depth_space, spaces
 
@@ -248,11 +249,18 @@ def test_the_ends_of_a_part_are_those_of_its_values() -> None:
     assert space_of(part.definition) == part
 
 
-def test_a_layer_that_no_architecture_has_is_no_slot() -> None:
-    part = get_space("mobilenetv3").restrict({"stage5.depth": [2]})
-    names = [slot.name for slot in part.slots]
-    assert "stage5.layer2" in names
-    assert "stage5.layer3" not in names
+def test_a_block_that_every_architecture_skips_has_no_weights() -> None:
+    """The network has two inputs, so the blocks after the skipped one read values by name."""
+    part = TwoInputs().restrict({"depth": [1], "length": [8]})
+    net = lively_supernet(part)
+    assert not list(net.slots["decoder2"].parameters())
+    assert part.size_name == "length"
+    for arch in part.enumerate():
+        assert part.inputs(arch) == part.whole.inputs(part.to_whole(arch))
+        batch = token_batch(8)
+        statistics = calibrate(net, arch, [batch])
+        with torch.no_grad():
+            torch.testing.assert_close(net.extract(arch, statistics)(batch), net(batch, arch, statistics))
 
 
 @pytest.mark.parametrize("name", SMALL)
