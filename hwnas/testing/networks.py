@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from hwnas.networks.supernet import Supernet
-from hwnas.spaces import NetworkSpace
+from hwnas.ops import InputSpec
+from hwnas.ops.network import DEFAULT_HIGH
+from hwnas.spaces import Architecture, NetworkSpace
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -59,3 +61,31 @@ def random_batches(space: NetworkSpace, size: int, n: int = 3, images: int = 8) 
     """
     generator = torch.Generator().manual_seed(n + size)
     return [torch.randn(images, space.input_shape[0], size, size, generator=generator) for _ in range(n)]
+
+
+def input_batches(
+    space: NetworkSpace, arch: Architecture, n: int = 3, samples: int = 8, seed: int = 0
+) -> list[dict[str, Tensor]]:
+    """Return batches of the inputs that a space declares for an architecture.
+
+    Args:
+        space: The space.
+        arch: One of its architectures.
+        n: Number of batches.
+        samples: Number of samples of a batch.
+        seed: Seed of the values.
+
+    Returns:
+        For each batch, tensors (samples, …) by the names of the inputs: floats from the normal distribution,
+        integers uniform in their range.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return [{spec.name: _drawn(spec, samples, generator) for spec in space.inputs(arch)} for _ in range(n)]
+
+
+def _drawn(spec: InputSpec, samples: int, generator: torch.Generator) -> Tensor:
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    shape = (samples, *spec.shape)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(dtype)
+    return torch.randint(spec.high or DEFAULT_HIGH, shape, generator=generator).to(dtype)

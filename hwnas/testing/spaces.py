@@ -28,7 +28,7 @@ from hwnas.searching.loop import search
 from hwnas.searching.objectives import Constraint, Objective
 from hwnas.spaces import SPACES, NetworkSpace, Operator, OperatorSum, SearchSpace, space_of
 from hwnas.testing.fakes import FakeDevice
-from hwnas.testing.networks import perturbed, perturbed_supernet, random_batches
+from hwnas.testing.networks import input_batches, perturbed, perturbed_supernet
 from hwnas.testing.rules import NotApplicable, Suite, check_rules, require
 
 
@@ -163,37 +163,38 @@ def equal_networks_are_equal_architectures(space: NetworkSpace) -> None:
 
 
 @networks.rule
-def the_first_operator_has_the_resolution(space: NetworkSpace) -> None:
-    """The first operator takes images of the channels and the resolution of the architecture."""
-    channels, height, width = space.input_shape
-    require(height == width, f"input_shape is {space.input_shape}; images are square.")
-    resolutions = [choice for choice in space.choices if choice.name == "resolution"]
-    if resolutions:
-        largest = max(resolutions[0].values)
-        require(height == largest, f"input_shape is {space.input_shape}, the largest resolution {largest}.")
+def the_inputs_have_the_declared_size(space: NetworkSpace) -> None:
+    """The choice of the size of the inputs is the size of what an architecture takes; images are square."""
+    sizes = [choice for choice in space.choices if choice.name == space.size_name]
     for arch in space.sample(5, 0):
-        size, shape = space.resolution(arch), space.operators(arch)[0].in_shape
-        require(shape == (channels, size, size), f"{arch} has resolution {size} and first takes {shape}.")
+        inputs, size = space.inputs(arch), space.input_size(arch)
+        require(len(inputs) > 0, f"{arch} has no input.")
         require(
-            not resolutions or arch.values["resolution"] == size,
-            f"{arch} has resolution {size}, and its choice is {arch.values.get('resolution')}.",
+            not sizes or arch.values[space.size_name] == size,
+            f"{arch} has inputs of size {size}, and its {space.size_name} is "
+            f"{arch.values.get(space.size_name)}.",
         )
+        for spec in inputs:
+            square = (spec.shape[0], size, size)
+            require(not spec.is_image or spec.shape == square, f"{arch} takes {spec.shape}, not {square}.")
 
 
 @networks.rule
-def operators_form_a_chain(space: NetworkSpace) -> None:
-    """Each operator takes what the one before gives, the last one gives classes; `all_operators` has all."""
+def operators_fit_together(space: NetworkSpace) -> None:
+    """Each operator reads values of its shapes, and `all_operators` has all; a chain gives classes."""
     known = set(space.all_operators())
     classes = space.operators(space.sample(1, 0)[0])[-1].out_shape
-    require(len(classes) == 1, f"the last operator gives {classes}, not one axis of classes.")
+    require(not space.is_chain or len(classes) == 1, f"the last operator gives {classes}, not classes.")
     for arch in itertools.chain.from_iterable(space.sample(3, seed) for seed in range(10)):
+        network = space.network(arch)  # checks names, shapes and types
         operators = space.operators(arch)
-        require(operators[-1].out_shape == classes, f"{arch} gives {operators[-1].out_shape}, not {classes}.")
-        for before, after in itertools.pairwise(operators):
-            require(
-                before.out_shape == after.in_shape,
-                f"{arch}: {before.key} is before {after.key}.",
-            )
+        require(
+            list(network.operators) == operators, f"{arch}: network and operators have different operators."
+        )
+        require(
+            not space.is_chain or operators[-1].out_shape == classes,
+            f"{arch} gives {operators[-1].out_shape}, not {classes}.",
+        )
         unknown = [operator.key for operator in operators if operator not in known]
         require(not unknown, f"{arch} has {unknown[:1]}, which all_operators has not.")
 
@@ -235,8 +236,9 @@ def macs_and_params_are_those_of_a_trace(space: NetworkSpace) -> None:
         counted = sum(p.numel() for p in network.parameters())
         params = space.params([arch])[0]
         require(counted == params, f"{arch} has {counted} parameters, the space says {params:.0f}.")
+        (inputs,) = input_batches(space, arch, n=1, samples=1)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(torch.zeros(1, *network.input_shape))
+            network(inputs)
         macs, traced = space.macs([arch])[0], int(counter.get_total_flops()) // 2
         require(macs == traced, f"{arch} takes {traced} multiply-accumulates, the space says {macs:.0f}.")
 
@@ -247,7 +249,7 @@ def the_supernet_equals_the_extracted_network(space: NetworkSpace, kernel_transf
     net = supernet(space, kernel_transform)
     for seed in range(4):
         arch = space.sample(1, rng=seed)[0]
-        data = random_batches(space, space.resolution(arch))
+        data = input_batches(space, arch)
         statistics = calibrate(net, arch, data)
         with torch.no_grad():
             expected = net(data[0], arch, statistics)
@@ -258,14 +260,19 @@ def the_supernet_equals_the_extracted_network(space: NetworkSpace, kernel_transf
 def the_graph_computes_what_torch_computes(space: NetworkSpace) -> None:
     """The ONNX graph, and the network that is read back from it, compute what the network computes."""
     for seed in range(4):
-        network = perturbed(build_network(space, space.sample(1, rng=seed)[0], rng=seed), seed)
-        x = torch.randn(2, *network.input_shape, generator=torch.Generator().manual_seed(seed))
-        model = onnx_model(network.operators, folded_weights(network), 2).SerializeToString()
+        arch = space.sample(1, rng=seed)[0]
+        network = perturbed(build_network(space, arch, rng=seed), seed)
+        (x,) = input_batches(space, arch, n=1, samples=2, seed=seed)
+        model = onnx_model(network.network, folded_weights(network), 2).SerializeToString()
         with torch.no_grad():
             expected = network(x)
             again = unfolded_network(*parts(onnx.load_from_string(model))[:2])(x)
         session = onnxruntime.InferenceSession(model)
-        require_close(session.run(["logits"], {"input": x.numpy()})[0], expected, "ONNX Runtime and torch")
+        require_close(
+            session.run(["logits"], {name: tensor.numpy() for name, tensor in x.items()})[0],
+            expected,
+            "ONNX Runtime and torch",
+        )
         require_close(again, expected, "the network that is read from the graph and the first one")
 
 
@@ -326,10 +333,10 @@ def gradients_reach_all_active_weights(space: NetworkSpace, kernel_transform: bo
     net = supernet(space, kernel_transform)
     for seed in range(3):
         arch = space.sample(1, rng=seed)[0]
-        (images,) = random_batches(space, space.resolution(arch), n=1)
+        (inputs,) = input_batches(space, arch, n=1)
         net.zero_grad()
         try:
-            net.train()(images, arch).square().sum().backward()
+            net.train()(inputs, arch).square().sum().backward()
         finally:
             net.eval()
         reached: set[str] = set()
@@ -375,8 +382,8 @@ def every_block_of_a_new_supernet_learns(space: NetworkSpace) -> None:
     """Gradients reach every slot of a new supernet, residual blocks included."""
     net = Supernet(space).train()
     arch = space.architectures((space.cardinalities - 1)[None])[0]
-    (images,) = random_batches(space, space.resolution(arch), n=1)
-    net(images, arch).square().sum().backward()
+    (inputs,) = input_batches(space, arch, n=1)
+    net(inputs, arch).square().sum().backward()
     for slot in space.lower(arch):
         parameters = list(net.slots[slot.replace(".", "/")].parameters())
         learns = any(p.grad is not None and p.grad.any() for p in parameters)
@@ -400,7 +407,7 @@ def is_profiled(space: NetworkSpace) -> None:
 
 # ---- bytes ---------------------------------------------------------------------------------------
 
-IN_PLACE = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Add", "Mul", "Flatten", "Reshape")
+IN_PLACE = ("Relu", "Clip", "HardSwish", "HardSigmoid", "Add", "Mul", "Flatten", "Reshape", "Unsqueeze")
 
 
 def peak_values(graph: onnx.GraphProto) -> int:
@@ -408,7 +415,7 @@ def peak_values(graph: onnx.GraphProto) -> int:
     values = (*graph.input, *graph.value_info, *graph.output)
     sizes = {v.name: int(np.prod([d.dim_value for d in v.type.tensor_type.shape.dim])) for v in values}
     last = {name: i for i, node in enumerate(graph.node) for name in node.input}
-    alive, most = {graph.input[0].name}, 0
+    alive, most = {value.name for value in graph.input}, 0
     for i, node in enumerate(graph.node):
         if node.op_type not in IN_PLACE:
             most = max(most, sum(sizes[name] for name in {*alive, *node.output}))
@@ -422,9 +429,9 @@ def bytes_are_those_of_the_shipped_graph(space: NetworkSpace) -> None:
     net, archs = supernet(space), space.sample(6, 0)
     stored, peaks = space.model_bytes(archs), space.peak_activation_bytes(archs)
     for arch, weight_bytes, peak in zip(archs, stored, peaks, strict=True):
-        data = random_batches(space, space.resolution(arch))
+        data = input_batches(space, arch)
         network = net.extract(arch, calibrate(net, arch, data))
-        model = onnx.shape_inference.infer_shapes(onnx_model(network.operators, folded_weights(network)))
+        model = onnx.shape_inference.infer_shapes(onnx_model(network.network, folded_weights(network)))
         arrays = [onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer]
         shipped = sum(a.nbytes for a in arrays if a.dtype == np.float32 and a.ndim)
         require(

@@ -22,6 +22,7 @@ from hwnas.spaces import SPACES, NetworkSpace, Operator, get_space, space_of
 from hwnas.testing import SPACE_RULES, Rule
 from hwnas.testing.networks import perturbed, random_batches
 from hwnas.testing.spaces import supernet
+from tests.spaces.two_inputs import TwoInputs
 
 SMALL: dict[str, dict[str, Any]] = {
     "mobilenetv3": {"width": 0.5},
@@ -44,6 +45,11 @@ each = pytest.mark.parametrize("name", SPACES)
 def test_rule(name: str, rule: Rule) -> None:
     profiled = rule.name == "is_profiled"  # one resolution is quicker to calibrate
     rule(small_space(name, resolutions=(32,)) if profiled else FOUND[name])
+
+
+@pytest.mark.parametrize("rule", SPACE_RULES, ids=str)
+def test_rule_of_a_graph_with_two_inputs(rule: Rule) -> None:
+    rule(TwoInputs())
 
 
 @each

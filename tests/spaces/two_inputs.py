@@ -49,6 +49,7 @@ class Masked(Op):
     """The tokens of a value (width, length, 1) that a mask (length,) keeps, the others zero."""
 
     name: str
+    in_place = True
 
     def output(self, *inputs):
         x, _ = inputs
