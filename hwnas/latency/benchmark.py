@@ -152,7 +152,8 @@ def _given_sizes(
         for size, given in zip(sizes, shapes.get(name, ()), strict=False):
             if isinstance(size, str) and size.isidentifier() and known.setdefault(size, given) != given:
                 raise ConfigError(
-                    f"{file}: --input {name} makes dimension {size} {given}, another --input {known[size]}"
+                    f"{file}: --input {name} makes dimension {size} {given}, another --input {known[size]}; "
+                    "give it one size"
                 )
     return known
 

@@ -36,12 +36,16 @@ def test_operators_are_timed_alone_and_behind_the_source_of_their_first_input() 
     for i, operator in enumerate(subject.operators):
         alone, behind = (parts(onnx.load_from_string(subject.models[j]))[0] for j in subject.parts[i, [0, 2]])
         assert alone.operators == (operator,)
-        if operator.kind == "embed":
+        if operator.kind == "embed_tokens":
             assert behind == alone
             assert [(s.name, s.dtype, s.high) for s in alone.inputs] == [("input", "int64", 50)]
             continue
         assert behind.operators[1] == operator
-        before = {"masked_sum": ("embed", "masked_sum"), "conv": ("embed",), "classifier": ("masked_sum",)}
+        before = {
+            "masked_sum": ("embed_tokens", "masked_sum"),
+            "conv": ("embed_tokens",),
+            "classifier": ("masked_sum",),
+        }
         assert behind.operators[0].kind in before[operator.kind]
         if operator.kind == "masked_sum":
             assert [spec.name for spec in behind.inputs] == ["input", "1.memory", "1.mask"]

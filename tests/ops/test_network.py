@@ -11,10 +11,10 @@ from hwnas.errors import SpaceError
 from hwnas.ops import InputSpec, Network, Operator
 from hwnas.ops.network import random_inputs
 from hwnas.ops.onnx import onnx_model, parts, random_weights
-from tests.spaces.two_inputs import VOCABULARY, TwoInputs, embed, masked_sum
+from tests.spaces.two_inputs import VOCABULARY, TwoInputs, embed_tokens, masked_sum
 
 CONV = Operator("conv", (4, 6, 1), (4, 6, 1), (("k", 1), ("s", 1), ("act", "relu")))
-EMBED = Operator(embed, (6,), (4, 6, 1), ())
+EMBED = Operator(embed_tokens, (6,), (4, 6, 1), ())
 SUM = Operator(masked_sum, (4, 6, 1), (4, 6, 1), (("k", 3),))
 IDS, MASK = InputSpec("ids", (6,), "int64", VOCABULARY), InputSpec("mask", (6,))
 
@@ -43,7 +43,12 @@ def test_further_inputs_of_the_operators_of_a_chain_are_inputs_of_the_network() 
         ((IDS,), (EMBED,), (("ids", "ids"),), "has 1 inputs, but 2 are connected"),
         ((IDS,), (EMBED,), (("tokens",),), r"reads 'tokens', which is neither an input .*\(ids\)"),
         ((IDS,), (EMBED, CONV), (("ids",), (1,)), "reads 1, which is neither"),
-        ((MASK,), (EMBED,), (("mask",),), r"input 'mask' is float32 of shape \(6,\), embed.* reads int64"),
+        (
+            (MASK,),
+            (EMBED,),
+            (("mask",),),
+            r"input 'mask' is float32 of shape \(6,\), embed_tokens.* reads int64",
+        ),
         ((InputSpec("ids", (6,), "int64", 51),), (EMBED,), (("ids",),), "integers below 51, .* below 50"),
         (
             (IDS, MASK),

@@ -109,6 +109,11 @@ REMEDIES = (
     Remedy("latency/benchmark.py", "does not fit its shape", OPTION),
     Remedy("latency/benchmark.py", "say its size: --input", OPTION),
     Remedy("latency/benchmark.py", "--input takes", OPTION),
+    Remedy(
+        "latency/benchmark.py",
+        "makes dimension",
+        "tests/latency/test_benchmark.py::test_inputs_of_several_types_are_timed",
+    ),
     Remedy("latency/doctor.py", "pip install", why_not=NETWORK),
     Remedy("latency/doctor.py", "sudo cpupower", why_not="changes the machine, as its administrator"),
     Remedy("latency/runner.py", "pip install numpy onnxruntime", why_not=f"{NETWORK}, on the board"),

@@ -65,7 +65,7 @@ class Masked(Op):
         return graph.node("Mul", name, x, columns)
 
 
-def embed(op: Operator) -> Graph:
+def embed_tokens(op: Operator) -> Graph:
     """The embedding of token ids. No attributes."""
     ids = TensorSpec(op.in_shape, "int64", VOCABULARY)
     return Graph({"ids": ids}, (Node(Embedding("embedding", VOCABULARY, op.out_shape[0]), ("ids",)),))
@@ -115,7 +115,7 @@ class TwoInputs(NetworkSpace):
     def operator(self, slot: str, values: Mapping[str, Any], precision: str = "fp32") -> Operator | None:
         shape = (values["width"], values["length"], 1)
         if slot == "embed":
-            return Operator(embed, (values["length"],), shape, (), precision)
+            return Operator(embed_tokens, (values["length"],), shape, (), precision)
         if slot == "encoder":
             attributes = (("k", values["encoder.kernel"]), ("s", 1), ("act", "relu"))
             return Operator("conv", shape, shape, attributes, precision)
