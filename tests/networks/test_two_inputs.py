@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 import hwnas
+from hwnas.config import Training
 from hwnas.errors import DataError, SpaceError
 from hwnas.networks.blocks import folded_weights, unfolded_network
 from hwnas.networks.drop import Drop
@@ -18,6 +20,7 @@ from hwnas.spaces import Choice, NetworkSpace, Operator, PrecisionSpace, Slot
 from hwnas.spaces.fixed import FixedSpace
 from hwnas.training.channels import sort_channels
 from hwnas.training.finetune import inherited
+from hwnas.training.loop import train
 from tests.networks.small_spaces import lively_supernet
 from tests.spaces.two_inputs import TwoInputs, token_batch
 
@@ -166,3 +169,16 @@ def test_a_chain_may_name_its_connections() -> None:
     assert networks[0] == networks[1]
     assert networks[0].is_chain
     assert dataclasses.replace(networks[0]) == networks[0]
+
+
+def test_what_trains_and_judges_on_images_says_so(tmp_path: Path) -> None:
+    data = hwnas.load_dataset("cluttered-digits", "validation", validation=40)
+    (arch,) = SPACE.sample(1, 0)
+    for use in (
+        lambda: hwnas.AccuracyEvaluator(NET, data, data)([arch]),
+        lambda: train(
+            copy.deepcopy(NET), data, data, Training(steps=2, batch_size=8, warmup_steps=0), tmp_path
+        ),
+    ):
+        with pytest.raises(SpaceError, match="take no images"):
+            use()
