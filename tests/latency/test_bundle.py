@@ -16,7 +16,7 @@ from hwnas.latency.bundle import build_table, write_bundle
 from hwnas.latency.jobs import make_job
 from hwnas.latency.measure import Plan
 from hwnas.latency.profiling import profile
-from tests.conformance.test_devices import conv
+from hwnas.testing.devices import conv
 from tests.latency.fakes import small_space
 
 SPACE = small_space(resolutions=(24,))  # operators that stand out from an empty call, whatever runs beside

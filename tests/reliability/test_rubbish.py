@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 
 import hwnas
-from hwnas.config import load_config
+from hwnas.config import load_config, parse_training
 from hwnas.errors import HwnasError, StoreError
 from hwnas.export.predict import Predictor
 from hwnas.images import fitted
@@ -38,6 +38,7 @@ from hwnas.pipeline import load_run, read_entry
 from hwnas.predictors import get_predictor, load_predictor
 from hwnas.store import Measurement, Store, sealed
 from hwnas.training import checkpoint
+from tests.conftest import TINY
 
 MUTATIONS = int(os.environ.get("HWNAS_MUTATIONS", "40"))
 HANGS_S = 300  # A guard against hangs: the readers need milliseconds.
@@ -154,7 +155,9 @@ def entry(file: Path) -> Any:
 
 def training(file: Path) -> Any:
     net = hwnas.load_supernet(file.parent)
-    state = checkpoint.load(file, net, torch.optim.SGD(net.parameters(), 0.1, momentum=0.9), {"seed": 0})
+    settings = parse_training(TINY["training"], "the tiny experiment").model_dump(mode="json")
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    state = checkpoint.load(file, net, optimizer, {**settings, "seed": 0})
     return net.checksum, state.step, state.reports, state.losses, state.arithmetic
 
 

@@ -9,7 +9,7 @@ from hwnas.errors import DeviceError
 from hwnas.latency.devices import get_device
 from hwnas.latency.devices.local import LocalDevice
 from hwnas.latency.measure import Plan
-from tests.conformance.test_devices import conv
+from hwnas.testing.devices import conv
 
 
 class Starting(LocalDevice):

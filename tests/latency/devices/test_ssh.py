@@ -22,7 +22,7 @@ from hwnas.latency.devices import get_device
 from hwnas.latency.devices.ssh import Connection, LostError, SshDevice, _split_reason
 from hwnas.latency.jobs import make_job
 from hwnas.latency.measure import Plan
-from tests.conformance.test_devices import conv
+from hwnas.testing.devices import conv
 from tests.latency.devices.board import Board, running_board
 
 SMALL = conv(4, 4)
