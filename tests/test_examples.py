@@ -24,7 +24,7 @@ def own_space() -> dict[str, Any]:
 
 
 def test_a_space_of_your_own(own_space: dict[str, Any], tmp_path: Path) -> None:
-    front = own_space["main"](20, 12, FakeDevice(), tmp_path)
+    front = own_space["main"](4, 8, FakeDevice(), tmp_path)
     assert front.to_frame()["latency_ms"].is_monotonic_decreasing
     net = hwnas.load_supernet(tmp_path, space=own_space["PlainSpace"]())
     data = [hwnas.load_dataset("cluttered-digits", s, train=4000) for s in ("train", "validation")]

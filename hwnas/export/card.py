@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from scipy import stats
 
+from hwnas.ops import InputSpec
 from hwnas.text import printable
 
 SHOWN_CLASSES = 20  # number of classes up to which all are listed
@@ -27,8 +28,7 @@ import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession("model.onnx")
-images = np.zeros(({batch}, {channels}, {size}, {size}), np.float32)   # your images, made as above
-logits = session.run(["logits"], {{"input": images}})[0]
+{inputs}
 print(json.loads(session.get_modelmeta().custom_metadata_map["classes"])[int(logits[0].argmax())])
 """
 
@@ -67,16 +67,24 @@ def model_card(
     entry: Mapping[str, Any],
     origin: Origin,
     *,
-    input_shape: tuple[int, ...],
+    inputs: Sequence[InputSpec],
     drawing: str,
     device: str,
     batch_size: int = 1,
 ) -> str:
-    """Markdown for one entry of pareto.json. `input_shape` is (channels, height, width).
+    """Return the model card of one entry of pareto.json as Markdown.
 
-    `drawing` is the network in lines of text.
+    Args:
+        entry: The entry.
+        origin: Where the model is from, and what it is judged on.
+        inputs: The inputs of the network, as its space declares them.
+        drawing: The network in lines of text.
+        device: The device that measured it, and the runtime.
+        batch_size: Number of samples of one inference.
+
+    Returns:
+        The text of the card.
     """
-    channels, size = input_shape[0], input_shape[1]
     measured, predicted = entry["measured"], entry["predicted"]["latency_ms"]
     latency = "not measured yet"
     if measured["latency_ms"] is not None:
@@ -135,10 +143,7 @@ The test split was not used in training or search.
 {_by_class(entry)}
 ## Input
 
-The input is float32 of shape ({batch_size}, {channels}, {size}, {size}): images, channels, rows, columns.
-These steps make it from images, as in training and in the stated accuracies:
-
-{_recipe(origin, size)}
+{_inputs(origin, inputs, batch_size)}
 
 Output: {len(classes)} logits, one a class:
 {_text(", ".join(classes[:20]))}{" …" if len(classes) > 20 else ""}.
@@ -146,7 +151,7 @@ Output: {len(classes)} logits, one a class:
 ## Use
 
 ```python
-{USE.format(batch=batch_size, channels=channels, size=size)}```
+{USE.format(inputs=_feed(inputs, batch_size))}```
 
 {torch}`sha256sum -c SHA256SUMS` checks the files.
 
@@ -261,6 +266,42 @@ def _by_class(entry: Mapping[str, Any]) -> str:
 |---|---|---|
 {lines}
 """
+
+
+def _inputs(origin: Origin, inputs: Sequence[InputSpec], batch_size: int) -> str:
+    """Return the declared inputs in words, with the steps from an image where there is one image."""
+    if _is_image(inputs):
+        channels, height, width = inputs[0].shape
+        return (
+            f"The input is float32 of shape ({batch_size}, {channels}, {height}, {width}): images, channels, "
+            "rows, columns.\nThese steps make it from images, as in training and in the stated accuracies:\n"
+            f"\n{_recipe(origin, height)}"
+        )
+    lines = []
+    for spec in inputs:
+        values = f", values from 0 to {spec.high - 1}" if spec.high is not None else ""
+        lines.append(f"- `{_text(spec.name)}`: {spec.dtype} of shape {(batch_size, *spec.shape)}{values}")
+    return "\n".join(lines)
+
+
+def _feed(inputs: Sequence[InputSpec], batch_size: int) -> str:
+    """Return the lines of Python that make the inputs and run the model."""
+    if _is_image(inputs):
+        shape = ", ".join(map(str, (batch_size, *inputs[0].shape)))
+        return (
+            f"images = np.zeros(({shape}), np.float32)   # your images, made as above\n"
+            f'logits = session.run(["logits"], {{"{inputs[0].name}": images}})[0]'
+        )
+    arrays = [
+        f'    "{spec.name}": np.zeros({(batch_size, *spec.shape)}, np.dtype("{spec.dtype}")),'
+        for spec in inputs
+    ]
+    feed = "\n".join(["inputs = {  # your values", *arrays, "}"])
+    return f'{feed}\nlogits = session.run(["logits"], inputs)[0]'
+
+
+def _is_image(inputs: Sequence[InputSpec]) -> bool:
+    return len(inputs) == 1 and inputs[0].is_image
 
 
 def _recipe(origin: Origin, size: int) -> str:

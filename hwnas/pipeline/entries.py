@@ -85,7 +85,7 @@ def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
     from hwnas.export.metadata import input_facts
 
     folder, arch = model_folder(run, entry["id"]), run.space.architecture(entry["architecture"])
-    shape = run.space.operators(arch)[0].in_shape
+    inputs = run.space.inputs(arch)
     write_json(folder / "architecture.json", entry)
     data, runtime = run.data("test"), run.latency.runtime
     card = model_card(
@@ -101,10 +101,10 @@ def write_entry(run: Run, entry: Mapping[str, Any]) -> None:
                 "test": len(data),
             },
             preparation=data.preparation,
-            inputs=input_facts(data, shape),
+            inputs=input_facts(data, inputs[0].shape),
             classes=data.classes,
         ),
-        input_shape=shape,
+        inputs=inputs,
         drawing=sketch_network(operator_times(run.space, arch, None)),
         device=f"{run.latency.device['cpu']}, {runtime['name']} {runtime['version']}, "
         f"threads: {runtime['threads']}",

@@ -150,7 +150,7 @@ def exported(test: Dataset) -> Exported:
     runtime = {"name": "onnxruntime", "version": "1", "threads": 1}
     metadata = properties(entry, facts, test.classes, {"cpu": "x"}, runtime)
     data = onnx_model(network.operators, folded_weights(network), 1, metadata).SerializeToString()
-    card = model_card(entry, origin, input_shape=network.input_shape, drawing="", device="x")
+    card = model_card(entry, origin, inputs=network.network.inputs, drawing="", device="x")
     return Exported(data, card, test)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from torch import nn
 
 import hwnas
 from hwnas.errors import ExportError, StoreError
+from hwnas.export.card import Origin, model_card
 from hwnas.export.folder import load_model, save_model
 from hwnas.export.onnx import check_onnx, export_onnx
 from hwnas.networks.blocks import StaticNetwork
@@ -21,7 +25,7 @@ from hwnas.networks.quantization import quantized
 from hwnas.ops.network import random_inputs
 from hwnas.store import write_json
 from tests.networks.small_spaces import lively
-from tests.spaces.two_inputs import TwoInputs, token_batch
+from tests.spaces.two_inputs import CLASSES, VOCABULARY, TwoInputs, token_batch
 
 SPACE = TwoInputs()
 
@@ -99,3 +103,33 @@ def test_in_8_bits_it_is_calibrated_on_all_inputs(tmp_path: Path) -> None:
     assert 0 < np.abs(found - expected).max() < 0.2 * np.abs(expected).max()
     assert "connections" not in session.get_modelmeta().custom_metadata_map
     assert json.loads(session.get_modelmeta().custom_metadata_map["input_ranges"]) == {"ids": 50}
+
+
+def test_the_program_of_a_model_card_feeds_all_inputs(tmp_path: Path) -> None:
+    arch = SPACE.sample(1, 0)[0]
+    classes = [f"class {n}" for n in range(CLASSES)]
+    hwnas.export_onnx(
+        hwnas.build(SPACE, arch), tmp_path / "model.onnx", metadata={"classes": json.dumps(classes)}
+    )
+    entry = {
+        "id": "0" * 12,
+        "architecture": arch.values,
+        "validation_accuracy": 1.0,
+        "test_accuracy": 1.0,
+        "predicted": {"latency_ms": 1.0},
+        "measured": {"latency_ms": None},
+        "macs": 1,
+        "params": 1,
+        "status": "exported",
+    }
+    images = dict.fromkeys(("train", "validation", "test"), 1)
+    origin = Origin("x", ("accuracy",), "None.", "x", images, "", {}, classes)
+    card = model_card(entry, origin, inputs=SPACE.inputs(arch), drawing="", device="x")
+    length = arch.values["length"]
+    assert f"- `ids`: int64 of shape (1, {length}), values from 0 to {VOCABULARY - 1}\n" in card
+    assert f"- `mask`: float32 of shape (1, {length})\n" in card
+    program = re.findall(r"```python\n(.*?)```", card, re.S)[0]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() in classes

@@ -32,6 +32,7 @@ from hwnas.latency.devices import get_device
 from hwnas.latency.formats import read_ofa
 from hwnas.latency.runner import RunnerError, measure_bundle
 from hwnas.latency.table import LatencyTable
+from hwnas.ops import InputSpec
 from hwnas.pipeline import load_run, run_folder
 from hwnas.predictors import load_predictor
 from hwnas.store import Store, read_json, write_json
@@ -234,7 +235,9 @@ def test_names_do_not_act_in_a_model_card() -> None:
         },
         classes=NAMES,
     )
-    card = model_card(entry, origin, input_shape=(3, 8, 8), drawing="stem", device=" ".join(NAMES))
+    card = model_card(
+        entry, origin, inputs=[InputSpec("input", (3, 8, 8))], drawing="stem", device=" ".join(NAMES)
+    )
     prose = card[: card.index("## Use")] + card[card.index("## Architecture") :]
     assert "<" not in prose
     assert "![" not in prose.replace("!\\[", "")
