@@ -265,10 +265,14 @@ def test_spaces_that_work_are_accepted() -> None:
             "macs_and_params_are_those_of_a_trace",
             "has .* parameters, the space says",
         ),
-        ({"resolution": lambda self, arch: 20}, "the_first_operator_has_the_resolution", "has resolution 20"),
+        (
+            {"input_size": lambda self, arch: 20},
+            "the_inputs_have_the_declared_size",
+            "has inputs of size 20",
+        ),
         (
             {"all_operators": lambda self: MobileNetV3Space.all_operators(self)[1:]},
-            "operators_form_a_chain",
+            "operators_fit_together",
             "which all_operators has not",
         ),
         (
