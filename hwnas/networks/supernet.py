@@ -196,7 +196,8 @@ def _cached_lowering(space: NetworkSpace) -> Callable[[Architecture], tuple[tupl
 
     @lru_cache(maxsize=1024)
     def lower(arch: Architecture) -> tuple[tuple[str, ...], Network]:
-        return tuple(space.lower(arch)), space.network(arch)
+        lowered = space.lower(arch)
+        return tuple(lowered), space.connect(lowered, space.inputs(arch))
 
     return lower
 

@@ -65,17 +65,20 @@ class InputSpec:
         return self.dtype == "float32" and len(self.shape) == 3
 
 
-def random_inputs(inputs: Sequence[InputSpec], batch_size: int) -> dict[str, NDArray[Any]]:
-    """Return the inputs that networks are timed and checked on, the same in every call.
+def random_inputs(
+    inputs: Sequence[InputSpec], batch_size: int, rng: int | np.random.Generator = 0
+) -> dict[str, NDArray[Any]]:
+    """Return random inputs; by default those that networks are timed and checked on.
 
     Args:
         inputs: The inputs of a network.
         batch_size: Number of samples n.
+        rng: Source of the values, or its seed.
 
     Returns:
         Arrays (n, …) by name: floats from the normal distribution, integers uniform in their range.
     """
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(rng)
     arrays: dict[str, NDArray[Any]] = {}
     for spec in inputs:
         shape, dtype = (batch_size, *spec.shape), np.dtype(spec.dtype)

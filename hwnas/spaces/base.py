@@ -667,7 +667,21 @@ class NetworkSpace(SearchSpace, ABC):
         Raises:
             SpaceError: If a slot reads what does not exist, or the operators do not fit together.
         """
-        lowered, inputs = self.lower(arch, precision), self.inputs(arch)
+        return self.connect(self.lower(arch, precision), self.inputs(arch))
+
+    def connect(self, lowered: Mapping[str, Operator], inputs: tuple[InputSpec, ...]) -> Network:
+        """Connect the operators of an architecture, which `lower` gives, and its inputs.
+
+        Args:
+            lowered: The operators by slot.
+            inputs: The inputs.
+
+        Returns:
+            The network.
+
+        Raises:
+            SpaceError: If a slot reads what does not exist, or the operators do not fit together.
+        """
         self._check_slots([spec.name for spec in inputs])
         return Network(inputs, tuple(lowered.values()), self._connections(lowered))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hwnas.networks.supernet import Supernet
-from hwnas.ops import InputSpec
-from hwnas.ops.network import DEFAULT_HIGH
+from hwnas.ops.network import random_inputs
 from hwnas.spaces import Architecture, NetworkSpace
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -79,13 +79,6 @@ def input_batches(
         For each batch, tensors (samples, …) by the names of the inputs: floats from the normal distribution,
         integers uniform in their range.
     """
-    generator = torch.Generator().manual_seed(seed)
-    return [{spec.name: _drawn(spec, samples, generator) for spec in space.inputs(arch)} for _ in range(n)]
-
-
-def _drawn(spec: InputSpec, samples: int, generator: torch.Generator) -> Tensor:
-    dtype: torch.dtype = getattr(torch, spec.dtype)
-    shape = (samples, *spec.shape)
-    if dtype.is_floating_point:
-        return torch.randn(shape, generator=generator).to(dtype)
-    return torch.randint(spec.high or DEFAULT_HIGH, shape, generator=generator).to(dtype)
+    generator, specs = np.random.default_rng(seed), space.inputs(arch)
+    drawn = [random_inputs(specs, samples, generator) for _ in range(n)]
+    return [{name: torch.from_numpy(array) for name, array in batch.items()} for batch in drawn]

@@ -25,24 +25,15 @@ from tests.reliability.make_fixtures import SMALL
 
 RUNS = Path(__file__).parent / "runs"
 LEFT_OUT = (".lock", "checkpoint.safetensors", "hwnas.log", "report.html", "figures")
-QUICK: dict[str, Any] = {
-    "budgets_ms": [1000.0],
-    "rounds": 6,
-    "calibration_networks": 4,
-    "held_out_networks": 4,
-    "verify_rounds": 8,
-    "allow_noisy": True,
-}
 PRECISIONS: dict[str, Any] = {
     **SMALL,
     "space": {**SMALL["space"], "precisions": ["fp32", "int8"]},
     "search": {**SMALL["search"], "random_baseline": True},
-    "latency": QUICK,
 }
 LEARNT: dict[str, Any] = {
     **SMALL,
     "search": {**SMALL["search"], "objectives": ["accuracy", "latency_ms", "params"]},
-    "latency": {**QUICK, "source": "predictor", "predictor_networks": 10},
+    "latency": {"source": "predictor", "predictor_networks": 10},
 }
 
 
